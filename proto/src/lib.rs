@@ -1,1 +1,43 @@
-//! placeholder
+//! The wire contract of the cluster and the validated types that cross it.
+//!
+//! The `.proto` files say what goes over gRPC; [`wire`] is their generated code. Nothing outside this
+//! crate keeps a wire type: `TryFrom` turns it into a domain type that cannot hold an invalid value,
+//! or into an [`InvalidMessage`] that names the field. [`prompts`] computes what each role of a
+//! conversation sees, so that worker and dashboard agree without storing it; [`stream`] derives every
+//! random seed.
+
+mod convert;
+mod episode;
+mod error;
+mod ids;
+mod model;
+pub mod prompts;
+pub mod stream;
+mod training;
+mod work;
+
+pub use episode::{
+    ALTERNATIVE_ENTRY, AgentReply, AssessorRole, Call, EnvironmentReply, EpisodeSpec, GeneratorRole, Message, Role,
+    Sampling, Score, ScoreOutcome, Scoring, Speaker, State, StateMachine, TransitionOutcome, Turn,
+};
+pub use error::InvalidMessage;
+pub use ids::{Digest, EpisodeId, RunId, WorkId, WorkerId};
+pub use model::{ModelSource, ModelSpec};
+pub use training::{AdapterRef, Algorithm, LoraSpec, OptimiserSpec, TrainingReport, TrainingSpec};
+pub use work::{Failure, HeldLease, Join, Joined, Lease, Outcome, TrainingProgress, Work};
+
+/// Generated code: messages, the client and the server. Converted at the edge, never passed on.
+#[allow(clippy::all, reason = "generated")]
+pub mod wire {
+    tonic::include_proto!("influence.v1");
+}
+
+/// The protocol versions that this build speaks, lowest and highest.
+pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=1;
+
+/// The largest gRPC message either side sends or accepts, in bytes. A turn of a long conversation
+/// with its token ids is well under 1 MiB; artifacts travel in chunks of [`ARTIFACT_CHUNK`].
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// Bytes in one chunk of an artifact's stream.
+pub const ARTIFACT_CHUNK: usize = 1 << 20;

@@ -1,0 +1,135 @@
+use crate::wire;
+use crate::{AssessorRole, EpisodeId, EpisodeSpec, GeneratorRole, InvalidMessage, Message, Sampling, Scoring, Speaker};
+
+use super::{bounded, list, nested, optional, positive, required};
+
+impl From<EpisodeSpec> for wire::EpisodeSpec {
+    fn from(spec: EpisodeSpec) -> Self {
+        Self {
+            id: spec.id.into(),
+            environment_class: spec.environment_class,
+            environment: spec.environment,
+            initial_state: spec.initial_state,
+            seed: spec.seed,
+            max_turns: spec.max_turns,
+            agent_name: spec.agent_name,
+            opening: spec.opening.into_iter().map(Into::into).collect(),
+            machine: Some(spec.machine.into()),
+            agent: Some(spec.agent.into()),
+            environment_role: Some(spec.environment_role.into()),
+            preference: Some(spec.preference.into()),
+            transition: Some(spec.transition.into()),
+            influence: spec.influence.map(Into::into),
+            scoring: Some(spec.scoring.into()),
+            adapter: spec.adapter.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<wire::EpisodeSpec> for EpisodeSpec {
+    type Error = InvalidMessage;
+    fn try_from(spec: wire::EpisodeSpec) -> Result<Self, InvalidMessage> {
+        let opening: Vec<Message> = list(spec.opening, "opening")?;
+        match opening.last() {
+            None => return Err(InvalidMessage::new("opening", "is empty")),
+            Some(last) if last.speaker == Speaker::Agent => {
+                return Err(InvalidMessage::new("opening", "ends with the agent's own message"));
+            }
+            Some(_) => {}
+        }
+        let preference: AssessorRole = nested(spec.preference, "preference")?;
+        let influence: Option<AssessorRole> = optional(spec.influence, "influence")?;
+        for (role, field) in [(Some(&preference), "preference"), (influence.as_ref(), "influence")] {
+            if role.is_some_and(|r| r.answers.is_empty()) {
+                return Err(InvalidMessage::new(format!("{field}.answers"), "is empty"));
+            }
+        }
+        Ok(Self {
+            id: EpisodeId::new(spec.id)?,
+            environment_class: spec.environment_class,
+            environment: spec.environment,
+            initial_state: spec.initial_state,
+            seed: spec.seed,
+            max_turns: positive(spec.max_turns, "max_turns")?,
+            agent_name: spec.agent_name,
+            opening,
+            machine: nested(spec.machine, "machine")?,
+            agent: nested(spec.agent, "agent")?,
+            environment_role: nested(spec.environment_role, "environment_role")?,
+            preference,
+            transition: nested(spec.transition, "transition")?,
+            influence,
+            scoring: nested(spec.scoring, "scoring")?,
+            adapter: optional(spec.adapter, "adapter")?,
+        })
+    }
+}
+
+impl From<GeneratorRole> for wire::GeneratorRole {
+    fn from(role: GeneratorRole) -> Self {
+        let Sampling { temperature, top_p, top_k, max_tokens } = role.sampling;
+        let sampling = wire::Sampling { temperature, top_p, top_k, max_tokens };
+        Self { model: role.model, system_prompt: role.system_prompt, sampling: Some(sampling) }
+    }
+}
+
+impl TryFrom<wire::GeneratorRole> for GeneratorRole {
+    type Error = InvalidMessage;
+    fn try_from(role: wire::GeneratorRole) -> Result<Self, InvalidMessage> {
+        let sampling = required(role.sampling, "sampling")?;
+        Ok(Self {
+            model: role.model,
+            system_prompt: role.system_prompt,
+            sampling: Sampling {
+                temperature: bounded(sampling.temperature, "sampling.temperature", 0.0..=100.0)?,
+                top_p: bounded(sampling.top_p, "sampling.top_p", f64::MIN_POSITIVE..=1.0)?,
+                top_k: sampling.top_k,
+                max_tokens: positive(sampling.max_tokens, "sampling.max_tokens")?,
+            },
+        })
+    }
+}
+
+impl From<AssessorRole> for wire::AssessorRole {
+    fn from(role: AssessorRole) -> Self {
+        Self {
+            model: role.model,
+            system_prompt: role.system_prompt,
+            suffix: role.suffix,
+            answers: role.answers,
+            sees_tools: role.sees_tools,
+        }
+    }
+}
+
+impl TryFrom<wire::AssessorRole> for AssessorRole {
+    type Error = InvalidMessage;
+    fn try_from(role: wire::AssessorRole) -> Result<Self, InvalidMessage> {
+        Ok(Self {
+            model: role.model,
+            system_prompt: role.system_prompt,
+            suffix: role.suffix,
+            answers: role.answers,
+            sees_tools: role.sees_tools,
+        })
+    }
+}
+
+impl From<Scoring> for wire::Scoring {
+    fn from(scoring: Scoring) -> Self {
+        let Scoring { prefix, temperature, top_p, min_mass } = scoring;
+        Self { prefix, temperature, top_p, min_mass }
+    }
+}
+
+impl TryFrom<wire::Scoring> for Scoring {
+    type Error = InvalidMessage;
+    fn try_from(scoring: wire::Scoring) -> Result<Self, InvalidMessage> {
+        Ok(Self {
+            prefix: scoring.prefix,
+            temperature: bounded(scoring.temperature, "temperature", f64::MIN_POSITIVE..=100.0)?,
+            top_p: bounded(scoring.top_p, "top_p", f64::MIN_POSITIVE..=1.0)?,
+            min_mass: bounded(scoring.min_mass, "min_mass", 0.0..=1.0)?,
+        })
+    }
+}

@@ -1,0 +1,185 @@
+use crate::wire;
+use crate::{
+    Digest, Failure, HeldLease, InvalidMessage, Join, Joined, Lease, ModelSource, ModelSpec, Outcome, RunId,
+    TrainingProgress, TrainingReport, Work, WorkId, WorkerId,
+};
+
+use super::{list, nested, positive, required};
+
+impl From<Join> for wire::JoinRequest {
+    fn from(join: Join) -> Self {
+        Self {
+            protocol_min: join.protocol.0,
+            protocol_max: join.protocol.1,
+            name: join.name,
+            incarnation: join.incarnation,
+            version: join.version,
+            device: join.device,
+            can_train: join.can_train,
+        }
+    }
+}
+
+impl From<wire::JoinRequest> for Join {
+    fn from(request: wire::JoinRequest) -> Self {
+        Self {
+            protocol: (request.protocol_min, request.protocol_max),
+            name: request.name,
+            incarnation: request.incarnation,
+            version: request.version,
+            device: request.device,
+            can_train: request.can_train,
+        }
+    }
+}
+
+impl From<Joined> for wire::JoinReply {
+    fn from(joined: Joined) -> Self {
+        Self {
+            protocol: joined.protocol,
+            worker_id: joined.worker.into(),
+            run_id: joined.run.into(),
+            models: joined.models.into_iter().map(Into::into).collect(),
+            lease_ms: joined.lease_ms,
+            renew_ms: joined.renew_ms,
+        }
+    }
+}
+
+impl TryFrom<wire::JoinReply> for Joined {
+    type Error = InvalidMessage;
+    fn try_from(reply: wire::JoinReply) -> Result<Self, InvalidMessage> {
+        Ok(Self {
+            protocol: reply.protocol,
+            worker: WorkerId::new(reply.worker_id)?,
+            run: RunId::new(reply.run_id)?,
+            models: list(reply.models, "models")?,
+            lease_ms: positive(reply.lease_ms, "lease_ms")?,
+            renew_ms: positive(reply.renew_ms, "renew_ms")?,
+        })
+    }
+}
+
+impl From<ModelSpec> for wire::Model {
+    fn from(model: ModelSpec) -> Self {
+        let sources = model.sources.into_iter().map(|s| wire::ModelSource { source: Some(s.into()) }).collect();
+        Self { name: model.name, dtype: model.dtype, sources }
+    }
+}
+
+impl TryFrom<wire::Model> for ModelSpec {
+    type Error = InvalidMessage;
+    fn try_from(model: wire::Model) -> Result<Self, InvalidMessage> {
+        if model.sources.is_empty() {
+            return Err(InvalidMessage::new("sources", "is empty"));
+        }
+        Ok(Self { name: model.name, dtype: model.dtype, sources: list(model.sources, "sources")? })
+    }
+}
+
+impl From<ModelSource> for wire::model_source::Source {
+    fn from(source: ModelSource) -> Self {
+        match source {
+            ModelSource::Hub { repository, revision } => Self::Hub(wire::HubSource { repository, revision }),
+            ModelSource::Wheel { package, version, file, sha256 } => {
+                Self::Wheel(wire::WheelSource { package, version, file, sha256: sha256.into() })
+            }
+            ModelSource::Path { path, sha256 } => {
+                Self::Path(wire::PathSource { path, sha256: sha256.map(String::from).unwrap_or_default() })
+            }
+        }
+    }
+}
+
+impl TryFrom<wire::ModelSource> for ModelSource {
+    type Error = InvalidMessage;
+    fn try_from(source: wire::ModelSource) -> Result<Self, InvalidMessage> {
+        use wire::model_source::Source;
+        Ok(match required(source.source, "source")? {
+            Source::Hub(hub) => Self::Hub { repository: hub.repository, revision: hub.revision },
+            Source::Wheel(w) => {
+                Self::Wheel { package: w.package, version: w.version, file: w.file, sha256: Digest::parse(&w.sha256)? }
+            }
+            Source::Path(p) => {
+                let sha256 = (!p.sha256.is_empty()).then(|| Digest::parse(&p.sha256)).transpose()?;
+                Self::Path { path: p.path, sha256 }
+            }
+        })
+    }
+}
+
+impl From<Lease> for wire::Lease {
+    fn from(lease: Lease) -> Self {
+        let payload = match lease.payload {
+            Work::Episode { spec, journal } => wire::lease::Payload::Episode(wire::EpisodeWork {
+                spec: Some((*spec).into()),
+                journal: journal.into_iter().map(Into::into).collect(),
+            }),
+            Work::Training(spec) => wire::lease::Payload::Training((*spec).into()),
+        };
+        Self { work: lease.work.into(), attempt: lease.attempt, payload: Some(payload) }
+    }
+}
+
+impl TryFrom<wire::Lease> for Lease {
+    type Error = InvalidMessage;
+    fn try_from(lease: wire::Lease) -> Result<Self, InvalidMessage> {
+        let payload = match required(lease.payload, "payload")? {
+            wire::lease::Payload::Episode(work) => {
+                Work::Episode { spec: Box::new(nested(work.spec, "spec")?), journal: list(work.journal, "journal")? }
+            }
+            wire::lease::Payload::Training(work) => Work::Training(Box::new(work.try_into()?)),
+        };
+        Ok(Self { work: WorkId::new(lease.work)?, attempt: positive(lease.attempt, "attempt")?, payload })
+    }
+}
+
+impl From<HeldLease> for wire::HeldLease {
+    fn from(held: HeldLease) -> Self {
+        Self { work: held.work.into(), attempt: held.attempt, progress: held.progress }
+    }
+}
+
+impl TryFrom<wire::HeldLease> for HeldLease {
+    type Error = InvalidMessage;
+    fn try_from(held: wire::HeldLease) -> Result<Self, InvalidMessage> {
+        Ok(Self { work: WorkId::new(held.work)?, attempt: positive(held.attempt, "attempt")?, progress: held.progress })
+    }
+}
+
+impl From<Outcome> for wire::finish_request::Outcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Episode { turns } => Self::Episode(wire::EpisodeDone { turns }),
+            Outcome::Training(report) => Self::Training(report.into()),
+            Outcome::Failed(Failure { retryable, message }) => Self::Failure(wire::Failure { retryable, message }),
+            Outcome::Returned => Self::Returned(wire::Returned {}),
+        }
+    }
+}
+
+impl TryFrom<wire::finish_request::Outcome> for Outcome {
+    type Error = InvalidMessage;
+    fn try_from(outcome: wire::finish_request::Outcome) -> Result<Self, InvalidMessage> {
+        use wire::finish_request::Outcome as Wire;
+        Ok(match outcome {
+            Wire::Episode(done) => Self::Episode { turns: positive(done.turns, "turns")? },
+            Wire::Training(done) => Self::Training(TrainingReport::try_from(done)?),
+            Wire::Failure(f) => Self::Failed(Failure { retryable: f.retryable, message: f.message }),
+            Wire::Returned(_) => Self::Returned,
+        })
+    }
+}
+
+impl From<TrainingProgress> for wire::TrainingProgress {
+    fn from(p: TrainingProgress) -> Self {
+        Self { work: p.work.into(), attempt: p.attempt, step: p.step, steps: p.steps, loss: p.loss }
+    }
+}
+
+impl TryFrom<wire::TrainingProgress> for TrainingProgress {
+    type Error = InvalidMessage;
+    fn try_from(p: wire::TrainingProgress) -> Result<Self, InvalidMessage> {
+        Ok(Self { work: WorkId::new(p.work)?, attempt: p.attempt, step: p.step, steps: p.steps, loss: p.loss })
+    }
+}

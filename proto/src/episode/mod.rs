@@ -1,0 +1,11 @@
+//! An episode: what it is made from, and the turns it is made of.
+
+mod machine;
+mod score;
+mod spec;
+mod turn;
+
+pub use machine::{ALTERNATIVE_ENTRY, State, StateMachine};
+pub use score::{Score, ScoreOutcome};
+pub use spec::{AssessorRole, EpisodeSpec, GeneratorRole, Message, Sampling, Scoring, Speaker};
+pub use turn::{AgentReply, Call, EnvironmentReply, Role, TransitionOutcome, Turn};

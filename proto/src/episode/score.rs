@@ -1,0 +1,57 @@
+use serde::{Deserialize, Serialize};
+
+/// A probability distribution over an assessor's allowed answers, or the reason why there is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Answer to probability, normalised to sum to 1; empty when nothing could be read at all.
+    pub answers: Vec<(String, f64)>,
+    /// Probability of all allowed answers together, before normalisation.
+    pub mass: f64,
+    /// Why the score must not be used, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unscored: Option<String>,
+}
+
+/// What a score says, to match on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ScoreOutcome<'a> {
+    /// Usable probabilities.
+    Scored(&'a [(String, f64)]),
+    /// Not usable, and why. Never counted as a number.
+    Unscored(&'a str),
+}
+
+impl Score {
+    /// A score from unnormalised answer probabilities; unscored when they hold less than `min_mass`
+    /// or no mass at all.
+    pub fn from_masses(masses: Vec<(String, f64)>, min_mass: f64) -> Self {
+        let mass: f64 = masses.iter().map(|(_, p)| p).sum();
+        if !mass.is_finite() || mass <= 0.0 {
+            return Self::unscored("the allowed answers have no probability");
+        }
+        let answers = masses.into_iter().map(|(a, p)| (a, p / mass)).collect();
+        let unscored = (mass < min_mass)
+            .then(|| format!("the allowed answers hold {mass:.2e} of the probability, less than {min_mass}"));
+        Self { answers, mass, unscored }
+    }
+
+    /// No score at all.
+    pub fn unscored(reason: impl Into<String>) -> Self {
+        Self { answers: Vec::new(), mass: 0.0, unscored: Some(reason.into()) }
+    }
+
+    /// Scored or not.
+    pub fn outcome(&self) -> ScoreOutcome<'_> {
+        match &self.unscored {
+            Some(reason) => ScoreOutcome::Unscored(reason),
+            None => ScoreOutcome::Scored(&self.answers),
+        }
+    }
+
+    /// The mean of numeric answers under the distribution; none when unscored or when an answer is
+    /// not a number.
+    pub fn expected(&self) -> Option<f64> {
+        let ScoreOutcome::Scored(answers) = self.outcome() else { return None };
+        answers.iter().try_fold(0.0, |sum, (answer, p)| Some(sum + answer.trim().parse::<f64>().ok()? * p))
+    }
+}

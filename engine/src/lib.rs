@@ -1,1 +1,3 @@
-//! placeholder
+//! Local models on candle.
+
+pub mod linear;

@@ -1,3 +1,15 @@
-//! Local models on candle.
+//! Local language models for Influence Benchmark, on candle: batched generation, exact scoring, LoRA training. No network.
+//!
+//! - [`model`]: files, configuration, weights, and the forward pass of inference.
+//! - [`chat`]: from messages to tokens, by the model's own template.
+//!
+//! On the CPU everything is f32 and *batch-invariant*: a row's bits depend neither on the batch size, nor on its
+//! neighbours, nor on how its prompt is cut into chunks, nor on the instruction set.
 
+mod attention;
+pub mod chat;
 pub mod linear;
+pub mod lora;
+pub mod model;
+
+pub use attention::KvCache;

@@ -5,8 +5,8 @@ use super::projection::Factor;
 use super::{AdapterError, LoraConfig, Projection};
 use crate::model::ModelConfig;
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, TensorView};
 use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::Write;
@@ -124,11 +124,10 @@ impl LoraWeights {
 
 fn read_config(path: &Path) -> Result<LoraConfig, AdapterError> {
     let text = fs::read_to_string(path).map_err(io("read", path))?;
-    let config: PeftConfig =
-        serde_json::from_str(&text).map_err(|error| AdapterError::Config {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })?;
+    let config: PeftConfig = serde_json::from_str(&text).map_err(|error| AdapterError::Config {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
     config.into_config(path)
 }
 
@@ -163,7 +162,11 @@ impl Reader<'_> {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
-            other => return Err(damaged(format!("{other:?} values; F32, F16, BF16 are read"))),
+            other => {
+                return Err(damaged(format!(
+                    "{other:?} values; F32, F16, BF16 are read"
+                )));
+            }
         };
         let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)
             .and_then(|tensor| tensor.to_dtype(DType::F32))

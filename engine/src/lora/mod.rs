@@ -1,33 +1,19 @@
-//! stand-in
-use candle_core::Tensor;
-#[derive(Debug)]
-pub struct Adapter;
-#[derive(Debug, Clone, Copy)]
-pub enum Projection {
-    Q,
-    K,
-    V,
-    O,
-    Gate,
-    Up,
-    Down,
-}
-#[derive(Debug, thiserror::Error)]
-#[error("stand-in")]
-pub struct AdapterError;
-impl Adapter {
-    pub fn load(
-        _dir: &std::path::Path,
-        _config: &crate::model::ModelConfig,
-    ) -> Result<Self, AdapterError> {
-        Err(AdapterError)
-    }
-    pub fn delta(
-        &self,
-        _l: usize,
-        _p: Projection,
-        _x: &Tensor,
-    ) -> candle_core::Result<Option<Tensor>> {
-        Ok(None)
-    }
-}
+//! LoRA adapters as PEFT folders, in and out.
+//!
+//! [`LoraWeights`] is a folder's content, checked against the model; [`Adapter`] is the packed form that
+//! inference adds to its projections. Hugging Face PEFT loads what is written here, and the reverse.
+
+mod adapter;
+mod config;
+mod error;
+mod folder;
+mod projection;
+
+pub use adapter::Adapter;
+pub use config::LoraConfig;
+pub use error::AdapterError;
+pub use folder::{LoraPair, LoraWeights};
+pub use projection::Projection;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! One token's attention over one group of heads.
+
+use super::cache::BLOCK;
+use super::vector::{LANES, exp, for_each_instruction_set};
+
+/// What a token sees of one key/value head.
+#[derive(Debug)]
+pub(super) struct Past<'a> {
+    /// Blocks `[width][BLOCK]`.
+    pub(super) keys: &'a [f32],
+    /// `[position][width]`.
+    pub(super) values: &'a [f32],
+    /// Width of a head.
+    pub(super) width: usize,
+    /// Positions that the token sees, itself included; at least 1.
+    pub(super) seen: usize,
+}
+
+for_each_instruction_set! {
+    /// Softmax attention of a group of query heads (`query` and `out`: `[heads, width]`) over one key/value head.
+    /// `scores` is scratch space.
+    pub(super) fn attend(
+        query: &[f32],
+        past: &Past<'_>,
+        scale: f32,
+        scores: &mut Vec<f32>,
+        out: &mut [f32],
+    ) = attend_body
+}
+
+#[inline(always)]
+fn attend_body(query: &[f32], past: &Past<'_>, scale: f32, scores: &mut Vec<f32>, out: &mut [f32]) {
+    let heads = query.chunks_exact(past.width);
+    for (query, out) in heads.zip(out.chunks_exact_mut(past.width)) {
+        score(query, past, scale, scores);
+        let total = weigh_scores(scores, past.seen);
+        mix(&scores[..past.seen], past, total, out);
+    }
+}
+
+/// `scores[p] = scale * (query . key[p])`, each a sum over the width in order; whole blocks, so the last may hold
+/// positions beyond `seen`.
+#[inline(always)]
+fn score(query: &[f32], past: &Past<'_>, scale: f32, scores: &mut Vec<f32>) {
+    scores.clear();
+    let blocks = past.seen.div_ceil(BLOCK);
+    for block in past.keys.chunks_exact(BLOCK * past.width).take(blocks) {
+        let mut sums = [[0f32; LANES]; BLOCK / LANES];
+        for (q, row) in query.iter().zip(block.chunks_exact(BLOCK)) {
+            for (sums, keys) in sums.iter_mut().zip(row.as_chunks::<LANES>().0) {
+                add_product(sums, *q, keys);
+            }
+        }
+        for sums in &sums {
+            scores.extend(sums.iter().map(|sum| sum * scale));
+        }
+    }
+}
+
+/// Turns scores into `e^(score - max)`, 0 beyond `seen`, and returns their sum.
+#[inline(always)]
+fn weigh_scores(scores: &mut [f32], seen: usize) -> f32 {
+    scores[seen..].fill(f32::NEG_INFINITY);
+    let chunks = scores.as_chunks_mut::<LANES>().0;
+    let mut highest = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks.iter() {
+        for (highest, score) in highest.iter_mut().zip(chunk) {
+            *highest = if *score > *highest { *score } else { *highest };
+        }
+    }
+    let highest = highest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let mut lanes = [0f32; LANES];
+    for chunk in chunks {
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *score = exp(*score - highest);
+            *lane += *score;
+        }
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// `out = sum of weight[p] * value[p] / total`, position by position; columns go through in tiles that fit registers.
+#[inline(always)]
+fn mix(weights: &[f32], past: &Past<'_>, total: f32, out: &mut [f32]) {
+    const TILE: usize = 4;
+    let inverse = 1.0 / total;
+    let mut column = 0;
+    while column + TILE * LANES <= out.len() {
+        mix_columns::<TILE>(weights, past, inverse, column, out);
+        column += TILE * LANES;
+    }
+    while column + LANES <= out.len() {
+        mix_columns::<1>(weights, past, inverse, column, out);
+        column += LANES;
+    }
+    for column in column..out.len() {
+        let mut sum = 0f32;
+        for (weight, value) in weights.iter().zip(past.values.chunks_exact(past.width)) {
+            sum += weight * value[column];
+        }
+        out[column] = sum * inverse;
+    }
+}
+
+#[inline(always)]
+fn mix_columns<const TILE: usize>(
+    weights: &[f32],
+    past: &Past<'_>,
+    inverse: f32,
+    column: usize,
+    out: &mut [f32],
+) {
+    let end = column + TILE * LANES;
+    let mut sums = [[0f32; LANES]; TILE];
+    for (weight, value) in weights.iter().zip(past.values.chunks_exact(past.width)) {
+        let value = value[column..end].as_chunks::<LANES>().0;
+        for (sums, value) in sums.iter_mut().zip(value) {
+            add_product(sums, *weight, value);
+        }
+    }
+    let out = out[column..end].as_chunks_mut::<LANES>().0;
+    for (out, sums) in out.iter_mut().zip(&sums) {
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = sum * inverse;
+        }
+    }
+}
+
+#[inline(always)]
+fn add_product(sums: &mut [f32; LANES], factor: f32, values: &[f32; LANES]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += factor * value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(n: usize, speed: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * speed).sin()).collect()
+    }
+
+    /// Protects: attention against the textbook formula in f64, and equal bits from every instruction set, for head
+    /// widths that fill tiles, lanes and neither.
+    #[test]
+    fn equals_plain_softmax_attention() {
+        for (width, seen) in [(8, 1), (16, 63), (24, 64), (64, 65), (80, 130), (128, 200)] {
+            let positions = seen_rounded(seen);
+            let by_position = wave(positions * width, 0.13);
+            let mut keys = vec![0f32; positions * width];
+            for p in 0..positions {
+                for d in 0..width {
+                    keys[p / BLOCK * BLOCK * width + d * BLOCK + p % BLOCK] =
+                        by_position[p * width + d];
+                }
+            }
+            let values = wave(positions * width, 0.29);
+            let query = wave(2 * width, 0.71);
+            let past = Past {
+                keys: &keys,
+                values: &values,
+                width,
+                seen,
+            };
+            let (mut fast, mut plain) = (vec![0f32; 2 * width], vec![0f32; 2 * width]);
+            attend(&query, &past, 0.25, &mut Vec::new(), &mut fast);
+            attend_body(&query, &past, 0.25, &mut Vec::new(), &mut plain);
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&fast), bits(&plain), "width {width}, seen {seen}");
+            for head in 0..2 {
+                let query = &query[head * width..(head + 1) * width];
+                let exact = textbook(query, &by_position, &values, width, seen);
+                for (got, want) in fast[head * width..].iter().zip(&exact) {
+                    assert!((f64::from(*got) - want).abs() < 1e-5, "{got} is not {want}");
+                }
+            }
+        }
+    }
+
+    fn seen_rounded(seen: usize) -> usize {
+        seen.next_multiple_of(BLOCK)
+    }
+
+    fn textbook(
+        query: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        width: usize,
+        seen: usize,
+    ) -> Vec<f64> {
+        let dot = |p: usize| -> f64 {
+            let key = &keys[p * width..(p + 1) * width];
+            query
+                .iter()
+                .zip(key)
+                .map(|(q, k)| f64::from(*q) * f64::from(*k))
+                .sum()
+        };
+        let weights: Vec<f64> = (0..seen).map(|p| (0.25 * dot(p)).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        (0..width)
+            .map(|d| {
+                (0..seen)
+                    .map(|p| weights[p] * f64::from(values[p * width + d]))
+                    .sum::<f64>()
+                    / total
+            })
+            .collect()
+    }
+}

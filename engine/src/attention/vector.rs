@@ -1,0 +1,148 @@
+//! Elementwise mathematics in a fixed order, on whatever vectors the processor has.
+//!
+//! Multiplications and additions are kept apart (never fused), so every instruction set rounds alike, and the exponential is
+//! our own, so that no system library's version changes a bit.
+
+/// Lanes of every sum: element `i` is added to lane `i % LANES`, then the lanes are added pairwise.
+pub(super) const LANES: usize = 16;
+
+/// Compiles a function for several instruction sets and picks one at run time.
+macro_rules! for_each_instruction_set {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $kind:ty),* $(,)?) $(-> $out:ty)? = $body:path) => {
+        $(#[$doc])*
+        $vis fn $name($($arg: $kind),*) $(-> $out)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f")]
+                fn wide($($arg: $kind),*) $(-> $out)? { $body($($arg),*) }
+                #[target_feature(enable = "avx2")]
+                fn middle($($arg: $kind),*) $(-> $out)? { $body($($arg),*) }
+                if std::arch::is_x86_feature_detected!("avx512f") {
+                    // SAFETY: the processor has just said that it has avx512f, all that `wide` asks for.
+                    return unsafe { wide($($arg),*) };
+                }
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: the processor has just said that it has avx2, all that `middle` asks for.
+                    return unsafe { middle($($arg),*) };
+                }
+            }
+            $body($($arg),*)
+        }
+    };
+}
+pub(super) use for_each_instruction_set;
+
+/// `e^x` in f32, within 2 units in the last place; 0 below the smallest normal result, infinity above the largest.
+/// Argument reduction after Cody and Waite, polynomial from Cephes (`expf`).
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x > 88.722_83 { 88.722_83 } else { x };
+    let clamped = if clamped < -87.336_54 {
+        -87.336_54
+    } else {
+        clamped
+    };
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = clamped - n * 0.693_359_4;
+    let r = r - n * -2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_2e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 0.5;
+    let power = p * (r * r) + r + 1.0;
+    // The low bits of `shifted` are n: halved so that neither factor leaves the range of normal numbers.
+    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    let half = n >> 1;
+    let scale = |k: i32| f32::from_bits(((k + 127) << 23) as u32);
+    let value = power * scale(half) * scale(n - half);
+    if x > 88.722_83 {
+        f32::INFINITY
+    } else if x < -87.336_54 {
+        0.0
+    } else {
+        value
+    }
+}
+
+for_each_instruction_set! {
+    /// `out = silu(gate) * up`, elementwise.
+    pub(super) fn silu_times(gate: &[f32], up: &[f32], out: &mut [f32]) = silu_times_body
+}
+
+#[inline(always)]
+fn silu_times_body(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+        *out = gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+for_each_instruction_set! {
+    /// `sum of e^((x - shift) * factor)`, each term in f32, the sum in f64 lanes.
+    pub(crate) fn sum_of_exp(values: &[f32], shift: f32, factor: f32) -> f64 = sum_of_exp_body
+}
+
+#[inline(always)]
+fn sum_of_exp_body(values: &[f32], shift: f32, factor: f32) -> f64 {
+    let mut lanes = [0f64; LANES];
+    let chunks = values.chunks_exact(LANES);
+    for (lane, x) in chunks.remainder().iter().enumerate() {
+        lanes[lane] += f64::from(exp((x - shift) * factor));
+    }
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(exp((x - shift) * factor));
+        }
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects: every probability and every attention weight rests on this exponential.
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        let mut worst = 0f64;
+        for step in -8700..8870 {
+            let x = step as f32 / 100.0 + 0.003;
+            let exact = f64::from(x).exp();
+            if x < 88.7 && x > -87.3 {
+                worst = worst.max(((f64::from(exp(x)) - exact) / exact).abs());
+            }
+        }
+        assert!(worst < 2.4e-7, "relative error {worst}");
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert!(exp(f32::NAN).is_nan(), "a NaN must not be hidden");
+    }
+
+    /// Protects: the same bits on every processor.
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let values: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.37).sin() * 20.0).collect();
+        let up: Vec<f32> = values.iter().rev().copied().collect();
+        let (mut fast, mut plain) = (vec![0f32; 1003], vec![0f32; 1003]);
+        silu_times(&values, &up, &mut fast);
+        silu_times_body(&values, &up, &mut plain);
+        assert_eq!(bits(&fast), bits(&plain));
+        let fast = sum_of_exp(&values, 3.0, 0.7);
+        assert_eq!(fast.to_bits(), sum_of_exp_body(&values, 3.0, 0.7).to_bits());
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|v| v.to_bits()).collect()
+    }
+}

@@ -1,0 +1,347 @@
+//! The innermost loops, once per instruction set. The only unsafe code of the crate's arithmetic.
+//!
+//! Both kernels fix the order in which a sum is taken, so the three versions give equal bits: a fused
+//! multiply-add rounds once wherever it is computed.
+
+#![expect(
+    clippy::needless_range_loop,
+    reason = "counted loops over registers: the compiler unrolls them, and they read as the formula does"
+)]
+
+use super::panels::{PANEL, PanelRow};
+
+/// Rows of one forward tile.
+pub(super) const TILE_ROWS: usize = 8;
+/// Rows and inputs of one backward tile.
+pub(super) const BACK_TILE: usize = 4;
+/// Lanes over which a backward sum is spread before they are folded.
+const LANES: usize = 16;
+
+/// A forward tile: up to [`TILE_ROWS`] rows by one panel of outputs.
+pub(super) type Tile = [[f32; PANEL]; TILE_ROWS];
+/// A backward tile: up to [`BACK_TILE`] rows by [`BACK_TILE`] inputs.
+pub(super) type BackTile = [[f32; BACK_TILE]; BACK_TILE];
+
+/// The instruction set that the kernels use. All give the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Instructions {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Instructions {
+    /// Every set that this machine has, the fastest first.
+    pub(super) fn available() -> Vec<Self> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                found.push(Self::Avx512);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                found.push(Self::Avx2);
+            }
+        }
+        found.push(Self::Portable);
+        found
+    }
+
+    /// The fastest set of this machine.
+    pub(super) fn best() -> Self {
+        static BEST: std::sync::OnceLock<Instructions> = std::sync::OnceLock::new();
+        *BEST.get_or_init(|| Self::available()[0])
+    }
+
+    /// `tile[r][j] = sum over k of x[k][r] * panel[k][j]`, one sequential chain of fused multiply-adds
+    /// per element. `x` holds `rows` (1 to [`TILE_ROWS`]) interleaved values per input.
+    pub(super) fn tile(self, panel: &[PanelRow], x: &[f32], rows: usize, tile: &mut Tile) {
+        match rows {
+            1 => self.tile_of::<1>(panel, x, tile),
+            2 => self.tile_of::<2>(panel, x, tile),
+            3 => self.tile_of::<3>(panel, x, tile),
+            4 => self.tile_of::<4>(panel, x, tile),
+            5 => self.tile_of::<5>(panel, x, tile),
+            6 => self.tile_of::<6>(panel, x, tile),
+            7 => self.tile_of::<7>(panel, x, tile),
+            _ => self.tile_of::<TILE_ROWS>(panel, x, tile),
+        }
+    }
+
+    fn tile_of<const R: usize>(self, panel: &[PanelRow], x: &[f32], tile: &mut Tile) {
+        match self {
+            // SAFETY: the variant exists only where `available` detected the instructions.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { x86::tile_avx512::<R>(panel, x, tile) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { x86::tile_avx2::<R>(panel, x, tile) },
+            Self::Portable => tile_portable::<R>(panel, x, tile),
+        }
+    }
+
+    /// `tile[r][i] = sum over p, j of grad[r][p][j] * weight[p][i][j]` for the panels of a block: lane
+    /// `j % 16` is one chain over (p, j / 16), then the 16 lanes are folded by halves.
+    pub(super) fn back_tile<'a>(
+        self,
+        grad: [&'a [PanelRow]; BACK_TILE],
+        weight: impl Fn(usize) -> &'a [PanelRow],
+        panels: usize,
+        tile: &mut BackTile,
+    ) {
+        match self {
+            // SAFETY: the variant exists only where `available` detected the instructions.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { x86::back_tile_avx512(grad, weight, panels, tile) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { x86::back_tile_avx2(grad, weight, panels, tile) },
+            Self::Portable => back_tile_portable(grad, weight, panels, tile),
+        }
+    }
+}
+
+fn tile_portable<const R: usize>(panel: &[PanelRow], x: &[f32], tile: &mut Tile) {
+    let mut sums = [[0.0f32; PANEL]; R];
+    for (weights, values) in panel.iter().zip(x.as_chunks::<R>().0) {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            for (element, weight) in sum.iter_mut().zip(&weights.0) {
+                *element = value.mul_add(*weight, *element);
+            }
+        }
+    }
+    tile[..R].copy_from_slice(&sums);
+}
+
+fn back_tile_portable<'a>(
+    grad: [&'a [PanelRow]; BACK_TILE],
+    weight: impl Fn(usize) -> &'a [PanelRow],
+    panels: usize,
+    tile: &mut BackTile,
+) {
+    let mut sums = [[[0.0f32; LANES]; BACK_TILE]; BACK_TILE];
+    for panel in 0..panels {
+        let weights = weight(panel);
+        for half in 0..PANEL / LANES {
+            let lanes = half * LANES..(half + 1) * LANES;
+            for (row, sum) in sums.iter_mut().enumerate() {
+                let values = &grad[row][panel].0[lanes.clone()];
+                for (input, sum) in sum.iter_mut().enumerate() {
+                    let weights = &weights[input].0[lanes.clone()];
+                    for ((element, value), weight) in sum.iter_mut().zip(values).zip(weights) {
+                        *element = value.mul_add(*weight, *element);
+                    }
+                }
+            }
+        }
+    }
+    fold_all(&sums, tile);
+}
+
+fn fold_all(sums: &[[[f32; LANES]; BACK_TILE]; BACK_TILE], tile: &mut BackTile) {
+    for (elements, sums) in tile.iter_mut().zip(sums) {
+        for (element, lanes) in elements.iter_mut().zip(sums) {
+            *element = fold(*lanes);
+        }
+    }
+}
+
+/// Sums 16 lanes by halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+fn fold(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{BACK_TILE, BackTile, LANES, PANEL, PanelRow, Tile, fold_all};
+    use std::arch::x86_64::{
+        __m256, __m512, _mm256_fmadd_ps, _mm256_load_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_storeu_ps,
+    };
+
+    #[target_feature(enable = "avx512f")]
+    fn load16(row: &PanelRow, half: usize) -> __m512 {
+        let lanes = &row.0.as_chunks::<16>().0[half];
+        // SAFETY: 16 floats are readable, and a `PanelRow` is aligned to 64 bytes, so each half is too.
+        unsafe { _mm512_load_ps(lanes.as_ptr()) }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn tile_avx512<const R: usize>(panel: &[PanelRow], x: &[f32], tile: &mut Tile) {
+        let mut sums = [[_mm512_setzero_ps(); 2]; R];
+        for (weights, values) in panel.iter().zip(x.as_chunks::<R>().0) {
+            let (low, high) = (load16(weights, 0), load16(weights, 1));
+            for row in 0..R {
+                let value = _mm512_set1_ps(values[row]);
+                sums[row][0] = _mm512_fmadd_ps(value, low, sums[row][0]);
+                sums[row][1] = _mm512_fmadd_ps(value, high, sums[row][1]);
+            }
+        }
+        for row in 0..R {
+            for half in 0..2 {
+                let target = &mut tile[row].as_chunks_mut::<16>().0[half];
+                // SAFETY: `target` is 16 writable floats; the store needs no alignment.
+                unsafe { _mm512_storeu_ps(target.as_mut_ptr(), sums[row][half]) };
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn load8(row: &PanelRow, quarter: usize) -> __m256 {
+        let lanes = &row.0.as_chunks::<8>().0[quarter];
+        // SAFETY: 8 floats are readable, and a `PanelRow` is aligned to 64 bytes, so each quarter is to 32.
+        unsafe { _mm256_load_ps(lanes.as_ptr()) }
+    }
+
+    /// 16 columns and at most 4 rows at a time: eight sums fit the 16 registers, a whole tile does not.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn tile_avx2<const R: usize>(panel: &[PanelRow], x: &[f32], tile: &mut Tile) {
+        for half in 0..2 {
+            let mut row = 0;
+            while row < R {
+                match R - row {
+                    1 => half_avx2::<R, 1>(panel, x, row, half, tile),
+                    2 => half_avx2::<R, 2>(panel, x, row, half, tile),
+                    3 => half_avx2::<R, 3>(panel, x, row, half, tile),
+                    _ => half_avx2::<R, 4>(panel, x, row, half, tile),
+                }
+                row += 4;
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn half_avx2<const R: usize, const N: usize>(
+        panel: &[PanelRow],
+        x: &[f32],
+        first: usize,
+        half: usize,
+        tile: &mut Tile,
+    ) {
+        let mut sums = [[_mm256_setzero_ps(); 2]; N];
+        for (weights, values) in panel.iter().zip(x.as_chunks::<R>().0) {
+            let low = load8(weights, half * 2);
+            let high = load8(weights, half * 2 + 1);
+            let values = &values[first..first + N];
+            for row in 0..N {
+                let value = _mm256_set1_ps(values[row]);
+                sums[row][0] = _mm256_fmadd_ps(value, low, sums[row][0]);
+                sums[row][1] = _mm256_fmadd_ps(value, high, sums[row][1]);
+            }
+        }
+        for row in 0..N {
+            for quarter in 0..2 {
+                let target = &mut tile[first + row].as_chunks_mut::<8>().0[half * 2 + quarter];
+                // SAFETY: `target` is 8 writable floats; the store needs no alignment.
+                unsafe { _mm256_storeu_ps(target.as_mut_ptr(), sums[row][quarter]) };
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn back_tile_avx512<'a>(
+        grad: [&'a [PanelRow]; BACK_TILE],
+        weight: impl Fn(usize) -> &'a [PanelRow],
+        panels: usize,
+        tile: &mut BackTile,
+    ) {
+        let mut sums = [[_mm512_setzero_ps(); BACK_TILE]; BACK_TILE];
+        for panel in 0..panels {
+            let weights = &weight(panel)[..BACK_TILE];
+            for half in 0..PANEL / LANES {
+                let values: [__m512; BACK_TILE] =
+                    std::array::from_fn(|row| load16(&grad[row][panel], half));
+                for input in 0..BACK_TILE {
+                    let weight = load16(&weights[input], half);
+                    for row in 0..BACK_TILE {
+                        sums[row][input] = _mm512_fmadd_ps(values[row], weight, sums[row][input]);
+                    }
+                }
+            }
+        }
+        let mut lanes = [[[0.0f32; LANES]; BACK_TILE]; BACK_TILE];
+        for row in 0..BACK_TILE {
+            for input in 0..BACK_TILE {
+                // SAFETY: the target is 16 writable floats; the store needs no alignment.
+                unsafe {
+                    _mm512_storeu_ps(lanes[row][input].as_mut_ptr(), sums[row][input]);
+                }
+            }
+        }
+        fold_all(&lanes, tile);
+    }
+
+    /// One row at a time: its four inputs' sums are eight registers.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn back_tile_avx2<'a>(
+        grad: [&'a [PanelRow]; BACK_TILE],
+        weight: impl Fn(usize) -> &'a [PanelRow],
+        panels: usize,
+        tile: &mut BackTile,
+    ) {
+        let mut lanes = [[[0.0f32; LANES]; BACK_TILE]; BACK_TILE];
+        for row in 0..BACK_TILE {
+            let mut sums = [[_mm256_setzero_ps(); 2]; BACK_TILE];
+            for panel in 0..panels {
+                let weights = &weight(panel)[..BACK_TILE];
+                let values = &grad[row][panel];
+                for quarter in 0..PANEL / 8 {
+                    let value = load8(values, quarter);
+                    for input in 0..BACK_TILE {
+                        let sum = &mut sums[input][quarter % 2];
+                        *sum = _mm256_fmadd_ps(value, load8(&weights[input], quarter), *sum);
+                    }
+                }
+            }
+            for input in 0..BACK_TILE {
+                for part in 0..2 {
+                    let target = &mut lanes[row][input].as_chunks_mut::<8>().0[part];
+                    // SAFETY: `target` is 8 writable floats; the store needs no alignment.
+                    unsafe { _mm256_storeu_ps(target.as_mut_ptr(), sums[input][part]) };
+                }
+            }
+        }
+        fold_all(&lanes, tile);
+    }
+}
+
+/// A row-major output that several threads fill at once, each its own part.
+pub(super) struct SharedOutput<'a> {
+    start: *mut f32,
+    length: usize,
+    owner: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it is a `&mut [f32]` that is only written through `write`, whose contract forbids overlap.
+unsafe impl Sync for SharedOutput<'_> {}
+
+impl<'a> SharedOutput<'a> {
+    pub(super) fn new(output: &'a mut [f32]) -> Self {
+        Self {
+            start: output.as_mut_ptr(),
+            length: output.len(),
+            owner: std::marker::PhantomData,
+        }
+    }
+
+    /// The part of the output from `offset` on, `length` elements.
+    ///
+    /// # Safety
+    /// While the returned slice lives, no other call may give out an overlapping part.
+    #[expect(clippy::mut_from_ref, reason = "parts are disjoint by contract")]
+    pub(super) unsafe fn part(&self, offset: usize, length: usize) -> &mut [f32] {
+        assert!(offset + length <= self.length, "a tile outside the output");
+        // SAFETY: inside the allocation by the line above, unaliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), length) }
+    }
+}

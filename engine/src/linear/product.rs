@@ -1,0 +1,192 @@
+//! Blocking and threading around the kernels.
+
+use super::kernel::{BACK_TILE, BackTile, Instructions, SharedOutput, TILE_ROWS, Tile};
+use super::panels::{PANEL, PanelRow, Panels};
+use rayon::prelude::*;
+
+/// Rows that one task takes at a time: the panel stays in the second-level cache while they pass.
+const CHUNK_ROWS: usize = 64;
+/// Panels whose share of a backward sum is taken in one go. Part of the order of summation.
+const BACK_PANELS: usize = 64;
+/// Inputs that one backward task takes.
+const BACK_INPUTS: usize = 32;
+/// Products with fewer multiply-adds than this run on the calling thread: waking others costs more.
+const SERIAL_WORK: usize = 1 << 17;
+
+fn run_tasks(count: usize, work: usize, task: impl Fn(usize) + Send + Sync) {
+    if work < SERIAL_WORK {
+        (0..count).for_each(task);
+    } else {
+        (0..count).into_par_iter().for_each(task);
+    }
+}
+
+/// `x [rows, inputs]` times the weight, transposed, plus the bias: row-major `[rows, outputs]`.
+pub(super) fn forward(
+    instructions: Instructions,
+    panels: &Panels,
+    bias: Option<&[f32]>,
+    x: &[f32],
+    rows: usize,
+) -> Vec<f32> {
+    let (inputs, outputs) = (panels.inputs(), panels.outputs());
+    let mut output = vec![0.0f32; rows * outputs];
+    let interleaved = interleave(x, inputs, rows);
+    let shared = SharedOutput::new(&mut output);
+    let row_chunks = rows.div_ceil(CHUNK_ROWS);
+    let task = |index: usize| {
+        let (panel, chunk) = (index / row_chunks, index % row_chunks);
+        let column = panel * PANEL;
+        let width = PANEL.min(outputs - column);
+        let weights = panels.panel(panel);
+        let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
+        let end = rows.min((chunk + 1) * CHUNK_ROWS);
+        for first in (chunk * CHUNK_ROWS..end).step_by(TILE_ROWS) {
+            let count = TILE_ROWS.min(rows - first);
+            let x = &interleaved[first * inputs..(first + count) * inputs];
+            instructions.tile(weights, x, count, &mut tile);
+            for (row, sums) in tile[..count].iter().enumerate() {
+                // SAFETY: each (row, panel) is written by exactly one task, once.
+                let target = unsafe { shared.part((first + row) * outputs + column, width) };
+                target.copy_from_slice(&sums[..width]);
+                if let Some(bias) = bias {
+                    for (element, bias) in target.iter_mut().zip(&bias[column..]) {
+                        *element += bias;
+                    }
+                }
+            }
+        }
+    };
+    run_tasks(panels.count() * row_chunks, rows * inputs * outputs, task);
+    output
+}
+
+/// Interleaves [`TILE_ROWS`] rows at a time, input by input, so that a kernel reads straight on. The last
+/// block holds the rows that are left.
+fn interleave(x: &[f32], inputs: usize, rows: usize) -> Vec<f32> {
+    if rows == 1 {
+        return x.to_vec();
+    }
+    let mut packed = vec![0.0f32; rows * inputs];
+    let blocks = packed.chunks_mut(TILE_ROWS * inputs);
+    for (target, source) in blocks.zip(x.chunks(TILE_ROWS * inputs)) {
+        let count = source.len() / inputs;
+        for (row, values) in source.chunks_exact(inputs).enumerate() {
+            for (place, value) in target[row..].iter_mut().step_by(count).zip(values) {
+                *place = *value;
+            }
+        }
+    }
+    packed
+}
+
+/// The gradient of the input: `grad [rows, outputs]` times the weight: row-major `[rows, inputs]`.
+pub(super) fn backward(
+    instructions: Instructions,
+    panels: &Panels,
+    grad: &[f32],
+    rows: usize,
+) -> Vec<f32> {
+    let (inputs, outputs) = (panels.inputs(), panels.outputs());
+    let mut output = vec![0.0f32; rows * inputs];
+    let padded = pad_to_panels(grad, outputs, rows);
+    let shared = SharedOutput::new(&mut output);
+    let row_chunks = rows.div_ceil(CHUNK_ROWS);
+    let task = |index: usize| {
+        let (range, chunk) = (index / row_chunks, index % row_chunks);
+        let end = rows.min((chunk + 1) * CHUNK_ROWS);
+        let last_input = inputs.min((range + 1) * BACK_INPUTS);
+        for first_panel in (0..panels.count()).step_by(BACK_PANELS) {
+            for input in (range * BACK_INPUTS..last_input).step_by(BACK_TILE) {
+                let strip = Strip::new(panels, first_panel, input);
+                for row in (chunk * CHUNK_ROWS..end).step_by(BACK_TILE) {
+                    let tile = strip.times(instructions, &padded, row, rows);
+                    for (offset, sums) in tile[..BACK_TILE.min(rows - row)].iter().enumerate() {
+                        // SAFETY: each (row, input) belongs to exactly one task.
+                        let target =
+                            unsafe { shared.part((row + offset) * inputs + input, strip.width) };
+                        for (element, sum) in target.iter_mut().zip(sums) {
+                            *element += sum;
+                        }
+                    }
+                }
+            }
+        }
+    };
+    let ranges = inputs.div_ceil(BACK_INPUTS);
+    run_tasks(ranges * row_chunks, rows * inputs * outputs, task);
+    output
+}
+
+fn pad_to_panels(grad: &[f32], outputs: usize, rows: usize) -> Vec<PanelRow> {
+    let per_row = outputs.div_ceil(PANEL);
+    let mut padded = vec![PanelRow::ZERO; rows * per_row];
+    for (target, source) in padded
+        .chunks_exact_mut(per_row)
+        .zip(grad.chunks_exact(outputs))
+    {
+        for (row, values) in target.iter_mut().zip(source.chunks(PANEL)) {
+            row.0[..values.len()].copy_from_slice(values);
+        }
+    }
+    padded
+}
+
+/// [`BACK_TILE`] neighbouring inputs of a block of panels.
+struct Strip<'a> {
+    panels: &'a Panels,
+    first_panel: usize,
+    count: usize,
+    input: usize,
+    width: usize,
+    /// Copies that end in zeros, where the inputs do not fill a tile.
+    filled: Vec<[PanelRow; BACK_TILE]>,
+}
+
+impl<'a> Strip<'a> {
+    fn new(panels: &'a Panels, first_panel: usize, input: usize) -> Self {
+        let count = BACK_PANELS.min(panels.count() - first_panel);
+        let width = BACK_TILE.min(panels.inputs() - input);
+        let mut filled = Vec::new();
+        if width < BACK_TILE {
+            filled.resize(count, [PanelRow::ZERO; BACK_TILE]);
+            for (panel, target) in filled.iter_mut().enumerate() {
+                let source = &panels.panel(first_panel + panel)[input..input + width];
+                target[..width].copy_from_slice(source);
+            }
+        }
+        Self {
+            panels,
+            first_panel,
+            count,
+            input,
+            width,
+            filled,
+        }
+    }
+
+    /// This strip's share of the gradient of up to [`BACK_TILE`] rows from `row` on. Rows beyond the last
+    /// one repeat it; the caller drops them.
+    fn times(
+        &self,
+        instructions: Instructions,
+        grad: &[PanelRow],
+        row: usize,
+        rows: usize,
+    ) -> BackTile {
+        let per_row = self.panels.count();
+        let grad = std::array::from_fn(|offset| {
+            let start = (row + offset).min(rows - 1) * per_row + self.first_panel;
+            &grad[start..start + self.count]
+        });
+        let mut tile = [[0.0; BACK_TILE]; BACK_TILE];
+        if self.filled.is_empty() {
+            let weight = |panel| &self.panels.panel(self.first_panel + panel)[self.input..];
+            instructions.back_tile(grad, weight, self.count, &mut tile);
+        } else {
+            let weight = |panel: usize| &self.filled[panel][..];
+            instructions.back_tile(grad, weight, self.count, &mut tile);
+        }
+        tile
+    }
+}

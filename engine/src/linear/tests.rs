@@ -1,0 +1,220 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+use super::*;
+use candle_core::{IndexOp, Var};
+use proptest::prelude::*;
+
+/// Values that round in every product, with a wide spread of magnitudes.
+fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let unit = (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+            unit * (1.0 + (state & 7) as f32)
+        })
+        .collect()
+}
+
+fn tensor(values: Vec<f32>, shape: (usize, usize)) -> Tensor {
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Protects: one order of summation on every instruction set, for any shape.
+    #[test]
+    fn every_instruction_set_gives_the_same_bits(
+        rows in 1usize..40, inputs in 1usize..150, outputs in 1usize..150, seed: u64,
+    ) {
+        let panels = Panels::pack(&noise(outputs * inputs, seed), outputs, inputs).unwrap();
+        let bias = noise(outputs, seed ^ 1);
+        let x = noise(rows * inputs, seed ^ 2);
+        let grad = noise(rows * outputs, seed ^ 3);
+        let results: Vec<_> = Instructions::available().into_iter().map(|instructions| (
+            bits(&product::forward(instructions, &panels, Some(&bias), &x, rows)),
+            bits(&product::backward(instructions, &panels, &grad, rows)),
+        )).collect();
+        for pair in results.windows(2) {
+            prop_assert_eq!(&pair[0], &pair[1]);
+        }
+    }
+
+    /// Protects: a row's result does not know its neighbours, forward and backward.
+    #[test]
+    fn a_row_alone_has_the_bits_it_has_in_a_batch(
+        rows in 2usize..150, inputs in 1usize..80, outputs in 1usize..80, seed: u64, pick: prop::sample::Index,
+    ) {
+        let panels = Panels::pack(&noise(outputs * inputs, seed), outputs, inputs).unwrap();
+        let x = noise(rows * inputs, seed ^ 2);
+        let grad = noise(rows * outputs, seed ^ 3);
+        let row = pick.index(rows);
+        let best = Instructions::best();
+        let all = product::forward(best, &panels, None, &x, rows);
+        let alone = product::forward(best, &panels, None, &x[row * inputs..][..inputs], 1);
+        prop_assert_eq!(bits(&all[row * outputs..][..outputs]), bits(&alone));
+        let all = product::backward(best, &panels, &grad, rows);
+        let alone = product::backward(best, &panels, &grad[row * outputs..][..outputs], 1);
+        prop_assert_eq!(bits(&all[row * inputs..][..inputs]), bits(&alone));
+    }
+
+    /// Protects: it is the right product, against plain sums in f64.
+    #[test]
+    fn both_products_agree_with_plain_sums(
+        rows in 1usize..20, inputs in 1usize..90, outputs in 1usize..90, seed: u64,
+    ) {
+        let weight = noise(outputs * inputs, seed);
+        let panels = Panels::pack(&weight, outputs, inputs).unwrap();
+        let x = noise(rows * inputs, seed ^ 2);
+        let grad = noise(rows * outputs, seed ^ 3);
+        let y = product::forward(Instructions::best(), &panels, None, &x, rows);
+        let back = product::backward(Instructions::best(), &panels, &grad, rows);
+        let at = |o: usize, i: usize| f64::from(weight[o * inputs + i]);
+        for row in 0..rows {
+            for o in 0..outputs {
+                let sum: f64 = (0..inputs).map(|i| at(o, i) * f64::from(x[row * inputs + i])).sum();
+                prop_assert!((sum - f64::from(y[row * outputs + o])).abs() < 1e-3);
+            }
+            for i in 0..inputs {
+                let sum: f64 = (0..outputs).map(|o| at(o, i) * f64::from(grad[row * outputs + o])).sum();
+                prop_assert!((sum - f64::from(back[row * inputs + i])).abs() < 1e-3);
+            }
+        }
+    }
+}
+
+/// Protects: products large enough for threads and for several panel blocks keep both promises.
+#[test]
+fn large_products_do_not_depend_on_threads_or_rows() {
+    let (rows, inputs, outputs) = (70, 100, 2500);
+    let panels = Panels::pack(&noise(outputs * inputs, 5), outputs, inputs).unwrap();
+    let x = noise(rows * inputs, 6);
+    let grad = noise(rows * outputs, 7);
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| {
+            let best = Instructions::best();
+            (
+                bits(&product::forward(best, &panels, None, &x, rows)),
+                bits(&product::backward(best, &panels, &grad, rows)),
+            )
+        })
+    };
+    let one = run(1);
+    assert_eq!(one, run(3));
+    let portable = product::backward(Instructions::Portable, &panels, &grad, rows);
+    assert_eq!(one.1, bits(&portable));
+    let alone = product::backward(Instructions::best(), &panels, &grad[69 * outputs..], 1);
+    assert_eq!(bits(&alone), one.1[69 * inputs..]);
+}
+
+/// Protects: candle's autograd gets the input's gradient through the layer, also through views and a
+/// leading batch dimension, and no gradient of the weight.
+#[test]
+fn autograd_sees_the_gradient_of_the_input() {
+    let weight = tensor(noise(48 * 20, 1), (48, 20));
+    let bias = Tensor::from_vec(noise(48, 2), 48, &Device::Cpu).unwrap();
+    let layer = FrozenLinear::new(&weight, Some(bias.clone())).unwrap();
+    let x = Var::from_tensor(&tensor(noise(20 * 6, 3), (20, 6))).unwrap();
+    let view = x.t().unwrap().reshape((2, 3, 20)).unwrap();
+    let ours = layer.forward(&view).unwrap();
+    assert_eq!(ours.dims(), [2, 3, 48]);
+    let theirs = view
+        .reshape((6, 20))
+        .unwrap()
+        .matmul(&weight.t().unwrap())
+        .unwrap()
+        .broadcast_add(&bias)
+        .unwrap()
+        .reshape((2, 3, 48))
+        .unwrap();
+    let gradient = |y: &Tensor| {
+        let loss = y.sqr().unwrap().sum_all().unwrap();
+        let store = loss.backward().unwrap();
+        let gradient = store.get(x.as_tensor()).unwrap();
+        gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    for (a, b) in gradient(&ours).into_iter().zip(gradient(&theirs)) {
+        assert!((a - b).abs() < 1e-2 * (1.0 + b.abs()), "{a} is not {b}");
+    }
+}
+
+/// Protects: packing loses nothing.
+#[test]
+fn the_weight_comes_back_unchanged() {
+    let weight = tensor(noise(45 * 7, 9), (45, 7));
+    let layer = FrozenLinear::new(&weight, None).unwrap();
+    assert_eq!((layer.out_features(), layer.in_features()), (45, 7));
+    let back = layer.weight().unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(weight.to_vec2::<f32>().unwrap(), back);
+    let single = layer.forward(&weight.i(3..4).unwrap()).unwrap();
+    assert_eq!(single.dims(), [1, 45]);
+}
+
+/// Protects: a wrong shape or type is an error that names both shapes, not a panic.
+#[test]
+fn wrong_shapes_and_types_are_errors() {
+    let weight = tensor(noise(12, 9), (4, 3));
+    let layer = FrozenLinear::new(&weight, None).unwrap();
+    let message = layer.forward(&weight.t().unwrap()).unwrap_err().to_string();
+    assert!(
+        message.contains("rows of 3") && message.contains("[3, 4]"),
+        "{message}"
+    );
+    assert!(
+        layer
+            .forward(&weight.to_dtype(DType::F64).unwrap())
+            .is_err()
+    );
+    let bias = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
+    let message = FrozenLinear::new(&weight, Some(bias))
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("4 outputs"), "{message}");
+    let empty = Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap();
+    assert!(FrozenLinear::new(&empty, None).is_err());
+    let none = Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap();
+    assert_eq!(layer.forward(&none).unwrap().dims(), [0, 4]);
+}
+
+/// Prints the speed of the product on this machine; run it with `--run-ignored all --no-capture`.
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    for (inputs, outputs) in [(576, 576), (576, 1536), (1536, 576), (576, 49152)] {
+        let panels = Panels::pack(&noise(outputs * inputs, 5), outputs, inputs).unwrap();
+        for rows in [1, 8, 32, 256, 400] {
+            let x = noise(rows * inputs, 6);
+            let grad = noise(rows * outputs, 7);
+            for instructions in Instructions::available() {
+                if instructions == Instructions::Portable {
+                    continue;
+                }
+                let flops = 2.0 * (rows * inputs * outputs) as f64;
+                let times = (2e9 / flops).ceil() as usize;
+                let start = std::time::Instant::now();
+                for _ in 0..times {
+                    std::hint::black_box(product::forward(instructions, &panels, None, &x, rows));
+                }
+                let forward = flops * times as f64 / start.elapsed().as_secs_f64() / 1e9;
+                let start = std::time::Instant::now();
+                for _ in 0..times {
+                    std::hint::black_box(product::backward(instructions, &panels, &grad, rows));
+                }
+                let backward = flops * times as f64 / start.elapsed().as_secs_f64() / 1e9;
+                eprintln!(
+                    "{inputs}x{outputs} rows {rows} {instructions:?}: forward {forward:.0}, backward {backward:.0} GFLOP/s"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! A loaded adapter, for inference.
+
+use super::{AdapterError, LoraConfig, LoraWeights, Projection};
+use crate::linear::FrozenLinear;
+use crate::model::ModelConfig;
+use candle_core::{Result, Tensor};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// An adapter whose matrices are packed for the engine's own product, so a row's update does not depend on
+/// its neighbours either.
+#[derive(Debug)]
+pub struct Adapter {
+    config: LoraConfig,
+    pairs: BTreeMap<(usize, Projection), (FrozenLinear, FrozenLinear)>,
+}
+
+impl Adapter {
+    /// Reads and packs a PEFT folder.
+    ///
+    /// # Errors
+    /// Those of [`LoraWeights::read`].
+    pub fn load(folder: &Path, model: &ModelConfig) -> std::result::Result<Self, AdapterError> {
+        Self::pack(&LoraWeights::read(folder, model)?)
+    }
+
+    /// Packs an adapter that is in memory.
+    ///
+    /// # Errors
+    /// When a tensor is not a matrix.
+    pub fn pack(weights: &LoraWeights) -> std::result::Result<Self, AdapterError> {
+        let mut pairs = BTreeMap::new();
+        for ((layer, projection), pair) in &weights.pairs {
+            let tensor = |source| AdapterError::Tensor {
+                layer: *layer,
+                projection: *projection,
+                source,
+            };
+            let a = FrozenLinear::new(&pair.a, None).map_err(tensor)?;
+            let b = FrozenLinear::new(&pair.b, None).map_err(tensor)?;
+            pairs.insert((*layer, *projection), (a, b));
+        }
+        Ok(Self {
+            config: weights.config.clone(),
+            pairs,
+        })
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// What the adapter adds to the projection's output for `x [rows, in]`: `scale * B A x`, `[rows, out]`;
+    /// nothing where it has no update.
+    ///
+    /// # Errors
+    /// When `x` does not have the projection's width.
+    pub fn delta(
+        &self,
+        layer: usize,
+        projection: Projection,
+        x: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        match self.pairs.get(&(layer, projection)) {
+            None => Ok(None),
+            Some((a, b)) => Ok(Some((b.forward(&a.forward(x)?)? * self.config.scale())?)),
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What a model's files say about its shape.
+
+use std::path::Path;
+
+use candle_transformers::models::llama::{Llama3RopeType, LlamaConfig, LlamaEosToks};
+
+use super::LoadError;
+
+/// The model families that this engine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// Llama and everything that shares its graph (SmolLM2 among them).
+    Llama,
+}
+
+/// Frequency scaling of Llama 3.1 and later for contexts beyond the one they were pretrained on.
+/// Source: the reference implementation's `apply_scaling` (Llama 3.1 release).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RopeScaling {
+    /// By how much low frequencies are slowed down.
+    pub factor: f32,
+    /// Wavelengths longer than `original_context / low_freq_factor` are scaled in full.
+    pub low_freq_factor: f32,
+    /// Wavelengths shorter than `original_context / high_freq_factor` are left alone.
+    pub high_freq_factor: f32,
+    /// The context length of pretraining, in tokens.
+    pub original_context: usize,
+}
+
+/// A model's shape, the same whatever file it came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// The family.
+    pub architecture: Architecture,
+    /// Rows of the embedding, which is also the number of logits.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward block.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Query heads per layer.
+    pub heads: usize,
+    /// Key and value heads per layer; `heads` is a multiple of it.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Added to the mean square inside the norms.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f32,
+    /// Scaling of the rotary frequencies, if the model was extended that way.
+    pub rope_scaling: Option<RopeScaling>,
+    /// The output projection is the embedding.
+    pub tie_embeddings: bool,
+    /// The most tokens that a sequence may have.
+    pub context_length: usize,
+    /// The token that begins a text, if the model declares one.
+    pub bos: Option<u32>,
+    /// The tokens that end a reply, as the model's files declare them.
+    pub eos: Vec<u32>,
+}
+
+impl ModelConfig {
+    /// Width of all query heads together.
+    pub fn query_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of all key (or value) heads together.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// From the text of a Hugging Face `config.json`; `path` is for messages.
+    pub(super) fn from_hugging_face(text: &str, path: &Path) -> Result<Self, LoadError> {
+        let malformed = |e: serde_json::Error| LoadError::Malformed {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        };
+        let mut value: serde_json::Value = serde_json::from_str(text).map_err(malformed)?;
+        lift_rope_parameters(&mut value);
+        check_family(&value, path)?;
+        let raw: LlamaConfig = serde_json::from_value(value.clone()).map_err(malformed)?;
+        let head_dim = value
+            .get("head_dim")
+            .and_then(serde_json::Value::as_u64)
+            .map(|d| d as usize)
+            .unwrap_or_else(|| {
+                raw.hidden_size
+                    .checked_div(raw.num_attention_heads)
+                    .unwrap_or(0)
+            });
+        let rope_scaling = raw.rope_scaling.as_ref().and_then(|s| match s.rope_type {
+            Llama3RopeType::Default => None,
+            Llama3RopeType::Llama3 => Some(RopeScaling {
+                factor: s.factor,
+                low_freq_factor: s.low_freq_factor,
+                high_freq_factor: s.high_freq_factor,
+                original_context: s.original_max_position_embeddings,
+            }),
+        });
+        let config = Self {
+            architecture: Architecture::Llama,
+            vocab_size: raw.vocab_size,
+            hidden_size: raw.hidden_size,
+            intermediate_size: raw.intermediate_size,
+            layers: raw.num_hidden_layers,
+            heads: raw.num_attention_heads,
+            kv_heads: raw.num_key_value_heads(),
+            head_dim,
+            rms_norm_eps: raw.rms_norm_eps,
+            rope_theta: raw.rope_theta,
+            rope_scaling,
+            tie_embeddings: raw.tie_word_embeddings.unwrap_or(false),
+            context_length: raw.max_position_embeddings,
+            bos: raw.bos_token_id,
+            eos: match raw.eos_token_id {
+                None => Vec::new(),
+                Some(LlamaEosToks::Single(id)) => vec![id],
+                Some(LlamaEosToks::Multiple(ids)) => ids,
+            },
+        };
+        config.check(path)?;
+        Ok(config)
+    }
+
+    /// Refuses shapes that no Llama can have, before any of them reaches an allocation.
+    pub(super) fn check(&self, path: &Path) -> Result<(), LoadError> {
+        // Far above every published model; a damaged file would otherwise ask for exabytes.
+        const MOST: usize = 1 << 24;
+        let invalid = |key: &str, value: String, expected: &str| {
+            Err(LoadError::InvalidValue {
+                path: path.to_owned(),
+                key: key.to_owned(),
+                value,
+                expected: expected.to_owned(),
+            })
+        };
+        let sizes = [
+            ("vocabulary size", self.vocab_size),
+            ("hidden size", self.hidden_size),
+            ("feed-forward size", self.intermediate_size),
+            ("layer count", self.layers),
+            ("head count", self.heads),
+            ("key/value head count", self.kv_heads),
+            ("head width", self.head_dim),
+            ("context length", self.context_length),
+        ];
+        for (key, value) in sizes {
+            if value == 0 || value > MOST {
+                return invalid(key, value.to_string(), "between 1 and 16,777,216");
+            }
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return invalid(
+                "key/value head count",
+                self.kv_heads.to_string(),
+                &format!("a divisor of the head count {}", self.heads),
+            );
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return invalid(
+                "head width",
+                self.head_dim.to_string(),
+                "an even number (rotary embeddings turn pairs)",
+            );
+        }
+        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
+            return invalid(
+                "norm epsilon",
+                self.rms_norm_eps.to_string(),
+                "a small positive number",
+            );
+        }
+        if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
+            return invalid(
+                "rope base",
+                self.rope_theta.to_string(),
+                "a positive number",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Newer files keep all rotary settings under `rope_parameters`; older readers, candle's among them, look for
+/// `rope_theta` and `rope_scaling` and would silently fall back to a default base.
+fn lift_rope_parameters(config: &mut serde_json::Value) {
+    let Some(map) = config.as_object_mut() else {
+        return;
+    };
+    if let Some(parameters) = map.remove("rope_parameters") {
+        if let Some(theta) = parameters.get("rope_theta") {
+            map.insert("rope_theta".to_owned(), theta.clone());
+        }
+        map.insert("rope_scaling".to_owned(), parameters);
+    }
+    let plain = map.get("rope_scaling").is_some_and(|scaling| {
+        let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
+        matches!(
+            kind.and_then(serde_json::Value::as_str),
+            None | Some("default")
+        )
+    });
+    if plain {
+        map.remove("rope_scaling");
+    }
+}
+
+/// Refuses what the Llama graph cannot express: another family, biases, another activation, an unknown rope.
+fn check_family(config: &serde_json::Value, path: &Path) -> Result<(), LoadError> {
+    let unsupported = |key: &str, value: &serde_json::Value, supported: &str| {
+        Err(LoadError::Unsupported {
+            path: path.to_owned(),
+            key: key.to_owned(),
+            value: value.to_string().trim_matches('"').to_owned(),
+            supported: supported.to_owned(),
+        })
+    };
+    match config.get("model_type") {
+        Some(serde_json::Value::String(family)) if family == "llama" => {}
+        Some(other) => return unsupported("model_type", other, "llama"),
+        None => {
+            return Err(LoadError::MissingKey {
+                path: path.to_owned(),
+                key: "model_type".to_owned(),
+                for_what: "model",
+            });
+        }
+    }
+    for key in ["attention_bias", "mlp_bias"] {
+        if let Some(value @ serde_json::Value::Bool(true)) = config.get(key) {
+            return unsupported(key, value, "false");
+        }
+    }
+    match config.get("hidden_act") {
+        None | Some(serde_json::Value::Null) => {}
+        Some(serde_json::Value::String(name)) if name == "silu" => {}
+        Some(other) => return unsupported("hidden_act", other, "silu"),
+    }
+    let kind = config
+        .get("rope_scaling")
+        .and_then(|scaling| scaling.get("rope_type").or_else(|| scaling.get("type")));
+    match kind.and_then(serde_json::Value::as_str) {
+        None | Some("default" | "llama3") => Ok(()),
+        Some(other) => unsupported("rope_scaling.rope_type", &other.into(), "default, llama3"),
+    }
+}

@@ -1,0 +1,145 @@
+//! The tokenizer that a GGUF file carries, rebuilt as a `tokenizers::Tokenizer`.
+
+use candle_core::quantized::gguf_file::Value;
+use tokenizers::models::bpe::BPE;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::tokenizer::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+
+use super::LoadError;
+use super::gguf::GgufFile;
+
+/// `tokenizer.ggml.token_type` of control tokens (never produced from plain text) and user-defined ones.
+const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
+
+/// How words are cut before merging, by `tokenizer.ggml.pre`.
+const PRE_TOKENIZERS: &str = "smollm, gpt-2, default, llama-bpe";
+
+/// The split of Llama 3's tokenizer, as its published `tokenizer.json` has it.
+const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Builds the tokenizer from `tokenizer.ggml.*`.
+pub(super) fn from_gguf(file: &GgufFile) -> Result<Tokenizer, LoadError> {
+    let kind = file.text("tokenizer.ggml.model")?;
+    if kind != "gpt2" {
+        return Err(file.unsupported("tokenizer.ggml.model", kind, "gpt2 (byte-level BPE)"));
+    }
+    let pre = file
+        .optional_text("tokenizer.ggml.pre")?
+        .unwrap_or("default");
+    let (pre_tokenizer, ignore_merges) = pre_tokenizer(pre, file)?;
+    let tokens = texts(file, "tokenizer.ggml.tokens")?;
+    let merges = merges(file, &tokens)?;
+    let failed = |e: tokenizers::Error| LoadError::Tokenizer {
+        path: file.path().to_owned(),
+        reason: e.to_string(),
+    };
+    let vocabulary: std::collections::HashMap<String, u32> = tokens
+        .iter()
+        .enumerate()
+        .map(|(id, token)| ((*token).to_owned(), id as u32))
+        .collect();
+    if vocabulary.len() != tokens.len() {
+        let repeated = tokens.len() - vocabulary.len();
+        return Err(file.invalid(
+            "tokenizer.ggml.tokens",
+            &format!("a list with {repeated} repeated tokens"),
+            "every token once",
+        ));
+    }
+    let model = BPE::builder()
+        .vocab_and_merges(
+            vocabulary
+                .into_iter()
+                .collect::<tokenizers::models::bpe::Vocab>(),
+            merges,
+        )
+        .ignore_merges(ignore_merges)
+        .build()
+        .map_err(failed)?;
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer
+        .with_pre_tokenizer(Some(pre_tokenizer))
+        .with_decoder(Some(ByteLevel::default()));
+    add_tokens(&mut tokenizer, file, &tokens).map_err(failed)?;
+    Ok(tokenizer)
+}
+
+/// The cutting rule of a `tokenizer.ggml.pre` name, and whether whole words of the vocabulary skip the merges.
+fn pre_tokenizer(name: &str, file: &GgufFile) -> Result<(PreTokenizerWrapper, bool), LoadError> {
+    let byte_level = |use_regex| ByteLevel::new(false, true, use_regex);
+    match name {
+        "smollm" => Ok((
+            Sequence::new(vec![Digits::new(true).into(), byte_level(true).into()]).into(),
+            false,
+        )),
+        "gpt-2" | "default" => Ok((byte_level(true).into(), false)),
+        "llama-bpe" => {
+            let pattern = SplitPattern::Regex(LLAMA3_SPLIT.to_owned());
+            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false);
+            let split = split.map_err(|e| LoadError::Tokenizer {
+                path: file.path().to_owned(),
+                reason: e.to_string(),
+            })?;
+            let steps = vec![split.into(), byte_level(false).into()];
+            Ok((Sequence::new(steps).into(), true))
+        }
+        other => Err(file.unsupported("tokenizer.ggml.pre", other, PRE_TOKENIZERS)),
+    }
+}
+
+/// The merge rules as pairs, each checked to make a token: the BPE builder trusts them.
+fn merges(file: &GgufFile, tokens: &[&str]) -> Result<Vec<(String, String)>, LoadError> {
+    const KEY: &str = "tokenizer.ggml.merges";
+    let known: std::collections::HashSet<&str> = tokens.iter().copied().collect();
+    texts(file, KEY)?
+        .into_iter()
+        .map(|merge| match merge.split_once(' ') {
+            Some((left, right)) if known.contains(format!("{left}{right}").as_str()) => {
+                Ok((left.to_owned(), right.to_owned()))
+            }
+            _ => Err(file.invalid(
+                KEY,
+                &format!("`{merge}`"),
+                "two parts whose union is a token",
+            )),
+        })
+        .collect()
+}
+
+fn add_tokens(
+    tokenizer: &mut Tokenizer,
+    file: &GgufFile,
+    tokens: &[&str],
+) -> Result<(), tokenizers::Error> {
+    let Ok(types) = file.array("tokenizer.ggml.token_type") else {
+        return Ok(());
+    };
+    let added = tokens.iter().zip(types).filter_map(|(token, kind)| {
+        let kind = kind
+            .to_i32()
+            .map(i64::from)
+            .or_else(|_| kind.to_u32().map(i64::from));
+        match kind.ok()? {
+            CONTROL => Some(AddedToken::from(*token, true)),
+            USER_DEFINED => Some(AddedToken::from(*token, false).normalized(false)),
+            _ => None,
+        }
+    });
+    tokenizer.add_tokens(added.collect::<Vec<_>>())?;
+    Ok(())
+}
+
+fn texts<'a>(file: &'a GgufFile, key: &str) -> Result<Vec<&'a str>, LoadError> {
+    file.array(key)?
+        .iter()
+        .map(|value| match value {
+            Value::String(text) => Ok(text.as_str()),
+            _ => Err(file.invalid(key, "an array with other things than texts", "texts")),
+        })
+        .collect()
+}

@@ -1,0 +1,3 @@
+//! Files by digest.
+mod digest;
+pub(crate) use digest::digest_of_file;

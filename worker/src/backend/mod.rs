@@ -1,0 +1,171 @@
+//! Where replies and scores come from: one trait over whatever serves a model.
+
+mod adapters;
+mod error;
+mod local;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use influence_proto::prompts::ChatMessage;
+use influence_proto::{Digest, Sampling, Scoring};
+
+pub use adapters::{AdapterTable, LoadedAdapter};
+pub use error::BackendError;
+pub use local::LocalBackend;
+
+/// What a model is given to continue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// A chat; the backend applies the model's format.
+    Messages(Vec<ChatMessage>),
+    /// Token ids, for backends that have a [`TokenStream`].
+    Tokens(Vec<u32>),
+}
+
+/// One reply, asked of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateRequest {
+    /// What it continues.
+    pub prompt: Prompt,
+    /// How it samples.
+    pub sampling: Sampling,
+    /// Of the reply's own random stream.
+    pub seed: u64,
+    /// Name of a loaded adapter; none: the base weights.
+    pub adapter: Option<String>,
+}
+
+/// A reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Decoded, without special tokens.
+    pub text: String,
+    /// As sampled, the end-of-turn token included when it was.
+    pub token_ids: Vec<u32>,
+    /// Stopped by the limit rather than by the model.
+    pub cut_off: bool,
+    /// What it continued.
+    pub prompt: PromptSeen,
+}
+
+/// The probabilities of several allowed answers, asked of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoreRequest {
+    /// The chat whose next reply is judged.
+    pub messages: Vec<ChatMessage>,
+    /// The allowed answers, one or more.
+    pub answers: Vec<String>,
+    /// How they are read.
+    pub scoring: Scoring,
+}
+
+/// The probability that the reply is each of the allowed answers, not normalised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AnswerMasses {
+    /// In the order of the request.
+    pub masses: Vec<(String, f64)>,
+    /// The prompt that was scored.
+    pub prompt: PromptSeen,
+}
+
+/// A prompt, by its size and digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromptSeen {
+    /// Its length.
+    pub tokens: u32,
+    /// Of its token ids as little-endian u32.
+    pub sha256: Digest,
+}
+
+impl PromptSeen {
+    /// Describes a prompt.
+    pub fn of(ids: &[u32]) -> Self {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        Self { tokens: u32::try_from(ids.len()).unwrap_or(u32::MAX), sha256: Digest::of(bytes) }
+    }
+}
+
+/// Serves one model. Dropping a pending call takes it back.
+#[async_trait]
+pub trait Backend: Debug + Send + Sync {
+    /// The model's tokens, where the backend can tell: an agent needs them, because training does.
+    fn tokens(&self) -> Option<&dyn TokenStream>;
+
+    /// Samples a reply.
+    ///
+    /// # Errors
+    /// [`BackendError`]: the prompt is too long, is refused, or the backend does not answer.
+    async fn generate(&self, request: GenerateRequest) -> Result<Generation, BackendError>;
+
+    /// Reads the probabilities of the allowed answers.
+    ///
+    /// # Errors
+    /// As [`Backend::generate`].
+    async fn score(&self, request: ScoreRequest) -> Result<AnswerMasses, BackendError>;
+
+    /// Makes the adapter in a PEFT folder available under a name.
+    ///
+    /// # Errors
+    /// When the folder is no adapter of this model, or the backend takes none.
+    async fn load_adapter(&self, name: &str, folder: &Path) -> Result<(), BackendError>;
+
+    /// Forgets an adapter. Calls in progress keep it until they end; unknown names are ignored.
+    fn drop_adapter(&self, name: &str);
+}
+
+/// From messages to token ids, in a stream that only grows.
+pub trait TokenStream: Send + Sync {
+    /// The ids of a whole prompt.
+    ///
+    /// # Errors
+    /// When the model's format refuses the chat.
+    fn prompt(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, BackendError>;
+
+    /// The ids to append to a prompt and the reply sampled from it, so that the whole is the next prompt. `messages` are
+    /// those of that prompt; `closed`: the reply ended by itself. None when this format cannot be extended.
+    ///
+    /// # Errors
+    /// When the model's format refuses the chat.
+    fn extend(
+        &self,
+        messages: &[ChatMessage],
+        reply: &[u32],
+        closed: bool,
+        added: &[ChatMessage],
+    ) -> Result<Option<Vec<u32>>, BackendError>;
+}
+
+/// The models that this worker serves, by name. Several names may share one loaded model.
+#[derive(Debug, Clone, Default)]
+pub struct Models {
+    by_name: BTreeMap<String, Arc<dyn Backend>>,
+}
+
+impl Models {
+    /// No models.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Serves `name` by `backend`.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, backend: Arc<dyn Backend>) -> Self {
+        self.by_name.insert(name.into(), backend);
+        self
+    }
+
+    /// The backend of a model.
+    ///
+    /// # Errors
+    /// [`BackendError::Refused`] when this worker does not serve it; lists those that it does.
+    pub fn get(&self, name: &str) -> Result<&Arc<dyn Backend>, BackendError> {
+        self.by_name.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.by_name.keys().map(|name| format!("`{name}`")).collect();
+            BackendError::Refused(format!("this worker serves {}, not the model `{name}`", known.join(", ")))
+        })
+    }
+}

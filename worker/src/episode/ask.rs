@@ -1,0 +1,81 @@
+//! One call of a model, with its record.
+
+use std::time::Instant;
+
+use influence_proto::prompts;
+use influence_proto::{AssessorRole, Call, EpisodeSpec, GeneratorRole, Message, Role, Score, stream};
+
+use super::EpisodeError;
+use crate::backend::{Backend, BackendError, GenerateRequest, Generation, Models, Prompt, PromptSeen, ScoreRequest};
+
+/// Asks on behalf of one turn of one episode.
+#[derive(Clone, Copy)]
+pub(super) struct Asker<'a> {
+    pub(super) spec: &'a EpisodeSpec,
+    pub(super) turn: u32,
+    pub(super) models: &'a Models,
+    /// Told after every answer: the work moves on.
+    pub(super) moved: &'a (dyn Fn() + Sync),
+}
+
+impl<'a> Asker<'a> {
+    pub(super) fn backend(&self, role: Role, model: &str) -> Result<&'a dyn Backend, EpisodeError> {
+        self.models.get(model).map(|backend| &**backend).map_err(|e| self.failed(role, e))
+    }
+
+    /// Samples a reply of `role`, from the stream of that role in this turn.
+    pub(super) async fn generate(
+        &self,
+        role: Role,
+        generator: &GeneratorRole,
+        prompt: Prompt,
+        adapter: Option<String>,
+    ) -> Result<(Generation, Call), EpisodeError> {
+        let seed = stream::of_turn(self.spec.seed, self.turn, role.name());
+        let request = GenerateRequest { prompt, sampling: generator.sampling, seed, adapter };
+        let started = Instant::now();
+        let backend = self.backend(role, &generator.model)?;
+        let reply = backend.generate(request).await.map_err(|e| self.failed(role, e))?;
+        (self.moved)();
+        let call = record(role, reply.prompt, reply.token_ids.len(), started);
+        Ok((reply, call))
+    }
+
+    /// Reads the probabilities of `answers`, as `role` sees the conversation.
+    pub(super) async fn score(
+        &self,
+        role: Role,
+        assessor: &AssessorRole,
+        answers: &[String],
+        history: &[Message],
+    ) -> Result<(Score, Call), EpisodeError> {
+        let request = ScoreRequest {
+            messages: prompts::assessor(assessor, &self.spec.agent_name, history),
+            answers: answers.to_vec(),
+            scoring: self.spec.scoring.clone(),
+        };
+        let started = Instant::now();
+        let backend = self.backend(role, &assessor.model)?;
+        let read = backend.score(request).await.map_err(|e| self.failed(role, e))?;
+        (self.moved)();
+        let score = Score::from_masses(read.masses, self.spec.scoring.min_mass);
+        if let Some(reason) = &score.unscored {
+            tracing::debug!(episode = %self.spec.id, turn = self.turn, role = role.name(), %reason, "unscored");
+        }
+        Ok((score, record(role, read.prompt, 0, started)))
+    }
+
+    pub(super) fn failed(&self, role: Role, source: BackendError) -> EpisodeError {
+        EpisodeError::Call { episode: self.spec.id.clone(), turn: self.turn, role, source }
+    }
+}
+
+fn record(role: Role, prompt: PromptSeen, generated: usize, started: Instant) -> Call {
+    Call {
+        role,
+        prompt_tokens: prompt.tokens,
+        generated_tokens: u32::try_from(generated).unwrap_or(u32::MAX),
+        prompt_sha256: prompt.sha256,
+        milliseconds: u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX),
+    }
+}

@@ -1,0 +1,218 @@
+//! One conversation, turn by turn: what every role is asked, in which order, and what is made of the answers.
+//!
+//! A turn is a function of the spec, the turns before it, and the models: every draw has a random stream of its own, by
+//! (episode, turn, purpose). So an episode that another worker began goes on exactly as it would have.
+
+mod ask;
+mod error;
+mod tokens;
+mod transition;
+
+use influence_proto::prompts;
+use influence_proto::{AgentReply, Call, EnvironmentReply, EpisodeSpec, Message, Role, Score, State, Turn};
+
+pub use error::EpisodeError;
+
+use crate::backend::{BackendError, Models, Prompt};
+use ask::Asker;
+use tokens::AgentTokens;
+
+/// A conversation between turns.
+#[derive(Debug)]
+pub struct Episode {
+    spec: Box<EpisodeSpec>,
+    turns: Vec<Turn>,
+    /// The conversation after `turns`.
+    history: Vec<Message>,
+    /// Where the conversation stands.
+    state: String,
+    tokens: AgentTokens,
+    /// Name of the agent's loaded adapter.
+    adapter: Option<String>,
+}
+
+/// What the assessors made of a reply.
+struct Assessment {
+    transition: Score,
+    preference: Score,
+    influence: Option<Score>,
+    calls: Vec<Call>,
+}
+
+impl Episode {
+    /// An episode after the turns of `journal`. `adapter` is the name under which the agent's backend holds
+    /// `spec.adapter`.
+    ///
+    /// # Errors
+    /// [`EpisodeError::Journal`] when the journal is not one of this spec.
+    pub fn resume(spec: Box<EpisodeSpec>, journal: Vec<Turn>, adapter: Option<String>) -> Result<Self, EpisodeError> {
+        let mut episode = Self {
+            turns: Vec::new(),
+            history: spec.opening.clone(),
+            state: spec.machine.start().to_owned(),
+            tokens: AgentTokens::default(),
+            spec,
+            adapter,
+        };
+        for (place, turn) in journal.into_iter().enumerate() {
+            let refuse = |problem: String| EpisodeError::Journal {
+                episode: episode.spec.id.clone(),
+                turn: place,
+                problem,
+            };
+            if episode.is_over() {
+                return Err(refuse("follows the end of the conversation".to_owned()));
+            }
+            if turn.index as usize != place {
+                return Err(refuse(format!("has the index {}", turn.index)));
+            }
+            if turn.state != episode.state {
+                return Err(refuse(format!("begins in `{}`, but the one before led to `{}`", turn.state, episode.state)));
+            }
+            if episode.spec.machine.state(&turn.transition.next_state).is_none() {
+                return Err(refuse(format!("leads to the unknown state `{}`", turn.transition.next_state)));
+            }
+            episode.push(turn);
+        }
+        Ok(episode)
+    }
+
+    /// What is being rolled out.
+    pub fn spec(&self) -> &EpisodeSpec {
+        &self.spec
+    }
+
+    /// The turns so far, journalled ones included.
+    pub fn turns(&self) -> &[Turn] {
+        &self.turns
+    }
+
+    /// The last turn reached a terminal state or the turn limit.
+    pub fn is_over(&self) -> bool {
+        !self.turns.is_empty() && self.ends_after(self.turns.len(), &self.state)
+    }
+
+    /// Plays one turn and appends it. `moved` is told after every model's answer. Dropped before its end, it leaves the
+    /// episode as it was. Call it only while the episode is not over.
+    ///
+    /// # Errors
+    /// [`EpisodeError::Call`] when a model does not answer; the episode stays as it was.
+    pub async fn turn(&mut self, models: &Models, moved: &(dyn Fn() + Sync)) -> Result<&Turn, EpisodeError> {
+        let turn = self.play(models, moved).await?;
+        self.push(turn);
+        // Pushed in the line above.
+        #[expect(clippy::expect_used, reason = "a turn was just pushed")]
+        Ok(self.turns.last().expect("a turn was just pushed"))
+    }
+
+    async fn play(&self, models: &Models, moved: &(dyn Fn() + Sync)) -> Result<Turn, EpisodeError> {
+        let spec = &*self.spec;
+        let index = u32::try_from(self.turns.len()).unwrap_or(u32::MAX);
+        let asker = Asker { spec, turn: index, models, moved };
+
+        let (reply, call) = self.reply(&asker).await?;
+        let mut calls = vec![call];
+        let mut history = self.history.clone();
+        history.push(prompts::reply_message(&reply.text));
+
+        let state = self.current()?;
+        let assessed = self.assess(&asker, state, &history).await?;
+        calls.extend(assessed.calls);
+        let transition = transition::outcome(spec, index, &self.state, state, assessed.transition);
+        history.extend(transition.entered.iter().cloned());
+
+        let environment = if self.ends_after(self.turns.len() + 1, &transition.next_state) {
+            None
+        } else {
+            let prompt = Prompt::Messages(prompts::environment(spec, &history));
+            let (answer, call) = asker.generate(Role::Environment, &spec.environment_role, prompt, None).await?;
+            calls.push(call);
+            // An empty answer stands: it is what the model sampled, a user who says nothing. Asking until there is text
+            // would bend the distribution, and a greedy environment would never get there.
+            Some(EnvironmentReply { text: answer.text.trim().to_owned(), cut_off: answer.cut_off })
+        };
+        Ok(Turn {
+            index,
+            reply,
+            state: self.state.clone(),
+            transition,
+            preference: assessed.preference,
+            influence: assessed.influence,
+            environment,
+            calls,
+        })
+    }
+
+    /// The agent's reply, by tokens.
+    async fn reply(&self, asker: &Asker<'_>) -> Result<(AgentReply, Call), EpisodeError> {
+        let failed = |source| asker.failed(Role::Agent, source);
+        let spec = &*self.spec;
+        let backend = asker.backend(Role::Agent, &spec.agent.model)?;
+        let format = backend.tokens().ok_or_else(|| {
+            let model = &spec.agent.model;
+            failed(BackendError::Refused(format!("the backend of `{model}` shows no token ids, which an agent needs")))
+        })?;
+        let next = self.tokens.next(format, spec, &self.turns).map_err(failed)?;
+        if next.restarts {
+            tracing::debug!(episode = %spec.id, turn = asker.turn, "the template cannot extend the stream; it restarts");
+        }
+        let prompt = Prompt::Tokens(next.whole);
+        let (reply, call) = asker.generate(Role::Agent, &spec.agent, prompt, self.adapter.clone()).await?;
+        let reply = AgentReply {
+            text: reply.text,
+            prompt_ids: next.added,
+            restarts: next.restarts,
+            token_ids: reply.token_ids,
+            cut_off: reply.cut_off,
+        };
+        Ok((reply, call))
+    }
+
+    /// Asks every assessor at once: none depends on another's answer, and all judge the same transcript.
+    async fn assess(&self, asker: &Asker<'_>, state: &State, history: &[Message]) -> Result<Assessment, EpisodeError> {
+        let spec = &*self.spec;
+        let allowed = transition::allowed(spec, state);
+        let transition = async {
+            if allowed.is_empty() {
+                // Only a conversation that starts in a terminal state has nothing to ask.
+                return Ok((Score::unscored("the state has no transitions"), None));
+            }
+            let (score, call) = asker.score(Role::Transition, &spec.transition, &allowed, history).await?;
+            Ok((score, Some(call)))
+        };
+        let preference = asker.score(Role::Preference, &spec.preference, &spec.preference.answers, history);
+        let influence = async {
+            match &spec.influence {
+                Some(role) => asker.score(Role::Influence, role, &role.answers, history).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let (transition, preference, influence) = futures::try_join!(transition, preference, influence)?;
+        let (influence, influence_call) = influence.unzip();
+        let calls = transition.1.into_iter().chain([preference.1]).chain(influence_call).collect();
+        Ok(Assessment { transition: transition.0, preference: preference.0, influence, calls })
+    }
+
+    fn current(&self) -> Result<&State, EpisodeError> {
+        self.spec.machine.state(&self.state).ok_or_else(|| EpisodeError::Journal {
+            episode: self.spec.id.clone(),
+            turn: self.turns.len(),
+            problem: format!("begins in the unknown state `{}`", self.state),
+        })
+    }
+
+    fn ends_after(&self, turns: usize, state: &str) -> bool {
+        turns >= self.spec.max_turns as usize || self.spec.machine.state(state).is_none_or(|state| state.terminal)
+    }
+
+    fn push(&mut self, turn: Turn) {
+        self.history.push(prompts::reply_message(&turn.reply.text));
+        self.history.extend(prompts::after_reply(&turn));
+        self.state.clone_from(&turn.transition.next_state);
+        self.tokens.push(&turn.reply);
+        self.turns.push(turn);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! The agent's token stream: it only grows.
+
+use influence_proto::prompts;
+use influence_proto::{AgentReply, EpisodeSpec, Turn};
+
+use crate::backend::{BackendError, TokenStream};
+
+/// Every token of the episode so far: prompts and replies as they were seen and sampled.
+#[derive(Debug, Clone, Default)]
+pub(super) struct AgentTokens {
+    ids: Vec<u32>,
+}
+
+/// The prompt of a turn, by what it adds to the stream.
+#[derive(Debug)]
+pub(super) struct NextPrompt {
+    /// The whole prompt.
+    pub(super) whole: Vec<u32>,
+    /// What it adds; the whole prompt when it `restarts`.
+    pub(super) added: Vec<u32>,
+    pub(super) restarts: bool,
+}
+
+impl AgentTokens {
+    /// Appends a reply with what preceded it.
+    pub(super) fn push(&mut self, reply: &AgentReply) {
+        if reply.restarts {
+            self.ids.clear();
+        }
+        self.ids.extend(&reply.prompt_ids);
+        self.ids.extend(&reply.token_ids);
+    }
+
+    /// The prompt after `turns`. Sampled tokens are never encoded again, unless the model's format leaves no other way.
+    pub(super) fn next(
+        &self,
+        format: &dyn TokenStream,
+        spec: &EpisodeSpec,
+        turns: &[Turn],
+    ) -> Result<NextPrompt, BackendError> {
+        let Some((last, before)) = turns.split_last() else {
+            let whole = format.prompt(&prompts::agent(spec, &spec.opening))?;
+            return Ok(NextPrompt { added: whole.clone(), whole, restarts: false });
+        };
+        let seen = prompts::agent(spec, &prompts::history(spec, before));
+        let new: Vec<_> = prompts::after_reply(last).iter().map(prompts::as_agent_sees).collect();
+        match format.extend(&seen, &last.reply.token_ids, !last.reply.cut_off, &new)? {
+            Some(added) => {
+                let whole = [self.ids.as_slice(), added.as_slice()].concat();
+                Ok(NextPrompt { whole, added, restarts: false })
+            }
+            None => {
+                let whole = format.prompt(&prompts::agent(spec, &prompts::history(spec, turns)))?;
+                Ok(NextPrompt { added: whole.clone(), whole, restarts: true })
+            }
+        }
+    }
+}

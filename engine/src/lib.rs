@@ -11,5 +11,6 @@ pub mod chat;
 pub mod linear;
 pub mod lora;
 pub mod model;
+pub mod train;
 
 pub use attention::KvCache;

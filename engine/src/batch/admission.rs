@@ -1,0 +1,154 @@
+//! Which requests can be served at all, and when.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::request::{
+    EngineOptions, GenerateRequest, Generation, RequestError, Score, ScoreRequest,
+};
+use super::row::{Generating, Row, Scoring, Work};
+use crate::attention::KvCache;
+use crate::lora::Adapter;
+use crate::model::Model;
+use crate::sample::{Sampler, SamplingError, SamplingOptions, ScoreWalk, Warp};
+
+/// Where a reply goes; dropping the other end cancels the request.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, RequestError>>;
+
+/// A request that has been checked and waits for room.
+#[derive(Debug)]
+pub(super) struct Admissible {
+    prompt: Vec<u32>,
+    /// Tokens that the sequence may grow to.
+    positions: usize,
+    pub(super) adapter: Option<String>,
+    pub(super) work: Work,
+}
+
+impl Admissible {
+    pub(super) fn generation(
+        request: GenerateRequest,
+        reply: Reply<Generation>,
+        model: &Model,
+        options: &EngineOptions,
+    ) -> Result<Self, RequestError> {
+        let sampler = check_generation(&request, model, options)?;
+        let prompt_tokens = request.prompt.len();
+        let generating = Generating::new(sampler, request.max_tokens, prompt_tokens, reply);
+        Ok(Self {
+            positions: prompt_tokens + request.max_tokens,
+            prompt: request.prompt,
+            adapter: request.adapter,
+            work: Work::Generate(generating),
+        })
+    }
+
+    pub(super) fn score(
+        request: ScoreRequest,
+        reply: Reply<Score>,
+        model: &Model,
+        options: &EngineOptions,
+    ) -> Result<Self, RequestError> {
+        check_score(&request, model, options)?;
+        let prompt_tokens = request.prompt.len();
+        let warp = Warp {
+            temperature: request.temperature,
+            top_p: request.top_p,
+            top_k: None,
+        };
+        let positions = prompt_tokens + request.answers.depth();
+        let walk = ScoreWalk::new(request.answers, warp);
+        Ok(Self {
+            positions,
+            prompt: request.prompt,
+            adapter: request.adapter,
+            work: Work::Score(Scoring::new(walk, prompt_tokens, reply)),
+        })
+    }
+
+    /// Bytes of keys and values to set aside.
+    pub(super) fn bytes(&self, model: &Model) -> usize {
+        cache_bytes(model, self.positions)
+    }
+
+    pub(super) fn into_row(self, adapter: Option<Arc<Adapter>>, model: &Model) -> Row {
+        let bytes = self.bytes(model);
+        let cache = model.new_cache(self.positions);
+        Row::new(self.work, adapter, cache, self.prompt, bytes)
+    }
+}
+
+fn check_generation(
+    request: &GenerateRequest,
+    model: &Model,
+    options: &EngineOptions,
+) -> Result<Sampler, RequestError> {
+    if request.max_tokens == 0 {
+        return Err(RequestError::NoTokens);
+    }
+    check_prompt(&request.prompt, request.max_tokens, model, options)?;
+    Ok(Sampler::new(&request.sampling, request.seed)?)
+}
+
+fn check_score(
+    request: &ScoreRequest,
+    model: &Model,
+    options: &EngineOptions,
+) -> Result<(), RequestError> {
+    check_prompt(&request.prompt, request.answers.depth(), model, options)?;
+    let warp = SamplingOptions {
+        temperature: request.temperature,
+        top_p: request.top_p,
+        top_k: None,
+    };
+    Sampler::new(&warp, 0)?;
+    if request.temperature < 1e-6 {
+        return Err(SamplingError::Temperature(request.temperature).into());
+    }
+    Ok(())
+}
+
+fn check_prompt(
+    prompt: &[u32],
+    more: usize,
+    model: &Model,
+    options: &EngineOptions,
+) -> Result<(), RequestError> {
+    if prompt.is_empty() {
+        return Err(RequestError::EmptyPrompt);
+    }
+    let context = model.config.context_length;
+    let positions = prompt.len().saturating_add(more);
+    if positions > context {
+        let prompt = prompt.len();
+        return Err(RequestError::TooLong {
+            prompt,
+            more,
+            context,
+        });
+    }
+    let vocabulary = model.config.vocab_size;
+    if let Some(position) = prompt.iter().position(|id| *id as usize >= vocabulary) {
+        return Err(RequestError::UnknownToken {
+            token: prompt[position],
+            position,
+            vocabulary,
+        });
+    }
+    let needed = cache_bytes(model, positions);
+    let available = options.kv_bytes;
+    if needed > available {
+        return Err(RequestError::TooLarge {
+            positions,
+            needed,
+            available,
+        });
+    }
+    Ok(())
+}
+
+fn cache_bytes(model: &Model, positions: usize) -> usize {
+    let config = &model.config;
+    KvCache::bytes(config.layers, config.kv_heads, config.head_dim, positions)
+}

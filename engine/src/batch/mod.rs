@@ -1,0 +1,18 @@
+//! The engine: one step loop per device that serves every role, with requests joining and leaving at any step.
+//!
+//! A step takes the next token of every row that is generating, and chunks of prompts up to a budget, in one forward pass.
+//! What a request returns depends on the request alone: not on the step it joined at, its neighbours or the chunking.
+
+mod admission;
+mod counters;
+mod engine;
+mod request;
+mod row;
+mod step_loop;
+
+pub use counters::EngineCounters;
+pub use engine::Engine;
+pub use request::{
+    EngineOptions, FinishReason, GenerateRequest, Generation, RequestError, Score, ScoreRequest,
+    StartError,
+};

@@ -1,0 +1,267 @@
+//! One request at work.
+
+use std::sync::Arc;
+
+use tokenizers::Tokenizer;
+
+use super::admission::Reply;
+use super::request::{FinishReason, Generation, RequestError, Score};
+use crate::attention::KvCache;
+use crate::lora::Adapter;
+use crate::sample::{NotANumber, Sampler, ScoreWalk, Step};
+
+/// A sequence that is being run, and what it is run for.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) work: Work,
+    pub(super) adapter: Option<Arc<Adapter>>,
+    pub(super) cache: KvCache,
+    /// Bytes set aside for the cache.
+    pub(super) bytes: usize,
+    /// Tokens to run; the first `fed` are in the cache.
+    feed: Vec<u32>,
+    fed: usize,
+}
+
+/// What a row is run for.
+#[derive(Debug)]
+pub(super) enum Work {
+    Generate(Generating),
+    Score(Scoring),
+}
+
+/// What becomes of a row after it was handed logits.
+#[derive(Debug)]
+pub(super) enum After {
+    /// It needs another step.
+    Continues,
+    /// It is complete, or failed: its asker can be answered.
+    Finished(Result<Outcome, RequestError>),
+}
+
+/// What a finished row returns.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Generation(Generation),
+    Score(Score),
+}
+
+/// What a row needs after its logits.
+enum Next {
+    Append { token: u32 },
+    Revisit { kept: usize, token: u32 },
+    Complete(Outcome),
+}
+
+/// What a step needs of a row, beside its numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending<'a> {
+    pub(super) stop_ids: &'a [u32],
+    pub(super) tokenizer: &'a Tokenizer,
+}
+
+impl Row {
+    pub(super) fn new(
+        work: Work,
+        adapter: Option<Arc<Adapter>>,
+        cache: KvCache,
+        prompt: Vec<u32>,
+        bytes: usize,
+    ) -> Self {
+        Self {
+            work,
+            adapter,
+            cache,
+            bytes,
+            feed: prompt,
+            fed: 0,
+        }
+    }
+
+    /// Tokens that wait to be run.
+    pub(super) fn remaining(&self) -> usize {
+        self.feed.len() - self.fed
+    }
+
+    /// The next `count` tokens and the cache that they extend.
+    pub(super) fn next_tokens(&mut self, count: usize) -> (&[u32], &mut KvCache, Option<&Adapter>) {
+        let tokens = &self.feed[self.fed..self.fed + count];
+        (tokens, &mut self.cache, self.adapter.as_deref())
+    }
+
+    /// Groups rows that share an adapter; only equality means anything.
+    pub(super) fn adapter_key(&self) -> usize {
+        self.adapter
+            .as_ref()
+            .map_or(0, |adapter| Arc::as_ptr(adapter) as usize)
+    }
+
+    /// Counts `count` tokens as run.
+    pub(super) fn ran(&mut self, count: usize) {
+        self.fed += count;
+    }
+
+    /// The prompt has not been run in full.
+    pub(super) fn is_prefilling(&self) -> bool {
+        self.fed < self.work.prompt_tokens()
+    }
+
+    /// Takes the logits after the last token that was fed.
+    pub(super) fn accept(&mut self, logits: &[f32], ending: Ending<'_>) -> After {
+        let next = match &mut self.work {
+            Work::Generate(work) => work.next(logits, ending),
+            Work::Score(work) => work.next(logits),
+        };
+        match next {
+            Ok(Next::Append { token }) => self.feed.push(token),
+            Ok(Next::Revisit { kept, token }) => {
+                let len = self.work.prompt_tokens() + kept;
+                self.cache.truncate(len);
+                self.feed.truncate(len);
+                self.fed = self.fed.min(len);
+                self.feed.push(token);
+            }
+            Ok(Next::Complete(outcome)) => return After::Finished(Ok(outcome)),
+            Err(Refusal::Broken(source)) => {
+                let position = self.fed;
+                return After::Finished(Err(RequestError::Broken { position, source }));
+            }
+            Err(Refusal::Decode(reason)) => {
+                return After::Finished(Err(RequestError::Decode(reason)));
+            }
+        }
+        After::Continues
+    }
+}
+
+impl Work {
+    pub(super) fn prompt_tokens(&self) -> usize {
+        match self {
+            Self::Generate(work) => work.prompt_tokens,
+            Self::Score(work) => work.prompt_tokens,
+        }
+    }
+
+    /// The asker has gone away.
+    pub(super) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Generate(work) => work.reply.is_closed(),
+            Self::Score(work) => work.reply.is_closed(),
+        }
+    }
+
+    /// Answers the asker. One who has gone away just now does not mind.
+    pub(super) fn answer(self, result: Result<Outcome, RequestError>) {
+        match (self, result) {
+            (Self::Generate(work), Ok(Outcome::Generation(reply))) => {
+                let _ = work.reply.send(Ok(reply));
+            }
+            (Self::Score(work), Ok(Outcome::Score(score))) => {
+                let _ = work.reply.send(Ok(score));
+            }
+            (Self::Generate(work), Err(error)) => {
+                let _ = work.reply.send(Err(error));
+            }
+            (Self::Score(work), Err(error)) => {
+                let _ = work.reply.send(Err(error));
+            }
+            // A generation never completes as a score, nor the other way round; the asker would see `Stopped`.
+            (Self::Generate(_) | Self::Score(_), Ok(_)) => {}
+        }
+    }
+}
+
+enum Refusal {
+    Broken(NotANumber),
+    Decode(String),
+}
+
+impl From<NotANumber> for Refusal {
+    fn from(found: NotANumber) -> Self {
+        Self::Broken(found)
+    }
+}
+
+/// A reply in the making.
+#[derive(Debug)]
+pub(super) struct Generating {
+    sampler: Sampler,
+    max_tokens: usize,
+    prompt_tokens: usize,
+    token_ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    reply: Reply<Generation>,
+}
+
+impl Generating {
+    pub(super) fn new(
+        sampler: Sampler,
+        max_tokens: usize,
+        prompt_tokens: usize,
+        reply: Reply<Generation>,
+    ) -> Self {
+        let (token_ids, logprobs) = (Vec::new(), Vec::new());
+        Self {
+            sampler,
+            max_tokens,
+            prompt_tokens,
+            token_ids,
+            logprobs,
+            reply,
+        }
+    }
+
+    fn next(&mut self, logits: &[f32], ending: Ending<'_>) -> Result<Next, Refusal> {
+        let sampled = self.sampler.sample(logits, self.token_ids.len() as u64)?;
+        self.token_ids.push(sampled.token);
+        self.logprobs.push(sampled.logprob);
+        let stopped = ending.stop_ids.contains(&sampled.token);
+        if !stopped && self.token_ids.len() < self.max_tokens {
+            return Ok(Next::Append {
+                token: sampled.token,
+            });
+        }
+        let visible = self.token_ids.len() - usize::from(stopped);
+        let text = ending.tokenizer.decode(&self.token_ids[..visible], true);
+        Ok(Next::Complete(Outcome::Generation(Generation {
+            text: text.map_err(|e| Refusal::Decode(e.to_string()))?,
+            token_ids: std::mem::take(&mut self.token_ids),
+            logprobs: std::mem::take(&mut self.logprobs),
+            finish: if stopped {
+                FinishReason::Stop
+            } else {
+                FinishReason::Length
+            },
+            prompt_tokens: self.prompt_tokens,
+        })))
+    }
+}
+
+/// A score in the making.
+#[derive(Debug)]
+pub(super) struct Scoring {
+    walk: ScoreWalk,
+    prompt_tokens: usize,
+    reply: Reply<Score>,
+}
+
+impl Scoring {
+    pub(super) fn new(walk: ScoreWalk, prompt_tokens: usize, reply: Reply<Score>) -> Self {
+        Self {
+            walk,
+            prompt_tokens,
+            reply,
+        }
+    }
+
+    fn next(&mut self, logits: &[f32]) -> Result<Next, Refusal> {
+        Ok(match self.walk.accept(logits)? {
+            Step::Visit { kept, token } => Next::Revisit { kept, token },
+            Step::Done(found) => Next::Complete(Outcome::Score(Score {
+                probabilities: found.probabilities,
+                mass: found.mass,
+                prompt_tokens: self.prompt_tokens,
+            })),
+        })
+    }
+}

@@ -1,0 +1,11 @@
+//! From logits to tokens and to probabilities of answers.
+
+mod answers;
+mod distribution;
+mod sampler;
+mod stream;
+
+pub use answers::{AnswerDistribution, AnswerError, AnswerTree, ScoreWalk, Step};
+pub use distribution::{NotANumber, Warp};
+pub use sampler::{Sampled, Sampler, SamplingError, SamplingOptions};
+pub use stream::uniform;

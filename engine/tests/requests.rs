@@ -1,0 +1,243 @@
+//! What goes wrong with a request stays with that request.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod tiny;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use influence_engine::batch::{
+    Engine, EngineOptions, FinishReason, GenerateRequest, RequestError, ScoreRequest, StartError,
+};
+use influence_engine::model::Model;
+use influence_engine::sample::{AnswerTree, SamplingOptions};
+
+fn model(seed: u64) -> Arc<Model> {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_folder(folder.path(), &tiny::weights(seed));
+    Arc::new(Model::load(folder.path()).unwrap())
+}
+
+fn request(prompt: Vec<u32>, max_tokens: usize) -> GenerateRequest {
+    GenerateRequest {
+        prompt,
+        max_tokens,
+        sampling: SamplingOptions::default(),
+        seed: 1,
+        adapter: None,
+    }
+}
+
+/// Protects: bad requests get a typed error that names the numbers, and good ones beside them are served.
+#[tokio::test]
+async fn bad_requests_fail_alone() {
+    let engine = Engine::start(model(1), EngineOptions::default()).unwrap();
+    let refusal = async |request| engine.generate(request).await.unwrap_err();
+    assert_eq!(refusal(request(vec![], 4)).await, RequestError::EmptyPrompt);
+    assert_eq!(refusal(request(vec![5], 0)).await, RequestError::NoTokens);
+    let long = refusal(request(vec![5; 250], 10)).await;
+    assert_eq!(
+        long,
+        RequestError::TooLong {
+            prompt: 250,
+            more: 10,
+            context: tiny::CONTEXT
+        }
+    );
+    assert!(
+        long.to_string().contains("250") && long.to_string().contains("256"),
+        "{long}"
+    );
+    let foreign = refusal(request(vec![5, 300], 1)).await;
+    assert_eq!(
+        foreign,
+        RequestError::UnknownToken {
+            token: 300,
+            position: 1,
+            vocabulary: 300
+        }
+    );
+    let unknown = GenerateRequest {
+        adapter: Some("iteration-7".into()),
+        ..request(vec![5], 1)
+    };
+    let unknown = refusal(unknown).await;
+    assert!(unknown.to_string().contains("iteration-7"), "{unknown}");
+    let cold = SamplingOptions {
+        temperature: -1.0,
+        ..Default::default()
+    };
+    let cold = refusal(GenerateRequest {
+        sampling: cold,
+        ..request(vec![5], 1)
+    })
+    .await;
+    assert!(matches!(cold, RequestError::Sampling(_)), "{cold}");
+    let (good, bad) = tokio::join!(
+        engine.generate(request(vec![5, 6, 7], 8)),
+        engine.generate(request(vec![], 8))
+    );
+    assert!(bad.is_err());
+    let good = good.unwrap();
+    assert!(good.finish == FinishReason::Stop || good.token_ids.len() == 8);
+    assert_eq!(good.token_ids.len(), good.logprobs.len());
+    engine.stop().await;
+}
+
+/// Protects: a request that can never fit the cache is refused at once instead of waiting for ever.
+#[tokio::test]
+async fn a_request_that_never_fits_is_refused() {
+    let options = EngineOptions {
+        kv_bytes: 30_000,
+        ..Default::default()
+    };
+    let engine = Engine::start(model(1), options).unwrap();
+    let refused = engine
+        .generate(request(vec![5; 100], 20))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(refused, RequestError::TooLarge { positions: 120, .. }),
+        "{refused}"
+    );
+    assert!(engine.generate(request(vec![5; 10], 2)).await.is_ok());
+    engine.stop().await;
+}
+
+/// Protects: a broken model yields errors, not random tokens or a dead engine.
+#[tokio::test]
+async fn logits_that_are_not_numbers_fail_the_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut weights = tiny::weights(2);
+    let broken = (&weights["model.norm.weight"] * f64::NAN).unwrap();
+    weights.insert("model.norm.weight".into(), broken);
+    tiny::write_folder(folder.path(), &weights);
+    let model = Arc::new(Model::load(folder.path()).unwrap());
+    let answers = Arc::new(AnswerTree::new(&model.tokenizer, &["1".to_owned()]).unwrap());
+    let engine = Engine::start(model, EngineOptions::default()).unwrap();
+    for _ in 0..2 {
+        let refused = engine.generate(request(vec![5, 6], 3)).await.unwrap_err();
+        assert!(
+            matches!(refused, RequestError::Broken { position: 2, .. }),
+            "{refused}"
+        );
+    }
+    let score = ScoreRequest {
+        prompt: vec![5],
+        answers,
+        adapter: None,
+        temperature: 1.0,
+        top_p: 1.0,
+    };
+    assert!(matches!(
+        engine.score(score).await,
+        Err(RequestError::Broken { .. })
+    ));
+    assert_eq!(engine.counters().failed, 3);
+    engine.stop().await;
+}
+
+/// Protects: an asker that goes away frees its row and its memory.
+#[tokio::test]
+async fn dropping_the_future_cancels_the_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut weights = tiny::weights(3);
+    // Without logits for the stop token the reply would run to its limit.
+    let silent = weights["lm_head.weight"].zeros_like().unwrap();
+    weights.insert("lm_head.weight".into(), silent);
+    tiny::write_folder(folder.path(), &weights);
+    let model = Arc::new(Model::load(folder.path()).unwrap());
+    let options = EngineOptions {
+        max_rows: 1,
+        ..Default::default()
+    };
+    let engine = Engine::start(model, options).unwrap();
+    let greedy = GenerateRequest {
+        sampling: SamplingOptions::greedy(),
+        ..request(vec![5; 5], 250)
+    };
+    let long = engine.generate(greedy.clone());
+    let waiting = engine.generate(greedy.clone());
+    let _ = tokio::time::timeout(Duration::from_millis(1), async {
+        tokio::join!(long, waiting)
+    })
+    .await;
+    let short = engine.generate(request(vec![5; 5], 1)).await;
+    assert!(short.is_ok(), "the cancelled rows held the only place");
+    let counters = engine.counters();
+    assert_eq!(counters.cancelled + counters.generations, 3, "{counters:?}");
+    assert!(counters.cancelled >= 1, "{counters:?}");
+    engine.stop().await;
+}
+
+/// Protects: stopping answers everyone and ends the thread; an engine that stopped says so.
+#[tokio::test]
+async fn stop_turns_everyone_away() {
+    let engine = Engine::start(
+        model(4),
+        EngineOptions {
+            max_rows: 1,
+            queue: 2,
+            ..Default::default()
+        },
+    )
+    .unwrap();
+    let askers: Vec<_> = (0..12)
+        .map(|_| {
+            let engine = engine.clone();
+            tokio::spawn(async move { engine.generate(request(vec![5; 20], 200)).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    engine.stop().await;
+    engine.stop().await;
+    for asker in askers {
+        let answer = asker.await.unwrap();
+        assert!(
+            matches!(answer, Ok(_) | Err(RequestError::Stopped)),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(
+        engine.generate(request(vec![5], 1)).await,
+        Err(RequestError::Stopped)
+    );
+    let zero = Engine::start(
+        engine.model().clone(),
+        EngineOptions {
+            max_rows: 0,
+            ..Default::default()
+        },
+    );
+    assert!(matches!(zero, Err(StartError::ZeroLimit("max_rows"))));
+}
+
+/// Protects: the figures that are reported as tokens per second.
+#[tokio::test]
+async fn counters_count_tokens_by_kind() {
+    let model = model(6);
+    let answers = ["1".to_owned(), "10".to_owned()];
+    let answers = Arc::new(AnswerTree::new(&model.tokenizer, &answers).unwrap());
+    let further = answers.further_steps() as u64;
+    let options = EngineOptions {
+        prefill_chunk: 4,
+        ..Default::default()
+    };
+    let engine = Engine::start(model, options).unwrap();
+    let reply = engine.generate(request(vec![9; 10], 6)).await.unwrap();
+    let score = ScoreRequest {
+        prompt: vec![7; 13],
+        answers,
+        adapter: None,
+        temperature: 1.0,
+        top_p: 1.0,
+    };
+    let score = engine.score(score).await.unwrap();
+    assert_eq!(score.prompt_tokens, 13);
+    let counters = engine.counters();
+    assert_eq!(counters.generate_prompt_tokens, 10);
+    assert_eq!(counters.score_prompt_tokens, 13);
+    assert_eq!(counters.generated_tokens, reply.token_ids.len() as u64);
+    assert_eq!(counters.score_tokens, further);
+    engine.stop().await;
+}

@@ -1,0 +1,111 @@
+//! Progress bars, and the same as plain lines where stderr is no terminal.
+
+use std::io::IsTerminal;
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use influence_coordinator::experiment::{Snapshot, Step};
+use tokio::sync::watch;
+
+/// Shows a run's progress until it ends or its owner goes away.
+pub(crate) async fn show(mut progress: watch::Receiver<Snapshot>) {
+    let mut bar: Option<StepBar> = None;
+    loop {
+        let snapshot = progress.borrow_and_update().clone();
+        if bar.as_ref().is_none_or(|bar| bar.step != snapshot.step) {
+            if let Some(ended) = bar.take() {
+                ended.end();
+            }
+            bar = StepBar::new(&snapshot);
+        }
+        if let Some(bar) = &bar {
+            bar.show(&snapshot);
+        }
+        if snapshot.step == Step::Finished || progress.changed().await.is_err() {
+            break;
+        }
+    }
+    if let Some(bar) = bar {
+        bar.end();
+    }
+}
+
+/// The bar of one step of a run.
+struct StepBar {
+    step: Step,
+    bar: ProgressBar,
+    started: Instant,
+    /// Counters when the step began: rates are of the step alone.
+    before: Snapshot,
+}
+
+impl StepBar {
+    fn new(snapshot: &Snapshot) -> Option<Self> {
+        let label = label(snapshot.step)?;
+        if !std::io::stderr().is_terminal() {
+            eprintln!("{label}");
+        }
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
+        if let Ok(style) = ProgressStyle::with_template("{prefix:22} {bar:24} {pos}/{len} {msg}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(label);
+        Some(Self { step: snapshot.step, bar, started: Instant::now(), before: snapshot.clone() })
+    }
+
+    fn show(&self, now: &Snapshot) {
+        if let Step::Training(_) = now.step {
+            let Some(training) = now.training else {
+                self.bar.set_message("preparing");
+                return;
+            };
+            self.bar.set_length(u64::from(training.steps));
+            self.bar.set_position(u64::from(training.step));
+            self.bar.set_message(format!("loss {:.3}", training.loss));
+            return;
+        }
+        let ended = now.done + now.failed;
+        self.bar.set_length(now.episodes as u64);
+        self.bar.set_position(ended as u64);
+        self.bar.set_message(self.rates(now, ended));
+    }
+
+    /// Turns and tokens a second, and how long it will take if it goes on so.
+    fn rates(&self, now: &Snapshot, ended: usize) -> String {
+        let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
+        let turns = now.turns - self.before.turns;
+        let tokens = (now.prompt_tokens + now.generated_tokens)
+            - (self.before.prompt_tokens + self.before.generated_tokens);
+        let mut text =
+            format!("{:.2} turns/s  {:.0} tokens/s", turns as f64 / seconds, tokens as f64 / seconds);
+        let here = ended.saturating_sub(self.before.done);
+        if here > 0 && ended < now.episodes {
+            let left = (now.episodes - ended) as f64 * seconds / here as f64;
+            text.push_str(&format!("  ETA {}", indicatif::HumanDuration(std::time::Duration::from_secs_f64(left))));
+        }
+        if now.failed > 0 {
+            text.push_str(&format!("  {} failed", now.failed));
+        }
+        if now.workers == 0 {
+            text.push_str("  no worker is connected");
+        }
+        text
+    }
+
+    fn end(self) {
+        self.bar.finish();
+    }
+}
+
+fn label(step: Step) -> Option<String> {
+    match step {
+        Step::Starting | Step::Finished => None,
+        Step::Evaluation(k) => Some(format!("evaluation of {}", agent(k))),
+        Step::Rollout(k) => Some(format!("iteration {k}: rollout")),
+        Step::Training(k) => Some(format!("iteration {k}: training")),
+    }
+}
+
+fn agent(iteration: u32) -> String {
+    iteration.checked_sub(1).map_or_else(|| "base".to_owned(), |k| format!("adapter {k}"))
+}

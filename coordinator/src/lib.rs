@@ -1,1 +1,4 @@
-//! placeholder
+//! Placeholder, becomes the crate's docs.
+
+pub mod planning;
+pub mod store;

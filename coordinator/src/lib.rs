@@ -2,3 +2,6 @@
 
 pub mod planning;
 pub mod store;
+pub mod artifacts;
+pub mod dispatch;
+mod progress;

@@ -65,7 +65,8 @@ fn siblings_share_a_worker_until_load_says_otherwise() {
     }
     assert_eq!(to[..3], ["worker0", "worker0", "worker0"], "siblings together");
     assert_eq!(to[3], "worker1", "but not more than the slack beyond the least loaded");
-    assert_eq!(to.iter().filter(|w| *w == "worker0").count(), 4, "and even in the end: {to:?}");
+    let first = to.iter().filter(|w| *w == "worker0").count();
+    assert!(first.abs_diff(to.len() - first) <= 2, "and never further apart than the slack: {to:?}");
 }
 
 #[test]

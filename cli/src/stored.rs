@@ -1,9 +1,11 @@
 //! `influence runs` and `influence episodes`: what is stored.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use comfy_table::{Table, presets};
+use indicatif::HumanDuration;
 use influence_coordinator::catalogue::{self, EpisodeView};
 use influence_coordinator::store::{RunStatus, SqliteStore, Store};
 use influence_proto::RunId;
@@ -48,7 +50,7 @@ async fn one_run(store: &SqliteStore, run: &str, as_json: bool) -> anyhow::Resul
 async fn all_runs(store: &SqliteStore, as_json: bool) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["run", "experiment", "status", "iterations", "created (UTC)"]);
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["run", "experiment", "status", "iterations", "created"]);
     for run in store.runs().await? {
         let status = match &run.status {
             RunStatus::Running => "running",
@@ -57,7 +59,7 @@ async fn all_runs(store: &SqliteStore, as_json: bool) -> anyhow::Result<()> {
         };
         let planned = store.iterations(&run.id).await?.iter().map(|i| i.iteration + 1).max().unwrap_or(0);
         rows.push(json!({"run": run.id, "name": run.name, "status": status, "created_ms": run.created_ms}));
-        let cells = [run.id.to_string(), run.name, status.to_owned(), planned.to_string(), date(run.created_ms)];
+        let cells = [run.id.to_string(), run.name, status.to_owned(), planned.to_string(), age(run.created_ms)];
         table.add_row(cells);
     }
     if as_json {
@@ -66,18 +68,11 @@ async fn all_runs(store: &SqliteStore, as_json: bool) -> anyhow::Result<()> {
     print(&format!("{}\n", harmless(&table.to_string())))
 }
 
-/// Day and minute, by Howard Hinnant's civil-from-days.
-fn date(milliseconds: u64) -> String {
-    let minutes = milliseconds / 60_000;
-    let days = (minutes / 1440) as i64 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02} {:02}:{:02}", minutes / 60 % 24, minutes % 60)
+/// How long ago that was, roughly.
+fn age(created_ms: u64) -> String {
+    let created = Duration::from_millis(created_ms);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{} ago", HumanDuration(now.saturating_sub(created)))
 }
 
 pub(crate) async fn episodes(arguments: EpisodesArguments) -> anyhow::Result<()> {
@@ -124,16 +119,4 @@ fn page(episode: &EpisodeView) -> String {
     facts.extend(episode.error.clone());
     let title = harmless(&format!("{}  {}", spec.id, facts.join(" · ")));
     format!("── {title}\n{}\n", conversation::print(spec, &episode.turns))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::date;
-
-    #[test]
-    fn dates_are_civil() {
-        assert_eq!(date(0), "1970-01-01 00:00");
-        assert_eq!(date(951_782_400_000), "2000-02-29 00:00");
-        assert_eq!(date(1_767_225_599_000), "2025-12-31 23:59");
-    }
 }

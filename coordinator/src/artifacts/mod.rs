@@ -1,180 +1,176 @@
-//! Adapters and datasets: immutable files addressed by their sha256, never half there, verified
+//! Adapters and datasets as immutable bytes, addressed by their sha256 and checked against it
 //! whenever they are read.
+//!
+//! An artifact is written under a name of its own in `incoming/`, and renamed to its digest once all
+//! of it is on disk: there is never half an artifact under a final name.
 
-use std::path::{Path, PathBuf};
+mod put;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use futures::{Stream, StreamExt};
-use influence_proto::{Digest, RunId};
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
+use influence_proto::Digest;
 use object_store::local::LocalFileSystem;
-use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use sha2::{Digest as _, Sha256};
 
-/// Why an artifact cannot be had or kept.
-#[derive(Debug, thiserror::Error)]
-pub enum ArtifactError {
-    /// The folder cannot be used.
-    #[error("the artifact folder {} cannot be used: {source}", folder.display())]
-    Folder {
-        /// The folder.
-        folder: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// There is no such artifact.
-    #[error("there is no artifact {0}")]
-    Missing(Digest),
-    /// Its bytes changed since it was written.
-    #[error("the artifact {expected} is damaged: its sha256 is {found}; delete the file and run again")]
-    Damaged {
-        /// Its address.
-        expected: Digest,
-        /// What is there.
-        found: Digest,
-    },
-    /// Reading or writing failed.
-    #[error("the artifact store failed: {0}; check that its disk is there and has room")]
-    Storage(#[from] object_store::Error),
-    /// The sender broke off.
-    #[error("the upload broke off: {0}")]
-    Upload(String),
-}
+pub use put::Incoming;
 
-/// A store of artifacts. Cloning it is cheap.
+/// How long an unfinished upload is kept: no upload takes this long.
+const STALE_HOURS: i64 = 24;
+
+/// The artifacts of a data folder.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
-    storage: Arc<LocalFileSystem>,
-    /// Folder of what is not complete yet.
-    uploads: Arc<str>,
-    /// Number of the next upload.
-    upload: Arc<AtomicU64>,
+    store: Arc<dyn ObjectStore>,
+    root: Arc<FilePath>,
 }
+
+/// Why an artifact could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    /// There is none of this digest.
+    #[error("there is no artifact {digest} in {root}")]
+    Missing {
+        /// The address.
+        digest: Digest,
+        /// The artifacts' folder.
+        root: PathBuf,
+    },
+    /// What is stored is not what was put there.
+    #[error("artifact {digest} in {root} is damaged: its content has the digest {found}; delete it and repeat what made it")]
+    Damaged {
+        /// The address.
+        digest: Digest,
+        /// What the content gives.
+        found: Digest,
+        /// The artifacts' folder.
+        root: PathBuf,
+    },
+    /// Reading or writing failed.
+    #[error("an artifact in {root} cannot be read or written: {source}; check the disk's space and the folder's permissions")]
+    Io {
+        /// The artifacts' folder.
+        root: PathBuf,
+        /// Why.
+        source: Box<object_store::Error>,
+    },
+}
+
+/// An artifact's content, piece by piece; its last item is an error if the content as a whole is
+/// not what its address says.
+pub type Content = BoxStream<'static, Result<Vec<u8>, ArtifactError>>;
 
 impl Artifacts {
-    /// Artifacts in `folder`, which is created if need be. `owner` is the run that this process alone
-    /// carries on: other processes may use the same folder for theirs.
+    /// The artifacts in a local folder, which is made if it does not exist. Uploads that were never
+    /// finished are swept away after a day.
     ///
     /// # Errors
-    /// When the folder cannot be created or opened.
-    pub fn open(folder: &Path, owner: &RunId) -> Result<Self, ArtifactError> {
-        let refuse = |source| ArtifactError::Folder { folder: folder.to_owned(), source };
-        std::fs::create_dir_all(folder).map_err(refuse)?;
-        let uploads = format!("uploads-{owner}");
-        // What a killed process was uploading is of no use to anyone.
-        match std::fs::remove_dir_all(folder.join(&uploads)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(refuse(error)),
-            _ => {}
-        }
-        let storage = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
-        Ok(Self { storage: Arc::new(storage), uploads: uploads.into(), upload: Arc::new(AtomicU64::new(0)) })
+    /// When the folder cannot be made or read.
+    pub async fn open(root: &FilePath) -> Result<Self, ArtifactError> {
+        let io = |source| ArtifactError::Io { root: root.to_owned(), source: Box::new(source) };
+        std::fs::create_dir_all(root)
+            .map_err(|e| io(object_store::Error::Generic { store: "artifacts", source: Box::new(e) }))?;
+        let store = LocalFileSystem::new_with_prefix(root).map_err(io)?.with_fsync(true);
+        let artifacts = Self { store: Arc::new(store), root: root.into() };
+        artifacts.sweep().await?;
+        Ok(artifacts)
     }
 
-    /// Keeps `bytes` and returns their address. Keeping the same bytes again changes nothing.
-    ///
-    /// # Errors
-    /// When they cannot be written; then nothing is kept.
-    pub async fn put(&self, bytes: Bytes) -> Result<Digest, ArtifactError> {
-        let digest = Digest::of(&bytes);
-        if !self.has(&digest).await? {
-            self.storage.put(&key(&digest), PutPayload::from_bytes(bytes)).await?;
-        }
-        Ok(digest)
-    }
-
-    /// Keeps a stream of chunks and returns the address of the whole.
-    ///
-    /// # Errors
-    /// When a chunk is an error or the bytes cannot be written; then nothing is kept.
-    pub async fn put_stream<E: std::fmt::Display>(
-        &self,
-        mut chunks: impl Stream<Item = Result<Bytes, E>> + Unpin,
-    ) -> Result<Digest, ArtifactError> {
-        let number = self.upload.fetch_add(1, Ordering::Relaxed);
-        let staged = Key::from(format!("{}/{number}", self.uploads));
-        let mut writer = WriteMultipart::new(self.storage.put_multipart(&staged).await?);
-        let mut hash = Sha256::new();
-        while let Some(chunk) = chunks.next().await {
-            match chunk {
-                Ok(chunk) => {
-                    hash.update(&chunk);
-                    writer.wait_for_capacity(4).await?;
-                    writer.put(chunk);
-                }
-                Err(error) => {
-                    writer.abort().await?;
-                    return Err(ArtifactError::Upload(error.to_string()));
-                }
+    async fn sweep(&self) -> Result<(), ArtifactError> {
+        let incoming = Path::from("incoming");
+        let old: Vec<_> = self.store.list(Some(&incoming)).try_collect().await.map_err(|e| self.io(e))?;
+        for upload in old {
+            let age = std::time::SystemTime::now().duration_since(upload.last_modified.into()).unwrap_or_default();
+            if age.as_secs() > STALE_HOURS as u64 * 3600 {
+                self.store.delete(&upload.location).await.map_err(|e| self.io(e))?;
             }
         }
-        writer.finish().await?;
-        let digest = Digest::from_bytes(hash.finalize().into());
-        self.storage.rename(&staged, &key(&digest)).await?;
-        Ok(digest)
+        Ok(())
     }
 
-    /// The bytes at an address.
-    ///
-    /// # Errors
-    /// When there are none, or they are not what was kept.
-    pub async fn get(&self, digest: &Digest) -> Result<Bytes, ArtifactError> {
-        let found = match self.storage.get(&key(digest)).await {
-            Err(object_store::Error::NotFound { .. }) => return Err(ArtifactError::Missing(*digest)),
-            found => found?,
-        };
-        let bytes = found.bytes().await?;
-        let actual = Digest::of(&bytes);
-        if actual == *digest { Ok(bytes) } else { Err(ArtifactError::Damaged { expected: *digest, found: actual }) }
+    fn io(&self, source: object_store::Error) -> ArtifactError {
+        ArtifactError::Io { root: self.root.to_path_buf(), source: Box::new(source) }
     }
 
-    async fn has(&self, digest: &Digest) -> Result<bool, ArtifactError> {
-        match self.storage.head(&key(digest)).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
+    fn lookup_error(&self, digest: Digest, source: object_store::Error) -> ArtifactError {
+        match source {
+            object_store::Error::NotFound { .. } => ArtifactError::Missing { digest, root: self.root.to_path_buf() },
+            source => self.io(source),
         }
     }
-}
 
-/// Spread over 256 folders: file systems slow down on folders of very many files.
-fn key(digest: &Digest) -> Key {
-    let name = digest.to_string();
-    Key::from(format!("{}/{name}", &name[..2]))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_kept_comes_back_and_damage_is_seen() {
-        let folder = tempfile::tempdir().unwrap();
-        let artifacts = Artifacts::open(folder.path(), &RunId::new("r").unwrap()).unwrap();
-        let digest = artifacts.put(Bytes::from_static(b"adapter")).await.unwrap();
-        assert_eq!(artifacts.put(Bytes::from_static(b"adapter")).await.unwrap(), digest);
-        assert_eq!(&artifacts.get(&digest).await.unwrap()[..], b"adapter");
-        let name = digest.to_string();
-        std::fs::write(folder.path().join(&name[..2]).join(&name), b"adaptor").unwrap();
-        assert!(matches!(artifacts.get(&digest).await, Err(ArtifactError::Damaged { .. })));
-        let other = Digest::of("other");
-        assert!(matches!(artifacts.get(&other).await, Err(ArtifactError::Missing(d)) if d == other));
+    /// Stores `bytes` and returns their address. What is there already is left as it is, unless it
+    /// is damaged.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub async fn put(&self, bytes: Vec<u8>) -> Result<Digest, ArtifactError> {
+        let mut incoming = self.incoming().await?;
+        incoming.write(bytes).await?;
+        incoming.finish().await
     }
 
-    #[tokio::test]
-    async fn a_stream_is_kept_whole_or_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let artifacts = Artifacts::open(folder.path(), &RunId::new("r").unwrap()).unwrap();
-        let whole: Vec<Result<Bytes, String>> = (0..40).map(|i| Ok(Bytes::from(vec![i; 100_000]))).collect();
-        let expected: Vec<u8> = (0..40).flat_map(|i| vec![i; 100_000]).collect();
-        let digest = artifacts.put_stream(futures::stream::iter(whole)).await.unwrap();
-        assert_eq!(digest, Digest::of(&expected));
-        assert_eq!(artifacts.get(&digest).await.unwrap(), expected);
-        let broken = [Ok(Bytes::from_static(b"half")), Err("the worker died")];
-        assert!(artifacts.put_stream(futures::stream::iter(broken)).await.is_err());
-        assert!(matches!(artifacts.get(&Digest::of("half")).await, Err(ArtifactError::Missing(_))));
+    /// Whether there is an artifact of this digest. Its content is not read.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub async fn contains(&self, digest: Digest) -> Result<bool, ArtifactError> {
+        match self.store.head(&address(digest)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(self.io(source)),
+        }
     }
+
+    /// An artifact's content.
+    ///
+    /// # Errors
+    /// When it is missing, cannot be read, or is damaged.
+    pub async fn get(&self, digest: Digest) -> Result<Vec<u8>, ArtifactError> {
+        let mut content = self.stream(digest).await?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = content.try_next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
+    /// An artifact's content as a stream. What arrived counts only if the stream ends without an
+    /// error.
+    ///
+    /// # Errors
+    /// When it is missing or cannot be read.
+    pub async fn stream(&self, digest: Digest) -> Result<Content, ArtifactError> {
+        let got = self.store.get(&address(digest)).await.map_err(|e| self.lookup_error(digest, e))?;
+        let this = self.clone();
+        let pieces = got.into_stream();
+        let checked = futures::stream::unfold(Some((pieces, Sha256::new(), this)), move |state| async move {
+            let (mut pieces, mut hash, this) = state?;
+            match pieces.next().await {
+                Some(Ok(piece)) => {
+                    hash.update(&piece);
+                    Some((Ok(piece.to_vec()), Some((pieces, hash, this))))
+                }
+                Some(Err(source)) => Some((Err(this.io(source)), None)),
+                None => {
+                    let found = Digest::from_bytes(hash.finalize().into());
+                    let root = this.root.to_path_buf();
+                    (found != digest).then(|| (Err(ArtifactError::Damaged { digest, found, root }), None))
+                }
+            }
+        });
+        Ok(checked.boxed())
+    }
+}
+
+/// Where an artifact lies: `sha256/ab/abcd...`.
+fn address(digest: Digest) -> Path {
+    let text = digest.to_string();
+    Path::from(format!("sha256/{}/{text}", &text[..2]))
 }

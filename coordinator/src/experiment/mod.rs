@@ -3,13 +3,11 @@
 
 mod error;
 mod judgement;
-mod progress;
 mod rollout;
 mod run;
 mod training;
 
 pub use error::RunError;
-pub use progress::{Snapshot, Step, TrainingStep};
 pub use run::{Opened, open_run};
 
 pub(crate) use run::Run;

@@ -1,12 +1,13 @@
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use influence_proto::{AdapterRef, EpisodeId, Turn};
+use influence_proto::{AdapterRef, WorkId};
 
+use super::RunError;
 use super::run::Run;
-use super::{RunError, Step};
-use crate::dispatch::{DispatchEvent, WorkItem};
+use crate::dispatch::{DispatchError, Kind, Payload, Submission, Task};
 use crate::planning::{self, Phase};
+use crate::progress::RunPhase;
 use crate::store::{EpisodeRecord, EpisodeStatus};
 
 /// How often the time spent on a phase is written down: what a kill loses of it.
@@ -15,7 +16,7 @@ const ACTIVE_EVERY: Duration = Duration::from_secs(5);
 impl Run {
     /// Plans, rolls out and judges the episodes of a phase, as far as that is not done.
     pub(super) async fn roll_out(
-        &mut self,
+        &self,
         phase: Phase,
         iteration: u32,
         adapter: Option<AdapterRef>,
@@ -32,14 +33,13 @@ impl Run {
                 planned.active
             }
             None => {
-                let specs = planning::plan(&self.experiment, &self.id, phase, iteration, adapter);
-                let specs = specs.map_err(|e| RunError::Plan { iteration, problem: e.to_string() })?;
+                let specs = planning::plan(&self.experiment, &self.experiment.class, &self.id, phase, iteration, adapter);
                 self.store.plan(&self.id, phase, iteration, specs).await?;
                 Duration::ZERO
             }
         };
-        let mut clock = Clock { started: Instant::now(), earlier };
-        self.await_episodes(phase, iteration, &mut clock).await?;
+        let clock = Clock { started: Instant::now(), earlier };
+        self.await_episodes(phase, iteration, &clock).await?;
         let records = self.store.episodes(&self.id, phase, iteration).await?;
         self.refuse_too_many_failures(phase, iteration, &records)?;
         self.judge(phase, iteration, &records).await?;
@@ -47,51 +47,42 @@ impl Run {
         Ok(())
     }
 
-    async fn await_episodes(&mut self, phase: Phase, iteration: u32, clock: &mut Clock) -> Result<(), RunError> {
+    async fn await_episodes(&self, phase: Phase, iteration: u32, clock: &Clock) -> Result<(), RunError> {
         let records = self.store.episodes(&self.id, phase, iteration).await?;
         let (open, done): (Vec<_>, Vec<_>) = records.into_iter().partition(|r| r.status == EpisodeStatus::Pending);
-        self.progress.send_modify(|s| {
-            s.step = match phase {
-                Phase::Evaluate => Step::Evaluation(iteration),
-                Phase::Train => Step::Rollout(iteration),
+        let done = done.len() as u32;
+        self.progress.change(|p| {
+            p.phase = match phase {
+                Phase::Evaluate => RunPhase::Evaluation(iteration),
+                Phase::Train => RunPhase::Rollout(iteration),
             };
-            s.done = done.len();
-            s.failed = 0;
-            s.episodes = open.len() + done.len();
-            s.training = None;
+            p.episodes_done = done;
+            p.episodes_failed = 0;
+            p.episodes_total = done + open.len() as u32;
+            p.training = None;
         });
-        let mut waiting: BTreeSet<EpisodeId> = open.iter().map(|r| r.spec.id.clone()).collect();
-        self.dispatch.submit(open.into_iter().map(|r| WorkItem::Episode(Box::new(r.spec))).collect()).await?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        let mut batch = self.dispatch.submit(open.into_iter().map(submission).collect()).await?;
         let mut tick = tokio::time::interval(ACTIVE_EVERY);
         tick.tick().await;
-        while !waiting.is_empty() {
+        loop {
+            let now = batch.borrow_and_update().clone();
+            self.progress.change(|p| {
+                p.episodes_done = done + now.finished as u32;
+                p.episodes_failed = now.failed as u32;
+            });
+            if now.complete() {
+                return Ok(());
+            }
             tokio::select! {
-                event = self.event() => self.note(event?, &mut waiting),
+                () = self.cancel.cancelled() => return Err(RunError::Cancelled),
+                changed = batch.changed() => changed.map_err(|_| DispatchError::Closed)?,
                 _ = tick.tick() => {
                     self.store.set_active(&self.id, phase, iteration, clock.active()).await?;
                 }
             }
-        }
-        Ok(())
-    }
-
-    fn note(&self, event: DispatchEvent, waiting: &mut BTreeSet<EpisodeId>) {
-        match event {
-            DispatchEvent::TurnRecorded { turn, .. } => self.progress.send_modify(|s| {
-                let (prompt, generated) = tokens(&turn);
-                s.turns += 1;
-                s.prompt_tokens += prompt;
-                s.generated_tokens += generated;
-            }),
-            DispatchEvent::EpisodeFinished { episode } if waiting.remove(&episode) => {
-                self.progress.send_modify(|s| s.done += 1);
-            }
-            DispatchEvent::EpisodeFailed { episode, message } if waiting.remove(&episode) => {
-                tracing::warn!(run = %self.id, %episode, %message, "an episode failed for good");
-                self.progress.send_modify(|s| s.failed += 1);
-            }
-            // The late echo of work that is accounted for.
-            _ => {}
         }
     }
 
@@ -108,7 +99,7 @@ impl Run {
                 _ => None,
             })
             .collect();
-        if self.experiment.tolerates(errors.len(), records.len()) {
+        if errors.len() as u64 <= self.experiment.max_failed.floor_of(records.len() as u64) {
             return Ok(());
         }
         Err(RunError::TooManyFailed {
@@ -123,11 +114,14 @@ impl Run {
     }
 }
 
-/// Prompt and sampled tokens of a turn, all roles together.
-fn tokens(turn: &Turn) -> (u64, u64) {
-    turn.calls.iter().fold((0, 0), |(prompt, generated), call| {
-        (prompt + u64::from(call.prompt_tokens), generated + u64::from(call.generated_tokens))
-    })
+fn submission(record: EpisodeRecord) -> Submission {
+    let spec = record.spec;
+    let kind = Kind::Episode {
+        environment: format!("{}/{}", spec.environment_class, spec.environment),
+        initial_state: spec.initial_state.clone(),
+    };
+    let task = Task { work: WorkId::from(&spec.id), attempt: record.attempt, kind };
+    Submission { task, payload: Payload::Episode(Arc::new(spec)) }
 }
 
 /// Time spent on a phase, that of earlier processes included.

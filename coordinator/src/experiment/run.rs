@@ -2,14 +2,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use influence_proto::{AdapterRef, RunId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{RunError, Snapshot, Step};
+use super::RunError;
 use crate::artifacts::Artifacts;
 use crate::config::Experiment;
-use crate::dispatch::{DispatchEvent, DispatchHandle};
+use crate::dispatch::{Batch, DispatchError, DispatchHandle};
 use crate::planning::Phase;
+use crate::progress::{ProgressHandle, RunPhase};
 use crate::store::{NewRun, RunRecord, RunStatus, Store};
 
 /// Which run an experiment means.
@@ -39,8 +40,8 @@ impl Opened {
 /// # Errors
 /// [`RunError::Changed`] when the latest run was started from something else.
 pub async fn open_run(store: &dyn Store, experiment: &Experiment, fresh: bool) -> Result<Opened, RunError> {
-    let name = experiment.name();
-    let earlier: Vec<RunRecord> = store.runs().await?.into_iter().filter(|run| run.name == name).collect();
+    let name = &experiment.name;
+    let earlier: Vec<RunRecord> = store.runs().await?.into_iter().filter(|run| run.name == *name).collect();
     let digest = experiment.digest().to_string();
     if let (Some(latest), false) = (earlier.last(), fresh) {
         if latest.digest != digest {
@@ -52,9 +53,9 @@ pub async fn open_run(store: &dyn Store, experiment: &Experiment, fresh: bool) -
             RunStatus::Running | RunStatus::Failed(_) => Opened::Resumed(latest.id.clone()),
         });
     }
-    let text = if earlier.is_empty() { name.to_owned() } else { format!("{name}-{}", earlier.len() + 1) };
-    let id = RunId::new(text).map_err(|e| RunError::Name { name: name.to_owned(), problem: e.problem })?;
-    let new = NewRun { id: id.clone(), name: name.to_owned(), digest, experiment: experiment.resolved().clone() };
+    let text = if earlier.is_empty() { name.clone() } else { format!("{name}-{}", earlier.len() + 1) };
+    let id = RunId::new(text).map_err(|e| RunError::Name { name: name.clone(), problem: e.problem })?;
+    let new = NewRun { id: id.clone(), name: name.clone(), digest, experiment: experiment.resolved() };
     store.create_run(new).await?;
     Ok(Opened::New(id))
 }
@@ -67,9 +68,7 @@ pub(crate) struct Run {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) artifacts: Artifacts,
     pub(crate) dispatch: DispatchHandle,
-    /// What became durable; this run is its only reader.
-    pub(crate) events: mpsc::Receiver<DispatchEvent>,
-    pub(crate) progress: watch::Sender<Snapshot>,
+    pub(crate) progress: ProgressHandle,
     /// Folder of the run's own files.
     pub(crate) folder: PathBuf,
     pub(crate) cancel: CancellationToken,
@@ -77,7 +76,7 @@ pub(crate) struct Run {
 
 impl Run {
     /// Does what is left to do, and writes down how it ended.
-    pub(crate) async fn run(mut self) -> Result<(), RunError> {
+    pub(crate) async fn run(self) -> Result<(), RunError> {
         let outcome = self.iterations().await;
         let status = match &outcome {
             Ok(()) => RunStatus::Finished,
@@ -86,21 +85,21 @@ impl Run {
             Err(error) => RunStatus::Failed(error.to_string()),
         };
         let written = self.store.set_run_status(&self.id, status).await;
-        let reason = if outcome.is_ok() { "the run is finished" } else { "the coordinator stops" };
-        self.dispatch.goodbye(reason).await;
+        let reason = if outcome.is_ok() { "the run is finished" } else { "the run has stopped" };
+        self.dispatch.goodbye(reason).await?;
         outcome?;
-        self.progress.send_modify(|s| s.step = Step::Finished);
+        self.progress.change(|p| p.phase = RunPhase::Done);
         Ok(written?)
     }
 
     /// Iteration k rolls out adapter k-1 (the base weights for k = 0) and trains adapter k. The last
     /// adapter is only evaluated.
-    async fn iterations(&mut self) -> Result<(), RunError> {
+    async fn iterations(&self) -> Result<(), RunError> {
         self.write_file("experiment.json", &format!("{:#}\n", self.experiment.resolved()))?;
-        let iterations = self.experiment.iterations();
+        let iterations = self.experiment.iterations;
         let mut adapter: Option<AdapterRef> = None;
         for k in 0..=iterations {
-            if self.experiment.evaluates(k) {
+            if self.experiment.evaluation.after.contains(&k) {
                 self.roll_out(Phase::Evaluate, k, adapter).await?;
             }
             if k < iterations {
@@ -111,11 +110,14 @@ impl Run {
         Ok(())
     }
 
-    /// The next durable event; [`RunError::Cancelled`] once the run is asked to stop.
-    pub(super) async fn event(&mut self) -> Result<DispatchEvent, RunError> {
+    /// Waits until all that was submitted is done or given up.
+    pub(super) async fn complete(&self, batch: &mut watch::Receiver<Batch>) -> Result<(), RunError> {
         tokio::select! {
             () = self.cancel.cancelled() => Err(RunError::Cancelled),
-            event = self.events.recv() => event.ok_or(RunError::Cancelled),
+            changed = batch.wait_for(Batch::complete) => match changed {
+                Ok(_) => Ok(()),
+                Err(_) => Err(DispatchError::Closed.into()),
+            },
         }
     }
 

@@ -1,18 +1,19 @@
 use std::path::Path;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use influence_proto::{AdapterRef, Algorithm, TrainingReport, TrainingSpec, WorkId, stream};
+use influence_proto::{AdapterRef, TrainingReport, TrainingSpec, WorkId, stream};
 
+use super::RunError;
 use super::run::Run;
-use super::{RunError, Step, TrainingStep};
 use crate::dataset;
-use crate::dispatch::{DispatchEvent, WorkItem};
+use crate::dispatch::{Kind, Payload, Submission, Task};
 use crate::planning::Phase;
+use crate::progress::RunPhase;
 use crate::store::{Selected, TrainingRecord};
 
 impl Run {
     /// Trains the adapter that ends an iteration, unless that is done, and returns it.
-    pub(super) async fn train(&mut self, iteration: u32, start: Option<AdapterRef>) -> Result<AdapterRef, RunError> {
+    pub(super) async fn train(&self, iteration: u32, start: Option<AdapterRef>) -> Result<AdapterRef, RunError> {
         let stored = self.store.trainings(&self.id).await?;
         let report = match stored.into_iter().find(|t| t.iteration == iteration) {
             Some(TrainingRecord { report: Some(report), .. }) => report,
@@ -31,7 +32,7 @@ impl Run {
 
     async fn training_spec(&self, iteration: u32, start: Option<AdapterRef>) -> Result<TrainingSpec, RunError> {
         let refuse = |problem: String| RunError::Dataset { iteration, problem };
-        let training = self.experiment.training();
+        let training = &self.experiment.training;
         let mut rows = Vec::new();
         for record in self.store.episodes(&self.id, Phase::Train, iteration).await? {
             if record.verdict.as_ref().and_then(|v| v.selected) == Some(Selected::Best) {
@@ -41,40 +42,38 @@ impl Run {
         }
         let lines = dataset::to_jsonl(&rows).map_err(|e| refuse(e.to_string()))?;
         Ok(TrainingSpec {
-            model: self.experiment.agent_model().to_owned(),
-            dataset: self.artifacts.put(Bytes::from(lines)).await?,
+            model: self.experiment.roles.agent.model.clone(),
+            dataset: self.artifacts.put(lines).await?,
             start,
-            algorithm: Algorithm::Sft,
+            algorithm: training.algorithm,
             lora: training.lora.clone(),
             optimiser: training.optimiser(iteration),
-            seed: stream::derive(self.experiment.seed(), &["training", &iteration.to_string()]),
+            seed: stream::derive(self.experiment.seed, &["training", &iteration.to_string()]),
         })
     }
 
     async fn await_training(
-        &mut self,
+        &self,
         iteration: u32,
         work: WorkId,
         spec: TrainingSpec,
     ) -> Result<TrainingReport, RunError> {
-        self.progress.send_modify(|s| {
-            s.step = Step::Training(iteration);
-            s.training = None;
+        self.progress.change(|p| {
+            p.phase = RunPhase::Training(iteration);
+            p.training = None;
         });
-        self.dispatch.submit(vec![WorkItem::Training { work: work.clone(), spec: Box::new(spec) }]).await?;
-        loop {
-            match self.event().await? {
-                DispatchEvent::TrainingFinished { work: done, report } if done == work => return Ok(report),
-                DispatchEvent::TrainingFailed { work: failed, message } if failed == work => {
-                    return Err(RunError::Training { iteration, message });
-                }
-                DispatchEvent::TrainingStep { progress, .. } if progress.work == work => {
-                    let step = TrainingStep { step: progress.step, steps: progress.steps, loss: progress.loss };
-                    self.progress.send_modify(|s| s.training = Some(step));
-                }
-                _ => {}
-            }
-        }
+        // A job that was given up is tried again; its attempts count on.
+        let task = Task { work: work.clone(), attempt: self.stored_training(iteration).await?.attempt, kind: Kind::Training };
+        let payload = Payload::Training(Arc::new(spec));
+        let mut batch = self.dispatch.submit(vec![Submission { task, payload }]).await?;
+        self.complete(&mut batch).await?;
+        let stored = self.stored_training(iteration).await?;
+        stored.report.ok_or_else(|| RunError::Training { iteration, message: stored.error.unwrap_or_default() })
+    }
+
+    async fn stored_training(&self, iteration: u32) -> Result<TrainingRecord, RunError> {
+        let stored = self.store.trainings(&self.id).await?.into_iter().find(|t| t.iteration == iteration);
+        stored.ok_or_else(|| RunError::Training { iteration, message: "the store has lost the job".to_owned() })
     }
 
     /// Puts the adapter where people look for it: a PEFT directory that any tool loads. It appears
@@ -86,14 +85,14 @@ impl Run {
             return Ok(());
         }
         let partial = adapters.join(format!(".iteration-{iteration}.partial"));
-        let config = self.artifacts.get(&adapter.config).await?;
-        let weights = self.artifacts.get(&adapter.weights).await?;
+        let config = self.artifacts.get(adapter.config).await?;
+        let weights = self.artifacts.get(adapter.weights).await?;
         write_folder(&partial, &folder, &[("adapter_config.json", config), ("adapter_model.safetensors", weights)])
             .map_err(|source| RunError::File { path: folder, source })
     }
 }
 
-fn write_folder(partial: &Path, folder: &Path, files: &[(&str, Bytes)]) -> std::io::Result<()> {
+fn write_folder(partial: &Path, folder: &Path, files: &[(&str, Vec<u8>)]) -> std::io::Result<()> {
     if partial.exists() {
         std::fs::remove_dir_all(partial)?;
     }

@@ -5,3 +5,4 @@ pub mod store;
 pub mod artifacts;
 pub mod dispatch;
 mod progress;
+mod service;

@@ -1,6 +1,7 @@
 //! What a run is doing right now, for progress bars. Nothing decides by it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use influence_proto::Turn;
 use tokio::sync::watch;
@@ -27,8 +28,10 @@ pub struct Progress {
     pub training: Option<TrainingNow>,
     /// Workers whose session is open.
     pub workers: u32,
-    /// What people should know now, as in: the disk is full.
+    /// What people should know now.
     pub message: Option<String>,
+    /// Since when the store has refused every write, and why; as with a full disk.
+    pub store_problem: Option<(Instant, String)>,
 }
 
 /// What a run is doing.
@@ -78,6 +81,22 @@ impl ProgressHandle {
     /// Wakes readers only if `change` says that there is something new.
     pub(crate) fn change_if(&self, change: impl FnOnce(&mut Progress) -> bool) {
         self.0.send_if_modified(change);
+    }
+
+    /// Shows what the store says while it cannot write, and takes it back when it can again.
+    pub(crate) fn store_says(&self, problem: Option<String>) {
+        self.change_if(|p| match (&p.store_problem, problem) {
+            (None, None) => false,
+            (Some((_, old)), Some(new)) if *old == new => false,
+            (Some((since, _)), Some(new)) => {
+                p.store_problem = Some((*since, new));
+                true
+            }
+            (_, new) => {
+                p.store_problem = new.map(|message| (Instant::now(), message));
+                true
+            }
+        });
     }
 
     /// Counts a stored turn.

@@ -166,8 +166,9 @@ pub(crate) async fn a_failed_episode_can_be_reopened_until_it_is_judged(store: &
     store.record_turn(&run, &a, 1, turn(0, "x")).await.unwrap();
     store.fail(&run, &a, 1, "poison").await.unwrap();
     assert_eq!(status(store, &run).await, EpisodeStatus::Failed("poison".into()));
-    let late = store.finish_episode(&run, &a, 1, 1).await;
-    assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
+    let given_up = Err(StoreError::GivenUp { work: "a".into() });
+    assert_eq!(store.finish_episode(&run, &a, 1, 1).await, given_up);
+    assert_eq!(store.record_turn(&run, &a, 1, turn(1, "x")).await, given_up);
     store.reopen(&run, Phase::Train, 0).await.unwrap();
     assert_eq!(status(store, &run).await, EpisodeStatus::Pending);
     assert_eq!(store.start_attempt(&run, &a, 2).await.unwrap().len(), 1, "the journal is kept");

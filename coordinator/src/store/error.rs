@@ -33,6 +33,12 @@ pub enum StoreError {
         /// The work.
         work: String,
     },
+    /// The work was given up after too many attempts: no result is wanted.
+    #[error("`{work}` was given up")]
+    GivenUp {
+        /// The work.
+        work: String,
+    },
     /// The call contradicts what is stored.
     #[error("{what} contradicts what is stored: {problem}")]
     Conflict {

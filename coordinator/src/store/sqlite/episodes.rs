@@ -162,6 +162,10 @@ fn finished(work: &WorkId) -> CallError {
     StoreError::AlreadyFinished { work: work.to_string() }.into()
 }
 
+fn given_up(work: &WorkId) -> CallError {
+    StoreError::GivenUp { work: work.to_string() }.into()
+}
+
 fn conflict(what: String, problem: impl Into<String>) -> CallError {
     StoreError::Conflict { what, problem: problem.into() }.into()
 }
@@ -207,8 +211,10 @@ pub(super) fn record_turn(
     if turn.index > turns {
         return Err(conflict(what(), format!("the journal holds {turns} turns, so the next is turn {turns}")));
     }
-    if status != "pending" {
-        return Err(conflict(what(), format!("the episode is {status} with {turns} turns")));
+    match status.as_str() {
+        "finished" => return Err(conflict(what(), format!("the episode is finished with {turns} turns"))),
+        "failed" => return Err(given_up(work)),
+        _ => {}
     }
     c.prepare_cached("INSERT INTO turns (run, episode, turn, attempt, body) VALUES (?, ?, ?, ?, ?)")?.execute(
         params![run.as_str(), work.as_str(), turn.index, attempt, body],
@@ -227,12 +233,12 @@ pub(super) fn finish(
 ) -> Result<(), CallError> {
     let (status, current, stored) = standing(c, run, work)?;
     must_be_current(work, attempt, current)?;
+    if status == "failed" {
+        return Err(given_up(work));
+    }
     if turns != stored {
         let problem = format!("it says {turns} turns, the journal holds {stored}");
         return Err(conflict(format!("the end of episode `{work}`"), problem));
-    }
-    if status == "failed" {
-        return Err(conflict(format!("the end of episode `{work}`"), "the episode was given up"));
     }
     set_status(c, run, work, "finished", None)
 }

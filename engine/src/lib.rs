@@ -17,5 +17,6 @@ pub mod linear;
 pub mod lora;
 pub mod model;
 pub mod sample;
+pub mod train;
 
 pub use attention::KvCache;

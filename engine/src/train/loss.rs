@@ -1,0 +1,138 @@
+//! Negative log-likelihood of the targets, with logits for a few positions at a time.
+
+use super::operations;
+use crate::attention::{exp, sum_of_exp};
+use crate::model::Model;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, Var, WithDType, bail};
+use rayon::prelude::*;
+
+/// Positions whose logits exist at once: with a vocabulary of 49,152, 12 MB.
+const CHUNK: usize = 64;
+
+/// `-log softmax(logits)[target]` of each row, in nats: `[rows, vocab] -> [rows]`. Differentiable.
+pub(super) fn negative_log_likelihood(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    logits.contiguous()?.apply_op1(CrossEntropy {
+        targets: targets.to_vec(),
+    })
+}
+
+/// The summed loss of a row and the gradient that it sends into the last layer's output.
+#[derive(Debug)]
+pub(super) struct HeadLoss {
+    /// The sum over the targets of the negative log-likelihood, in nats.
+    pub(super) sum: f64,
+    /// Of `weight * sum` by `hidden`, of its shape.
+    pub(super) gradient: Tensor,
+}
+
+/// Norm, logits and loss for the targets of `ids`, of which `hidden [tokens, width]` are the last layer's
+/// outputs; token `t` is predicted at position `t - 1`.
+pub(super) fn head_loss(
+    model: &Model,
+    hidden: &Tensor,
+    ids: &[u32],
+    targets: &[usize],
+    weight: f64,
+) -> Result<HeadLoss> {
+    let mut gradient = hidden.zeros_like()?;
+    let mut sum = 0.0;
+    for chunk in targets.chunks(CHUNK) {
+        let positions: Vec<u32> = chunk.iter().map(|target| *target as u32 - 1).collect();
+        let positions = Tensor::new(positions, hidden.device())?;
+        let wanted: Vec<u32> = chunk.iter().map(|target| ids[*target]).collect();
+        let rows = Var::from_tensor(&hidden.index_select(&positions, 0)?)?;
+        let normed = operations::rms_norm(&rows, &model.norm, model.config.rms_norm_eps)?;
+        let losses = negative_log_likelihood(&model.lm_head.forward(&normed)?, &wanted)?;
+        for loss in losses.to_vec1::<f32>()? {
+            sum += f64::from(loss);
+        }
+        let store = (losses.sum_all()? * weight)?.backward()?;
+        let Some(rows) = store.get(rows.as_tensor()) else {
+            bail!("the output projection cut the gradient");
+        };
+        gradient = gradient.index_add(&positions, rows, 0)?;
+    }
+    Ok(HeadLoss { sum, gradient })
+}
+
+/// Rows of logits to losses.
+struct CrossEntropy {
+    targets: Vec<u32>,
+}
+
+/// Rows of logits to `softmax - one_hot(target)`, each row times its loss's gradient.
+struct CrossEntropyGradient<'a> {
+    targets: &'a [u32],
+    factors: Vec<f32>,
+}
+
+impl CustomOp1 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross-entropy"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (logits, width) = rows_of(storage, layout, &self.targets)?;
+        let losses: Vec<f32> = logits
+            .par_chunks_exact(width)
+            .zip(&self.targets)
+            .map(|(row, target)| (log_sum_exp(row) - f64::from(row[*target as usize])) as f32)
+            .collect();
+        let count = losses.len();
+        Ok((CpuStorage::F32(losses), Shape::from(count)))
+    }
+
+    fn bwd(&self, logits: &Tensor, _losses: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let operation = CrossEntropyGradient {
+            targets: &self.targets,
+            factors: grad.to_vec1()?,
+        };
+        Ok(Some(logits.apply_op1_no_bwd(&operation)?))
+    }
+}
+
+impl CustomOp1 for CrossEntropyGradient<'_> {
+    fn name(&self) -> &'static str {
+        "cross-entropy-gradient"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (logits, width) = rows_of(storage, layout, self.targets)?;
+        let mut gradient = vec![0.0f32; logits.len()];
+        gradient
+            .par_chunks_exact_mut(width)
+            .zip(logits.par_chunks_exact(width))
+            .zip(self.targets.par_iter().zip(&self.factors))
+            .for_each(|((gradient, logits), (target, factor))| {
+                let total = log_sum_exp(logits) as f32;
+                for (gradient, logit) in gradient.iter_mut().zip(logits) {
+                    *gradient = exp(logit - total) * factor;
+                }
+                gradient[*target as usize] -= factor;
+            });
+        Ok((CpuStorage::F32(gradient), layout.shape().clone()))
+    }
+}
+
+fn log_sum_exp(row: &[f32]) -> f64 {
+    let highest = row.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    f64::from(highest) + sum_of_exp(row, highest, 1.0).ln()
+}
+
+fn rows_of<'a>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+    targets: &[u32],
+) -> Result<(&'a [f32], usize)> {
+    let (rows, width) = layout.shape().dims2()?;
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("a cross-entropy needs contiguous logits");
+    };
+    if rows != targets.len() || targets.iter().any(|target| *target as usize >= width) {
+        bail!(
+            "{} targets do not fit logits of shape [{rows}, {width}]",
+            targets.len()
+        );
+    }
+    Ok((&f32::cpu_storage_as_slice(storage)?[start..end], width))
+}

@@ -1,0 +1,56 @@
+//! The operations of a Llama layer in a form that lets gradients through.
+//!
+//! candle's fused norm, rotation and softmax have no backward pass and cut the gradient without a word.
+
+use crate::model::ModelConfig;
+use candle_core::{D, Result, Tensor};
+
+/// RMSNorm (arXiv 1910.07467) over the last dimension: `x / sqrt(mean(x²) + eps) * weight`.
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+    let scale = (mean + eps)?.sqrt()?.recip()?;
+    x.broadcast_mul(&scale)?.broadcast_mul(weight)
+}
+
+/// Rotary embedding (arXiv 2104.09864), pairing element `i` with `i + width/2` as Hugging Face does.
+/// `x [heads, tokens, width]`, `cos` and `sin` `[tokens, width / 2]`.
+pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let half = x.dim(D::Minus1)? / 2;
+    let (first, second) = (
+        x.narrow(D::Minus1, 0, half)?,
+        x.narrow(D::Minus1, half, half)?,
+    );
+    let left = (first.broadcast_mul(cos)? - second.broadcast_mul(sin)?)?;
+    let right = (second.broadcast_mul(cos)? + first.broadcast_mul(sin)?)?;
+    Tensor::cat(&[left, right], D::Minus1)
+}
+
+/// Causal attention with grouped key and value heads: `q [heads, tokens, width]`, `k`, `v`
+/// `[kv_heads, tokens, width]`, `mask [tokens, tokens]` with 0 where a token may look and -inf elsewhere.
+pub(super) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: &Tensor,
+    config: &ModelConfig,
+) -> Result<Tensor> {
+    let (heads, tokens, width) = q.dims3()?;
+    let groups = heads / config.kv_heads;
+    let q = q.reshape((config.kv_heads, groups * tokens, width))?;
+    let scores = (q.matmul(&k.transpose(1, 2)?)? / (width as f64).sqrt())?;
+    let scores = scores
+        .reshape((heads, tokens, tokens))?
+        .broadcast_add(mask)?;
+    let highest = scores.detach().max_keepdim(D::Minus1)?;
+    let powers = scores.broadcast_sub(&highest)?.exp()?;
+    let weights = powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)?;
+    weights
+        .reshape((config.kv_heads, groups * tokens, tokens))?
+        .matmul(v)?
+        .reshape((heads, tokens, width))
+}
+
+/// SwiGLU (arXiv 2002.05202): `silu(gate) * up`.
+pub(super) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()? * up
+}

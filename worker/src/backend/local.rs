@@ -134,7 +134,7 @@ impl TokenStream for LocalBackend {
 }
 
 /// Messages as the engine knows them.
-pub(crate) fn of_engine(messages: &[ChatMessage]) -> Vec<EngineMessage> {
+fn of_engine(messages: &[ChatMessage]) -> Vec<EngineMessage> {
     messages.iter().map(|m| EngineMessage::new(role_of_engine(m.role), m.content.as_str())).collect()
 }
 

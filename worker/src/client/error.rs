@@ -51,8 +51,6 @@ impl From<Status> for CallError {
             | Code::PermissionDenied
             | Code::AlreadyExists
             | Code::DataLoss => Self::Refused(said),
-            // A message too large to send is refused before it leaves, by the same code as a busy server.
-            Code::ResourceExhausted if said.contains("message length too large") => Self::Refused(said),
             code => Self::Away(if said.is_empty() { code.description().to_owned() } else { said }),
         }
     }

@@ -134,8 +134,7 @@ impl Client {
         // A slow link moves 64 KiB a second.
         let limit = CALL + Duration::from_secs(bytes >> 16);
         let mut stub = self.stub.clone();
-        let (read, reply) =
-            tokio::join!(read, within(limit, stub.put_artifact(ReceiverStream::new(chunks))));
+        let (read, reply) = tokio::join!(read, within(limit, stub.put_artifact(ReceiverStream::new(chunks))));
         // What was not read was not sent: the digest of what was is of no use.
         read.map_err(unreadable)?;
         Ok(Digest::parse(&reply?.sha256)?)
@@ -158,10 +157,7 @@ impl Client {
 }
 
 /// A call with a deadline.
-async fn within<T>(
-    limit: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, CallError> {
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, CallError> {
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(CallError::from(status)),

@@ -116,12 +116,8 @@ impl Sender {
         loop {
             let worker = self.identity.id();
             let result = match item {
-                Item::Turn(turn) => {
-                    self.client.record_turn(&worker, &self.work, self.attempt, (**turn).clone()).await
-                }
-                Item::Finish(outcome) => {
-                    self.client.finish(&worker, &self.work, self.attempt, outcome.clone()).await
-                }
+                Item::Turn(turn) => self.client.record_turn(&worker, &self.work, self.attempt, (**turn).clone()).await,
+                Item::Finish(outcome) => self.client.finish(&worker, &self.work, self.attempt, outcome.clone()).await,
             };
             match result {
                 Ok(()) => return Ok(()),

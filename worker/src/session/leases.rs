@@ -20,6 +20,8 @@ pub(crate) struct Leases {
 struct Shared {
     slots: usize,
     held: Mutex<BTreeMap<(WorkId, u32), Held>>,
+    /// Every lease is lost with it.
+    ending: CancellationToken,
     /// Episodes that may be taken now.
     free: watch::Sender<usize>,
 }
@@ -43,7 +45,8 @@ pub(crate) struct Holding {
 impl Leases {
     /// Of a worker that takes `slots` episodes at once.
     pub(crate) fn new(slots: usize) -> Self {
-        let shared = Shared { slots, held: Mutex::default(), free: watch::Sender::new(slots) };
+        let (held, ending) = (Mutex::default(), CancellationToken::new());
+        let shared = Shared { slots, held, ending, free: watch::Sender::new(slots) };
         Self { shared: Arc::new(shared) }
     }
 
@@ -60,7 +63,7 @@ impl Leases {
                 lease.lost.cancel();
             }
         }
-        let (progress, lost) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
+        let (progress, lost) = (Arc::new(AtomicU64::new(0)), self.shared.ending.child_token());
         held.insert(key.clone(), Held { slots, progress: progress.clone(), lost: lost.clone() });
         self.tell(&held);
         Some(Holding { leases: self.clone(), key, progress, lost })
@@ -85,6 +88,16 @@ impl Leases {
                 progress: lease.progress.load(Ordering::Relaxed),
             })
             .collect()
+    }
+
+    /// Episodes that may be held at once.
+    pub(crate) fn slots(&self) -> usize {
+        self.shared.slots
+    }
+
+    /// Loses every lease when it is cancelled.
+    pub(crate) fn ending(&self) -> &CancellationToken {
+        &self.shared.ending
     }
 
     /// How many episodes may be taken, now and whenever that changes.

@@ -1,10 +1,9 @@
 //! Renewals, apart from everything else: a thread with its own runtime and its own connection, so that a worker whose
 //! cores are all busy with a model does not look dead.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -16,11 +15,19 @@ use crate::client::{CallError, Client};
 /// Renewals are never asked for more often, whatever the coordinator says.
 const SHORTEST: Duration = Duration::from_millis(50);
 
+/// What the coordinator asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Between renewals.
+    pub(super) renew: Duration,
+    /// How long a lease lives without one.
+    pub(super) lease: Duration,
+}
+
 /// The running thread.
 #[derive(Debug)]
 pub(super) struct Liveness {
-    /// Milliseconds between renewals.
-    period: Arc<AtomicU64>,
+    pace: Arc<Mutex<Pace>>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
@@ -29,20 +36,17 @@ struct Renewals {
     client: Client,
     identity: Identity,
     leases: Leases,
-    period: Arc<AtomicU64>,
+    pace: Arc<Mutex<Pace>>,
+    /// When the last renewal that got through was asked for.
+    renewed: Instant,
     /// Renewals that failed, one after the other.
     failures: u32,
 }
 
 impl Liveness {
-    /// Starts to renew `leases` every `period`.
-    pub(super) fn start(
-        address: &str,
-        identity: Identity,
-        leases: Leases,
-        period: Duration,
-    ) -> Result<Self, WorkerError> {
-        let period = Arc::new(AtomicU64::new(millis(period)));
+    /// Starts to renew `leases`.
+    pub(super) fn start(address: &str, identity: Identity, leases: Leases, pace: Pace) -> Result<Self, WorkerError> {
+        let pace = Arc::new(Mutex::new(pace));
         let stop = CancellationToken::new();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // The connection belongs to the runtime that it is made in.
@@ -50,17 +54,17 @@ impl Liveness {
             let _inside = runtime.enter();
             Client::new(address)?
         };
-        let renewals = Renewals { client, identity, leases, period: period.clone(), failures: 0 };
+        let renewals = Renewals { client, identity, leases, pace: pace.clone(), renewed: Instant::now(), failures: 0 };
         let stopped = stop.clone();
         let thread = std::thread::Builder::new()
             .name("liveness".into())
             .spawn(move || runtime.block_on(renewals.run(&stopped)))?;
-        Ok(Self { period, stop, thread: Some(thread) })
+        Ok(Self { pace, stop, thread: Some(thread) })
     }
 
     /// Renews at another pace from now on.
-    pub(super) fn renew_every(&self, period: Duration) {
-        self.period.store(millis(period), Ordering::Relaxed);
+    pub(super) fn follow(&self, pace: Pace) {
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = pace;
     }
 
     /// Ends the thread and waits for it.
@@ -84,9 +88,11 @@ impl Drop for Liveness {
 impl Renewals {
     async fn run(mut self, stop: &CancellationToken) {
         loop {
-            let period = Duration::from_millis(self.period.load(Ordering::Relaxed)).max(SHORTEST);
+            let Pace { renew, lease } = *self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            let period = renew.max(SHORTEST);
             let beat = async {
                 self.renew(period).await;
+                self.leases.set_lapsed(self.renewed.elapsed() > lease);
                 tokio::time::sleep(period).await;
             };
             if unless(stop, beat).await.is_none() {
@@ -99,12 +105,14 @@ impl Renewals {
         let worker = self.identity.id();
         // Twice the period: an answer that takes longer is worth less than another try.
         let limit = (period * 2).max(Duration::from_secs(1));
+        let asked = Instant::now();
         match self.client.renew(&worker, self.leases.report(), limit).await {
             Ok(lost) => {
                 if self.failures > 0 {
                     tracing::info!(failed = self.failures, "leases are renewed again");
                 }
                 self.failures = 0;
+                self.renewed = asked;
                 lost.iter().for_each(|lease| self.leases.lose(lease));
             }
             Err(CallError::Unknown(reason)) => {
@@ -119,8 +127,4 @@ impl Renewals {
             }
         }
     }
-}
-
-fn millis(period: Duration) -> u64 {
-    u64::try_from(period.as_millis()).unwrap_or(u64::MAX)
 }

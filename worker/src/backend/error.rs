@@ -2,7 +2,9 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BackendError {
     /// The prompt and the longest reply do not fit into the context.
-    #[error("the prompt has {prompt} tokens and the reply up to {reply}, but the context holds {limit}: shorten the prompts, max_turns or max_tokens")]
+    #[error(
+        "the prompt has {prompt} tokens and the reply up to {reply}, but the context holds {limit}: shorten the prompts, max_turns or max_tokens"
+    )]
     TooLong {
         /// Tokens of the prompt.
         prompt: usize,

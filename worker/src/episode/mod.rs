@@ -55,11 +55,8 @@ impl Episode {
             adapter,
         };
         for (place, turn) in journal.into_iter().enumerate() {
-            let refuse = |problem: String| EpisodeError::Journal {
-                episode: episode.spec.id.clone(),
-                turn: place,
-                problem,
-            };
+            let refuse =
+                |problem: String| EpisodeError::Journal { episode: episode.spec.id.clone(), turn: place, problem };
             if episode.is_over() {
                 return Err(refuse("follows the end of the conversation".to_owned()));
             }
@@ -67,7 +64,10 @@ impl Episode {
                 return Err(refuse(format!("has the index {}", turn.index)));
             }
             if turn.state != episode.state {
-                return Err(refuse(format!("begins in `{}`, but the one before led to `{}`", turn.state, episode.state)));
+                return Err(refuse(format!(
+                    "begins in `{}`, but the one before led to `{}`",
+                    turn.state, episode.state
+                )));
             }
             if episode.spec.machine.state(&turn.transition.next_state).is_none() {
                 return Err(refuse(format!("leads to the unknown state `{}`", turn.transition.next_state)));

@@ -10,7 +10,10 @@ use influence_proto::Digest;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// No source answered.
-    #[error("no source of the model `{model}` answered:{}\nTo use files that you have, pass --model {model}=PATH, where PATH is a .gguf file or a folder with config.json, tokenizer.json and safetensors.", list(tried))]
+    #[error(
+        "no source of the model `{model}` answered:{}\nTo use files that you have, pass --model {model}=PATH, where PATH is a .gguf file or a folder with config.json, tokenizer.json and safetensors.",
+        list(tried)
+    )]
     NoSource {
         /// Name of the model.
         model: String,

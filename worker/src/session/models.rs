@@ -1,0 +1,174 @@
+//! The models that a coordinator asks for, loaded once each.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug};
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use influence_engine::batch::{Engine, EngineOptions};
+use influence_engine::model::Model;
+use influence_proto::{ModelSource, ModelSpec};
+use tokio::sync::Mutex;
+
+use super::{OnDownload, WorkerError};
+use crate::backend::{AdapterTable, LocalBackend, Models};
+use crate::models::{FetchProgress, ModelCache};
+
+/// Roles of one episode that may ask at once: a reply, or three assessments.
+const ROWS_PER_EPISODE: usize = 3;
+/// Between two lines of the log about one download.
+const LOG_BYTES: u64 = 32 << 20;
+
+/// A model that can be trained, and the name of its base in adapters.
+#[derive(Debug, Clone)]
+pub(super) struct Trainable {
+    pub(super) model: Arc<Model>,
+    pub(super) base_name: String,
+}
+
+/// Everything that was loaded for a run.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Serving {
+    pub(super) models: Models,
+    pub(super) adapters: BTreeMap<String, Arc<AdapterTable>>,
+    pub(super) trainable: BTreeMap<String, Trainable>,
+}
+
+/// Where a worker's models come from.
+#[async_trait]
+pub(super) trait ModelLoader: Debug + Send + Sync {
+    /// Whether the models can be trained.
+    fn can_train(&self) -> bool;
+
+    /// Loads all of `specs`; what is loaded already is used again.
+    async fn load(&self, specs: &[ModelSpec]) -> Result<Serving, WorkerError>;
+
+    /// Stops what was started for them.
+    async fn stop(&self);
+}
+
+/// Models on this machine.
+pub(super) struct LocalModels {
+    cache: ModelCache,
+    slots: usize,
+    on_download: Option<OnDownload>,
+    loaded: Mutex<Vec<Loaded>>,
+}
+
+impl Debug for LocalModels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalModels").field("cache", &self.cache).field("slots", &self.slots).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Loaded {
+    spec: ModelSpec,
+    engine: Engine,
+    backend: Arc<LocalBackend>,
+    adapters: Arc<AdapterTable>,
+}
+
+impl LocalModels {
+    /// Models out of `cache`, for a worker with `slots` slots.
+    pub(super) fn new(cache: ModelCache, slots: usize, on_download: Option<OnDownload>) -> Self {
+        Self { cache, slots, on_download, loaded: Mutex::default() }
+    }
+
+    /// Two names may stand for one model; but an override goes by name.
+    fn same_model(&self, one: &ModelSpec, other: &ModelSpec) -> bool {
+        let by_source = one.dtype == other.dtype && one.sources == other.sources;
+        let overridden = |spec: &ModelSpec| self.cache.is_overridden(&spec.name);
+        by_source && (one.name == other.name || !(overridden(one) || overridden(other)))
+    }
+
+    async fn load_one(&self, spec: &ModelSpec) -> Result<Loaded, WorkerError> {
+        let failed = |reason: String| WorkerError::Load { model: spec.name.clone(), reason };
+        if spec.dtype != "f32" {
+            return Err(failed(format!("dtype `{}` is not supported by this build; use f32", spec.dtype)));
+        }
+        let (cache, wanted, told) = (self.cache.clone(), spec.clone(), self.on_download.clone());
+        let loaded = tokio::task::spawn_blocking(move || {
+            let log = DownloadLog::default();
+            let path = cache.fetch(&wanted, &|progress| match &told {
+                Some(told) => told(progress),
+                None => log.say(&progress),
+            })?;
+            let model = load_model(&path);
+            Ok::<_, WorkerError>((path, model))
+        });
+        let (path, model) = loaded.await.map_err(|e| failed(e.to_string()))??;
+        let model = Arc::new(model.map_err(failed)?);
+        let options = EngineOptions { max_rows: self.slots * ROWS_PER_EPISODE, ..EngineOptions::default() };
+        let engine = Engine::start(model, options).map_err(|e| failed(e.to_string()))?;
+        tracing::info!(model = %spec.name, path = %path.display(), "model loaded");
+        let backend = Arc::new(LocalBackend::new(engine.clone()));
+        let adapters = Arc::new(AdapterTable::new(backend.clone()));
+        Ok(Loaded { spec: spec.clone(), engine, backend, adapters })
+    }
+}
+
+#[async_trait]
+impl ModelLoader for LocalModels {
+    fn can_train(&self) -> bool {
+        true
+    }
+
+    async fn load(&self, specs: &[ModelSpec]) -> Result<Serving, WorkerError> {
+        let mut all = self.loaded.lock().await;
+        let mut serving = Serving::default();
+        for spec in specs {
+            let loaded = match all.iter().find(|loaded| self.same_model(&loaded.spec, spec)) {
+                Some(loaded) => loaded.clone(),
+                None => {
+                    let loaded = self.load_one(spec).await?;
+                    all.push(loaded.clone());
+                    loaded
+                }
+            };
+            serving.models = serving.models.with(&spec.name, loaded.backend.clone());
+            serving.adapters.insert(spec.name.clone(), loaded.adapters.clone());
+            let trainable = Trainable { model: loaded.engine.model().clone(), base_name: base_name(spec) };
+            serving.trainable.insert(spec.name.clone(), trainable);
+        }
+        Ok(serving)
+    }
+
+    async fn stop(&self) {
+        for loaded in self.loaded.lock().await.drain(..) {
+            loaded.engine.stop().await;
+        }
+    }
+}
+
+fn load_model(path: &Path) -> Result<Model, String> {
+    Model::load(path).map_err(|e| e.to_string())
+}
+
+/// The base that an adapter names: the hub's repository if there is one, as PEFT expects.
+fn base_name(spec: &ModelSpec) -> String {
+    let hub = spec.sources.iter().find_map(|source| match source {
+        ModelSource::Hub { repository, .. } => Some(repository.clone()),
+        _ => None,
+    });
+    hub.unwrap_or_else(|| spec.name.clone())
+}
+
+/// Says now and then how far a download has come.
+#[derive(Debug, Default)]
+struct DownloadLog {
+    last: std::sync::Mutex<(String, u64)>,
+}
+
+impl DownloadLog {
+    fn say(&self, progress: &FetchProgress) {
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let FetchProgress { model, source, file, bytes, total } = progress;
+        if last.0 == *file && *bytes < last.1 + LOG_BYTES && Some(*bytes) != *total {
+            return;
+        }
+        *last = (file.clone(), *bytes);
+        tracing::info!(%model, %source, %file, bytes, total, "downloading");
+    }
+}

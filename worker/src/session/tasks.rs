@@ -1,0 +1,269 @@
+//! Leases as running tasks: episodes and trainings, their slots, and their ends.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use influence_proto::{EpisodeSpec, Failure, Lease, Outcome, TrainingProgress, TrainingSpec, Turn, Work, WorkId};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::identity::Identity;
+use super::leases::{Holding, Leases};
+use super::models::Serving;
+use crate::artifacts::{ArtifactCache, ArtifactError};
+use crate::backend::LoadedAdapter;
+use crate::client::{CallError, Client};
+use crate::episode::Episode;
+use crate::outbox::{Delivery, Lane};
+use crate::training::{self, Job};
+
+/// Everything that this worker is working on. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Tasks {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    identity: Identity,
+    leases: Leases,
+    artifacts: ArtifactCache,
+    serving: RwLock<Serving>,
+    scratch: PathBuf,
+    /// A lease beyond the slots waits: credits and leases may cross on their way.
+    slots: Semaphore,
+    tracker: TaskTracker,
+    /// Nothing new, and episodes end after their turn.
+    draining: CancellationToken,
+    /// Everything ends now.
+    handing_back: CancellationToken,
+    training: watch::Sender<Option<TrainingProgress>>,
+}
+
+impl Tasks {
+    pub(super) fn new(
+        client: Client,
+        identity: Identity,
+        leases: Leases,
+        artifacts: ArtifactCache,
+        serving: Serving,
+        scratch: PathBuf,
+    ) -> Self {
+        let slots = Semaphore::new(leases.slots());
+        let shared = Shared {
+            client,
+            identity,
+            leases,
+            artifacts,
+            serving: RwLock::new(serving),
+            scratch,
+            slots,
+            tracker: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            handing_back: CancellationToken::new(),
+            training: watch::Sender::new(None),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Uses other models for leases that come from now on.
+    pub(super) fn serve(&self, serving: Serving) {
+        *self.shared.serving.write().unwrap_or_else(PoisonError::into_inner) = serving;
+    }
+
+    /// Begins to work on a lease. One that is held already is ignored; one that comes while draining is handed back.
+    pub(super) fn take(&self, lease: Lease) {
+        let Lease { work, attempt, payload } = lease;
+        if self.shared.draining.is_cancelled() {
+            return self.answer(work, attempt, Outcome::Returned);
+        }
+        let slots = match payload {
+            Work::Episode { .. } => 1,
+            Work::Training(_) => self.shared.leases.slots(),
+        };
+        let Some(holding) = self.shared.leases.take(work, attempt, slots) else { return };
+        tracing::debug!(work = %holding.work(), attempt, "lease taken");
+        let shared = self.shared.clone();
+        self.shared.tracker.spawn(async move { shared.run(holding, payload, slots).await });
+    }
+
+    /// Answers a lease that is not worked on.
+    pub(super) fn answer(&self, work: WorkId, attempt: u32, outcome: Outcome) {
+        let lane = self.shared.lane(&work, attempt, self.shared.leases.ending().child_token());
+        self.shared.tracker.spawn(async move { report(&work, attempt, lane.finish(outcome).await) });
+    }
+
+    /// The latest step of a training, whenever there is one.
+    pub(super) fn training(&self) -> watch::Receiver<Option<TrainingProgress>> {
+        self.shared.training.subscribe()
+    }
+
+    /// Cancelled when nothing new is taken any more.
+    pub(super) fn draining(&self) -> CancellationToken {
+        self.shared.draining.clone()
+    }
+
+    /// Takes nothing new; episodes are handed back after the turn that they are in.
+    pub(super) fn drain(&self) {
+        self.shared.draining.cancel();
+    }
+
+    /// Hands everything back at once.
+    pub(super) fn hand_back(&self) {
+        self.shared.draining.cancel();
+        self.shared.handing_back.cancel();
+    }
+
+    /// Waits until nothing is being worked on and every result is stored, or not wanted.
+    pub(super) async fn ended(&self) {
+        self.shared.tracker.close();
+        self.shared.tracker.wait().await;
+    }
+
+    /// Gives up what is left.
+    pub(super) async fn stop(&self) {
+        self.shared.leases.ending().cancel();
+        self.ended().await;
+    }
+}
+
+impl Shared {
+    async fn run(&self, holding: Holding, payload: Work, slots: usize) {
+        let lane = self.lane(holding.work(), holding.attempt(), holding.lost().clone());
+        let outcome = tokio::select! {
+            biased;
+            () = holding.lost().cancelled() => None,
+            () = self.handing_back.cancelled() => Some(Outcome::Returned),
+            outcome = self.outcome(&holding, &lane, payload, slots) => Some(outcome),
+        };
+        // Without an outcome the lease is another's: nothing may be said about it.
+        let Some(outcome) = outcome else { return };
+        if let Outcome::Failed(failure) = &outcome {
+            let Failure { retryable, message } = failure;
+            tracing::error!(work = %holding.work(), attempt = holding.attempt(), retryable, %message, "work failed");
+        }
+        report(holding.work(), holding.attempt(), lane.finish(outcome).await);
+    }
+
+    async fn outcome(&self, holding: &Holding, lane: &Lane, payload: Work, slots: usize) -> Outcome {
+        // Closed never, and no more is asked for than there is.
+        let Ok(_slots) = self.slots.acquire_many(u32::try_from(slots).unwrap_or(u32::MAX)).await else {
+            return Outcome::Returned;
+        };
+        let serving = self.serving.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let result = match payload {
+            Work::Episode { spec, journal } => self.episode(&serving, holding, lane, spec, journal).await,
+            Work::Training(spec) => self.train(&serving, holding, &spec).await,
+        };
+        result.unwrap_or_else(Outcome::Failed)
+    }
+
+    /// Plays an episode to its end, or to the end of a turn if the worker drains.
+    async fn episode(
+        &self,
+        serving: &Serving,
+        holding: &Holding,
+        lane: &Lane,
+        spec: Box<EpisodeSpec>,
+        journal: Vec<Turn>,
+    ) -> Result<Outcome, Failure> {
+        let adapter = self.adapter(serving, &spec).await?;
+        let progress = holding.progress().clone();
+        let moved = move || {
+            progress.fetch_add(1, Ordering::Relaxed);
+        };
+        moved();
+        let name = adapter.as_ref().map(|adapter| adapter.name().to_owned());
+        let mut episode = Episode::resume(spec, journal, name)?;
+        while !episode.is_over() {
+            tokio::select! {
+                biased;
+                () = self.draining.cancelled() => return Ok(Outcome::Returned),
+                () = self.leases.alive() => {}
+            }
+            let turn = episode.turn(&serving.models, &moved).await?.clone();
+            lane.turn(turn).await;
+        }
+        Ok(Outcome::Episode { turns: u32::try_from(episode.turns().len()).unwrap_or(u32::MAX) })
+    }
+
+    async fn adapter(&self, serving: &Serving, spec: &EpisodeSpec) -> Result<Option<Arc<LoadedAdapter>>, Failure> {
+        let Some(adapter) = spec.adapter else { return Ok(None) };
+        let model = &spec.agent.model;
+        let Some(table) = serving.adapters.get(model) else {
+            return Err(Failure {
+                retryable: true,
+                message: format!("this worker has no adapters for the model `{model}`"),
+            });
+        };
+        let folder = self
+            .artifacts
+            .adapter(adapter)
+            .await
+            .map_err(|e| Failure { retryable: again(&e), message: e.to_string() })?;
+        let loaded = table.load(adapter, &folder).await;
+        loaded.map(Some).map_err(|e| Failure { retryable: e.retryable(), message: e.to_string() })
+    }
+
+    async fn train(&self, serving: &Serving, holding: &Holding, spec: &TrainingSpec) -> Result<Outcome, Failure> {
+        let model = &spec.model;
+        let Some(trainable) = serving.trainable.get(model) else {
+            return Err(Failure { retryable: true, message: format!("this worker cannot train the model `{model}`") });
+        };
+        let job = Job {
+            model: trainable.model.clone(),
+            base_name: trainable.base_name.clone(),
+            artifacts: self.artifacts.clone(),
+            scratch: self.scratch.clone(),
+        };
+        let (work, attempt) = (holding.work().clone(), holding.attempt());
+        let (progress, lost) = (holding.progress().clone(), holding.lost().clone());
+        let (news, handing_back) = (self.training.clone(), self.handing_back.clone());
+        let result = training::run(job, spec, move |step| {
+            progress.fetch_add(1, Ordering::Relaxed);
+            news.send_replace(Some(TrainingProgress {
+                work: work.clone(),
+                attempt,
+                step: u32::try_from(step.step).unwrap_or(u32::MAX),
+                steps: u32::try_from(step.total).unwrap_or(u32::MAX),
+                loss: step.loss,
+            }));
+            if lost.is_cancelled() || handing_back.is_cancelled() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        match result.await {
+            Ok(report) => Ok(Outcome::Training(report)),
+            Err(error) if error.stopped() => Ok(Outcome::Returned),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn lane(&self, work: &WorkId, attempt: u32, lost: CancellationToken) -> Lane {
+        Lane::open(self.client.clone(), self.identity.clone(), work.clone(), attempt, lost)
+    }
+}
+
+/// Whether a transfer may succeed elsewhere or later.
+fn again(error: &ArtifactError) -> bool {
+    match error {
+        ArtifactError::Fetch { source, .. } | ArtifactError::Store { source, .. } => {
+            matches!(source, CallError::Away(_) | CallError::Local(_))
+        }
+        ArtifactError::Damaged { .. } => false,
+        ArtifactError::Disk { .. } => true,
+    }
+}
+
+fn report(work: &WorkId, attempt: u32, delivery: Delivery) {
+    match delivery {
+        Delivery::Stored => tracing::debug!(%work, attempt, "finished"),
+        Delivery::Dropped(reason) => tracing::info!(%work, attempt, %reason, "a result was not wanted"),
+    }
+}

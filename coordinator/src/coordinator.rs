@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use influence_proto::RunId;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::config::Experiment;
 use crate::dispatch::{DispatchService, Limits};
 use crate::experiment::{Opened, Run, RunError, open_run};
 use crate::progress::{Progress, ProgressHandle};
-use crate::service::{ServeError, Welcome, serve};
+use crate::service::{ListenError, Listener, Service, serve};
 use crate::store::{LockError, RunLock, SqliteStore, Store, StoreError};
 
 /// What a coordinator is told, beside its experiment.
@@ -34,17 +34,9 @@ pub struct CoordinatorOptions {
 /// Why a coordinator cannot start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum CoordinatorError {
-    /// Workers could reach it from elsewhere, and nothing would tell friend from foe.
-    #[error("--listen {0} is reachable from other machines, which needs tokens, and this release has none; use a loopback address such as 127.0.0.1:{port}", port = .0.port())]
-    NotLoopback(SocketAddr),
-    /// The address cannot be listened on.
-    #[error("--listen {address} cannot be used: {source}; another process may have the port, and `--listen 127.0.0.1:0` takes any free one")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// Workers cannot reach it there.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// Another process carries the run on.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -57,9 +49,6 @@ pub enum CoordinatorError {
     /// The run cannot begin or go on.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// The server broke.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
     /// A task of the coordinator panicked.
     #[error("a part of the coordinator broke off: {0}")]
     Broken(#[from] tokio::task::JoinError),
@@ -100,9 +89,6 @@ impl Coordinator {
         experiment: Experiment,
         cancel: CancellationToken,
     ) -> Result<Started, CoordinatorError> {
-        if !options.listen.ip().is_loopback() {
-            return Err(CoordinatorError::NotLoopback(options.listen));
-        }
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&options.data.join("influence.sqlite"))?);
         let opened = open_run(&*store, &experiment, options.fresh).await?;
         let run = match &opened {
@@ -112,9 +98,8 @@ impl Coordinator {
         let folder = options.data.join(run.as_str());
         let lock = RunLock::acquire(&folder, &run)?;
         let artifacts = Artifacts::open(&options.data.join("artifacts")).await?;
-        let listen = |source| CoordinatorError::Listen { address: options.listen, source };
-        let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+        let listener = Listener::bind(options.listen).await?;
+        let address = listener.address;
         let progress = ProgressHandle::new();
         let watched = progress.watch();
         let limits = limits(&experiment, options.workers_outlive);
@@ -150,7 +135,7 @@ struct Parts {
     lock: RunLock,
     store: Arc<dyn Store>,
     artifacts: Artifacts,
-    listener: TcpListener,
+    listener: Listener,
     progress: ProgressHandle,
     limits: Limits,
 }
@@ -162,26 +147,27 @@ const FAREWELL: Duration = Duration::from_millis(500);
 async fn carry_on(parts: Parts, experiment: Experiment, cancel: CancellationToken) -> Result<(), CoordinatorError> {
     let Parts { run, folder, lock, store, artifacts, listener, progress, limits } = parts;
     let stop = CancellationToken::new();
-    let models = experiment.models.values().cloned().collect();
-    let (service, dispatch) = DispatchService::new(run.clone(), store.clone(), limits, progress.clone());
-    let dispatching = tokio::spawn(service.run(stop.clone()));
-    let welcome = Welcome { run: run.clone(), models, limits };
-    let serving = tokio::spawn(serve(
-        listener,
-        dispatch.clone(),
-        store.clone(),
-        artifacts.clone(),
-        progress.clone(),
-        welcome,
-        stop.clone(),
-    ));
+    let (dispatcher, dispatch) = DispatchService::new(run.clone(), store.clone(), limits, progress.clone());
+    let dispatching = tokio::spawn(dispatcher.run(stop.clone()));
+    let service = Service {
+        run: run.clone(),
+        models: experiment.models.values().cloned().collect(),
+        lease_ms: limits.lease_ms as u32,
+        store: store.clone(),
+        artifacts: artifacts.clone(),
+        dispatch: dispatch.clone(),
+        progress: progress.clone(),
+        readers: TaskTracker::new(),
+        stop: stop.clone(),
+    };
+    let serving = tokio::spawn(serve(listener, service));
     let experiment = Arc::new(experiment);
     let run = Run { id: run, experiment, store, artifacts, dispatch, progress, folder, cancel };
     let outcome = run.run().await;
     tokio::time::sleep(FAREWELL).await;
     stop.cancel();
     dispatching.await?;
-    serving.await??;
+    serving.await?;
     drop(lock);
     Ok(outcome?)
 }

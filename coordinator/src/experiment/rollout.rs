@@ -33,7 +33,8 @@ impl Run {
                 planned.active
             }
             None => {
-                let specs = planning::plan(&self.experiment, &self.experiment.class, &self.id, phase, iteration, adapter);
+                let specs = planning::plan(&self.experiment, &self.id, phase, iteration, adapter);
+                let specs = specs.map_err(|e| RunError::Plan { iteration, problem: e.to_string() })?;
                 self.store.plan(&self.id, phase, iteration, specs).await?;
                 Duration::ZERO
             }
@@ -99,7 +100,7 @@ impl Run {
                 _ => None,
             })
             .collect();
-        if errors.len() as u64 <= self.experiment.max_failed.floor_of(records.len() as u64) {
+        if errors.len() <= self.experiment.max_failed.ceil_of(records.len()) {
             return Ok(());
         }
         Err(RunError::TooManyFailed {

@@ -40,7 +40,8 @@ impl Run {
                 rows.extend(dataset::rows(&record.spec, &turns, training.rows));
             }
         }
-        let lines = dataset::to_jsonl(&rows).map_err(|e| refuse(e.to_string()))?;
+        let mut lines = Vec::new();
+        dataset::write_rows(&mut lines, &rows).map_err(|e| refuse(e.to_string()))?;
         Ok(TrainingSpec {
             model: self.experiment.roles.agent.model.clone(),
             dataset: self.artifacts.put(lines).await?,

@@ -23,7 +23,7 @@ impl Run {
         let selection = select(&candidates, &experiment.reward, &experiment.selection);
         let best: BTreeSet<&EpisodeId> = selection.best.iter().collect();
         let worst: BTreeSet<&EpisodeId> = selection.worst.iter().collect();
-        let selected = |id| match phase {
+        let selected = |id: &EpisodeId| match phase {
             Phase::Train if best.contains(id) => Some(Selected::Best),
             Phase::Train if worst.contains(id) => Some(Selected::Worst),
             _ => None,

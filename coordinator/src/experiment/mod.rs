@@ -12,8 +12,6 @@ mod open;
 mod rollout;
 mod run;
 mod summary;
-#[cfg(test)]
-mod tests;
 mod training;
 
 pub use error::RunError;

@@ -1,9 +1,19 @@
-//! The coordinator: plans episodes, leases them to workers, remembers what comes back, selects what
-//! to train on, and shows it. It links no model code.
+//! The coordinator: plans episodes, leases them to workers, selects, has adapters trained, and
+//! remembers everything. It links no model code.
 //!
-//! [`config`] and [`environments`] read YAML; [`planning`], [`selection`] and [`dataset`] are pure;
-//! [`store`] is the durable truth and [`catalogue`] its read side; [`dispatch`] decides who holds
-//! what; [`service`] speaks gRPC; [`experiment`] owns the run. [`Coordinator`] puts them together.
+//! A run starts with [`config::Experiment::load`], becomes a run of the [`store`] with
+//! [`open_run`], and is carried on by [`Coordinator::start`]; [`summary`] reads the figures of any
+//! run, going on or not.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`config`], [`environments`] | files to validated settings and prompts |
+//! | [`planning`], [`selection`], [`dataset`] | pure functions: what is rolled out, chosen, trained on |
+//! | [`store`], [`artifacts`] | durable truth; immutable bytes by digest |
+//! | [`dispatch`] | who holds what: a pure state machine and the task that owns it |
+//! | `service` | gRPC: decode, call, encode |
+//! | [`catalogue`] | the read side |
+//! | [`experiment`] | the run itself: every step derived from the store, so it resumes anywhere |
 
 pub mod artifacts;
 pub mod catalogue;
@@ -16,8 +26,10 @@ pub mod experiment;
 pub mod planning;
 mod progress;
 pub mod selection;
-pub mod service;
+mod service;
 pub mod store;
 
-pub use coordinator::{Coordinator, CoordinatorError, CoordinatorOptions, Started};
+pub use coordinator::{Coordinator, CoordinatorOptions, RunHandle, StartError};
+pub use experiment::{IterationSummary, OpenError, Opened, RunError, open_run, summary};
 pub use progress::{Progress, RunPhase, TrainingNow};
+pub use service::ListenError;

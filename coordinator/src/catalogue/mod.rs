@@ -1,9 +1,5 @@
-//! The read side: runs, their episodes and their figures, for people and machines.
+//! The read side: episodes for people and machines. Nothing decides by it.
 
 mod episodes;
-mod figures;
-mod summary;
 
 pub use episodes::{EpisodeView, episodes};
-pub use figures::{Mean, mean};
-pub use summary::{IterationSummary, RunSummary, summary};

@@ -2,94 +2,99 @@ use std::path::PathBuf;
 
 use crate::artifacts::ArtifactError;
 use crate::dispatch::DispatchError;
+use crate::planning::{Phase, PlanError};
 use crate::store::StoreError;
 
-/// Why a run cannot begin or go on.
+/// Why a run stopped before its end. The same command tries again from where it stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The run of this name was started from something else.
-    #[error(
-        "run `{run}` was started with other settings; these keys changed: {}. Undo the change to go on with it, give --fresh to start over under a new run id, or --name NAME for a run of another name",
-        keys.join(", ")
-    )]
-    Changed {
-        /// The run that exists.
-        run: String,
-        /// Dotted keys, never empty.
-        keys: Vec<String>,
-    },
-    /// A name that makes no run id.
-    #[error("the name `{name}` cannot be a run's: {problem}")]
-    Name {
-        /// What was asked for.
-        name: String,
-        /// Why not.
-        problem: String,
-    },
-    /// Too many episodes could not be rolled out.
-    #[error(
-        "{failed} of {episodes} episodes of {what} failed, more than `max_failed` allows; the first: {example}. The same command tries them again"
-    )]
-    TooManyFailed {
-        /// As in `iteration 2's rollout`.
-        what: String,
-        /// Episodes that failed.
-        failed: usize,
-        /// Episodes in all.
-        episodes: usize,
-        /// One of the errors.
-        example: String,
-    },
-    /// There is nothing to train on.
-    #[error("no episode of iteration {iteration} can be selected for training: {causes}")]
-    NothingSelected {
-        /// The iteration.
-        iteration: u32,
-        /// What kept the episodes out.
-        causes: String,
-    },
-    /// Training failed for good.
-    #[error("training adapter {iteration} failed: {message}. The same command tries again")]
-    Training {
-        /// The iteration that it would have ended.
-        iteration: u32,
-        /// The worker's words.
-        message: String,
-    },
-    /// The planned episodes cannot be made.
-    #[error("iteration {iteration} cannot be planned: {problem}")]
-    Plan {
-        /// The iteration.
-        iteration: u32,
-        /// Why not.
-        problem: String,
-    },
-    /// The store refused or failed.
+    /// The store refuses, or has been away for too long.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The artifact store failed.
-    #[error(transparent)]
-    Artifacts(#[from] ArtifactError),
-    /// The dispatcher is gone.
-    #[error(transparent)]
-    Dispatch(#[from] DispatchError),
-    /// A file of the run's folder cannot be written.
-    #[error("{} cannot be written: {source}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The dataset cannot be written down.
-    #[error("the dataset of iteration {iteration} cannot be made: {problem}")]
-    Dataset {
-        /// The iteration.
-        iteration: u32,
-        /// Why not.
+    /// The store has refused every write for too long.
+    #[error("the store could not be written for {seconds} s: {problem}")]
+    StoreAway {
+        /// How long.
+        seconds: u64,
+        /// What it says.
         problem: String,
     },
-    /// Asked to stop.
+    /// An artifact cannot be read or written.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The dispatcher has ended.
+    #[error(transparent)]
+    Dispatch(#[from] DispatchError),
+    /// An iteration cannot be planned.
+    #[error("iteration {iteration} ({phase}) cannot be planned: {source}")]
+    Plan {
+        /// Training or evaluation.
+        phase: Phase,
+        /// Which.
+        iteration: u32,
+        /// Why.
+        source: PlanError,
+    },
+    /// More episodes failed than the experiment allows.
+    #[error("{failed} of {total} episodes of iteration {iteration} ({phase}) failed, and `max_failed` allows {allowed}; the last one: {last_error}. Mend the cause and give the same command again: the failed episodes are tried once more")]
+    TooManyFailed {
+        /// Training or evaluation.
+        phase: Phase,
+        /// Which.
+        iteration: u32,
+        /// Failed episodes.
+        failed: usize,
+        /// Planned episodes.
+        total: usize,
+        /// How many may fail.
+        allowed: usize,
+        /// Why the last one did.
+        last_error: String,
+    },
+    /// There is nothing to train on.
+    #[error("nothing can be selected from the {finished} finished episodes of iteration {iteration}: {unscored} are unscored, {vetoed} are vetoed for their influence and {unknown} because it is unscored{reasons}. Lower `scoring.min_mass`, use a model that answers with the allowed answers, or change `selection`")]
+    NothingSelected {
+        /// Which.
+        iteration: u32,
+        /// Episodes that could have been selected.
+        finished: usize,
+        /// Without a reward.
+        unscored: usize,
+        /// Harmful.
+        vetoed: usize,
+        /// Vetoed for lack of an influence score.
+        unknown: usize,
+        /// What the scores say, as in `; 12 scores: the allowed answers hold ...`.
+        reasons: String,
+    },
+    /// The selected episodes hold no token to train on.
+    #[error("the {episodes} selected episodes of iteration {iteration} hold no token to train on: every reply is empty")]
+    EmptyDataset {
+        /// Which.
+        iteration: u32,
+        /// Selected episodes.
+        episodes: usize,
+    },
+    /// The training job was given up.
+    #[error("the training of iteration {iteration} failed: {error}. Mend the cause and give the same command again")]
+    Training {
+        /// Which.
+        iteration: u32,
+        /// The last attempt's error.
+        error: String,
+    },
+    /// A file of the run's folder cannot be written.
+    #[error("{path} cannot be written: {source}; check the disk's space and the folder's permissions, and give the same command again")]
+    Folder {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The process was asked to stop.
     #[error("stopped; the same command goes on from here")]
-    Cancelled,
+    Stopped,
+    /// A task of the coordinator panicked.
+    #[error("the coordinator failed inside: {0}; please report this")]
+    Panicked(String),
 }

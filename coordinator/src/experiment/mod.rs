@@ -1,13 +1,21 @@
-//! A run from plan to last evaluation. Each step is derived from the store and may be repeated, so a
-//! restart at any instruction goes on exactly where the last process stood.
+//! The run: roll out, judge, write the dataset, train, again; and evaluations between.
+//!
+//! Every step first asks the store whether it is done already, and writes its result down before the
+//! next begins. A process that is killed at any instruction is therefore followed by one that goes
+//! on exactly there, and the plan, seeds and selection being pure functions, with the same outcome.
 
+mod active;
 mod error;
-mod judgement;
+mod folder;
+mod judge;
+mod open;
 mod rollout;
 mod run;
+mod summary;
 mod training;
 
 pub use error::RunError;
-pub use run::{Opened, open_run};
-
+pub use open::{OpenError, Opened, open_run};
+pub(crate) use folder::RunFolder;
 pub(crate) use run::Run;
+pub use summary::{Estimate, IterationSummary, summary};

@@ -1,138 +1,151 @@
+//! Planning a phase's episodes and having them rolled out.
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use influence_proto::{AdapterRef, WorkId};
+use tokio::sync::watch;
 
-use super::RunError;
+use super::active::ActiveTime;
+use super::error::RunError;
 use super::run::Run;
-use crate::dispatch::{DispatchError, Kind, Payload, Submission, Task};
-use crate::planning::{self, Phase};
-use crate::progress::RunPhase;
+use crate::dispatch::{Batch, DispatchError, Kind, Payload, Submission, Task};
+use crate::planning::{Phase, plan};
 use crate::store::{EpisodeRecord, EpisodeStatus};
 
-/// How often the time spent on a phase is written down: what a kill loses of it.
-const ACTIVE_EVERY: Duration = Duration::from_secs(5);
+/// How often waiting looks at the clock and the store's health.
+const LOOK: Duration = Duration::from_millis(500);
 
 impl Run {
-    /// Plans, rolls out and judges the episodes of a phase, as far as that is not done.
+    /// Has all episodes of the phase rolled out, but for as many as may fail.
     pub(super) async fn roll_out(
         &self,
         phase: Phase,
         iteration: u32,
         adapter: Option<AdapterRef>,
+        active: &mut ActiveTime,
     ) -> Result<(), RunError> {
-        let stored = self.store.iterations(&self.id).await?;
-        let planned = stored.into_iter().find(|i| i.phase == phase && i.iteration == iteration);
-        if planned.as_ref().is_some_and(|i| i.judged) {
-            return Ok(());
-        }
-        let earlier = match planned {
-            Some(planned) => {
-                // Whatever failed for a former process, this one tries anew.
-                self.store.reopen(&self.id, phase, iteration).await?;
-                planned.active
-            }
-            None => {
-                let specs = planning::plan(&self.experiment, &self.id, phase, iteration, adapter);
-                let specs = specs.map_err(|e| RunError::Plan { iteration, problem: e.to_string() })?;
-                self.store.plan(&self.id, phase, iteration, specs).await?;
-                Duration::ZERO
-            }
-        };
-        let clock = Clock { started: Instant::now(), earlier };
-        self.await_episodes(phase, iteration, &clock).await?;
-        let records = self.store.episodes(&self.id, phase, iteration).await?;
-        self.refuse_too_many_failures(phase, iteration, &records)?;
-        self.judge(phase, iteration, &records).await?;
-        self.store.set_active(&self.id, phase, iteration, clock.active()).await?;
-        Ok(())
-    }
-
-    async fn await_episodes(&self, phase: Phase, iteration: u32, clock: &Clock) -> Result<(), RunError> {
-        let records = self.store.episodes(&self.id, phase, iteration).await?;
-        let (open, done): (Vec<_>, Vec<_>) = records.into_iter().partition(|r| r.status == EpisodeStatus::Pending);
-        let done = done.len() as u32;
-        self.progress.change(|p| {
-            p.phase = match phase {
-                Phase::Evaluate => RunPhase::Evaluation(iteration),
-                Phase::Train => RunPhase::Rollout(iteration),
-            };
-            p.episodes_done = done;
-            p.episodes_failed = 0;
-            p.episodes_total = done + open.len() as u32;
-            p.training = None;
+        let episodes = self.planned(phase, iteration, adapter).await?;
+        let count = |of: fn(&EpisodeStatus) -> bool| episodes.iter().filter(|e| of(&e.status)).count();
+        let done = count(|s| *s == EpisodeStatus::Finished);
+        let failed = count(|s| matches!(s, EpisodeStatus::Failed(_)));
+        let failures = Failures { phase, iteration, total: episodes.len(), allowed: self.may_fail(episodes.len()) };
+        let earlier = episodes.iter().rev().find_map(|e| match &e.status {
+            EpisodeStatus::Failed(error) => Some(error.clone()),
+            _ => None,
         });
-        if open.is_empty() {
-            return Ok(());
-        }
-        let mut batch = self.dispatch.submit(open.into_iter().map(submission).collect()).await?;
-        let mut tick = tokio::time::interval(ACTIVE_EVERY);
-        tick.tick().await;
-        loop {
-            let now = batch.borrow_and_update().clone();
+        failures.check(failed, earlier.as_ref())?;
+        let show = |batch: &Batch| {
             self.progress.change(|p| {
-                p.episodes_done = done + now.finished as u32;
-                p.episodes_failed = now.failed as u32;
+                p.episodes_done = (done + batch.finished) as u32;
+                p.episodes_failed = (failed + batch.failed) as u32;
+                p.episodes_total = episodes.len() as u32;
             });
-            if now.complete() {
-                return Ok(());
-            }
-            tokio::select! {
-                () = self.cancel.cancelled() => return Err(RunError::Cancelled),
-                changed = batch.changed() => changed.map_err(|_| DispatchError::Closed)?,
-                _ = tick.tick() => {
-                    self.store.set_active(&self.id, phase, iteration, clock.active()).await?;
-                }
-            }
-        }
+        };
+        show(&Batch::default());
+        let batch = episodes.iter().filter(|e| e.status == EpisodeStatus::Pending).map(submission).collect();
+        let news = self.dispatch.submit(batch).await?;
+        self.wait(news, active, |batch| {
+            show(batch);
+            failures.check(failed + batch.failed, batch.last_error.as_ref())
+        })
+        .await
     }
 
-    fn refuse_too_many_failures(
+    /// The phase's episodes, planned now if they are not yet.
+    async fn planned(
         &self,
         phase: Phase,
         iteration: u32,
-        records: &[EpisodeRecord],
+        adapter: Option<AdapterRef>,
+    ) -> Result<Vec<EpisodeRecord>, RunError> {
+        let stored = self.store.episodes(&self.run, phase, iteration).await?;
+        if stored.is_empty() {
+            let specs = plan(&self.experiment, &self.run, phase, iteration, adapter)
+                .map_err(|source| RunError::Plan { phase, iteration, source })?;
+            tracing::info!(run = %self.run, %phase, iteration, episodes = specs.len(), "planned");
+            self.store.plan(&self.run, phase, iteration, specs).await?;
+        } else if self.retry_failed {
+            self.store.reopen(&self.run, phase, iteration).await?;
+        } else {
+            return Ok(stored);
+        }
+        Ok(self.store.episodes(&self.run, phase, iteration).await?)
+    }
+
+    /// The largest whole number of episodes that is at most the allowed share.
+    fn may_fail(&self, total: usize) -> usize {
+        self.experiment.max_failed.split(total).0
+    }
+
+    /// Waits until a batch is complete, or `look` at its news says that it is no use.
+    pub(super) async fn wait(
+        &self,
+        mut news: watch::Receiver<Batch>,
+        active: &mut ActiveTime,
+        look: impl Fn(&Batch) -> Result<(), RunError>,
     ) -> Result<(), RunError> {
-        let errors: Vec<&str> = records
-            .iter()
-            .filter_map(|r| match &r.status {
-                EpisodeStatus::Failed(error) => Some(error.as_str()),
-                _ => None,
-            })
-            .collect();
-        if errors.len() <= self.experiment.max_failed.ceil_of(records.len()) {
+        loop {
+            let batch = news.borrow_and_update().clone();
+            look(&batch)?;
+            if batch.complete() {
+                return Ok(());
+            }
+            self.store_must_answer()?;
+            match active.save_now_and_then().await {
+                // The workers' own calls show it, and are given some time.
+                Err(error) if error.retryable() => self.progress.store_says(Some(error.to_string())),
+                other => other?,
+            }
+            tokio::select! {
+                changed = news.changed() => changed.map_err(|_| DispatchError::Closed)?,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    fn store_must_answer(&self) -> Result<(), RunError> {
+        let progress = self.progress.watch();
+        let problem = progress.borrow().store_problem.clone();
+        match problem {
+            Some((since, problem)) if since.elapsed() > self.store_patience => {
+                Err(RunError::StoreAway { seconds: since.elapsed().as_secs(), problem })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How many episodes of a phase may fail.
+struct Failures {
+    phase: Phase,
+    iteration: u32,
+    total: usize,
+    allowed: usize,
+}
+
+impl Failures {
+    fn check(&self, failed: usize, last_error: Option<&String>) -> Result<(), RunError> {
+        if failed <= self.allowed {
             return Ok(());
         }
         Err(RunError::TooManyFailed {
-            what: match phase {
-                Phase::Evaluate => format!("iteration {iteration}'s evaluation"),
-                Phase::Train => format!("iteration {iteration}'s rollout"),
-            },
-            failed: errors.len(),
-            episodes: records.len(),
-            example: errors.first().copied().unwrap_or_default().to_owned(),
+            phase: self.phase,
+            iteration: self.iteration,
+            failed,
+            total: self.total,
+            allowed: self.allowed,
+            last_error: last_error.cloned().unwrap_or_default(),
         })
     }
 }
 
-fn submission(record: EpisodeRecord) -> Submission {
-    let spec = record.spec;
-    let kind = Kind::Episode {
-        environment: format!("{}/{}", spec.environment_class, spec.environment),
-        initial_state: spec.initial_state.clone(),
-    };
-    let task = Task { work: WorkId::from(&spec.id), attempt: record.attempt, kind };
-    Submission { task, payload: Payload::Episode(Arc::new(spec)) }
-}
-
-/// Time spent on a phase, that of earlier processes included.
-struct Clock {
-    started: Instant,
-    earlier: Duration,
-}
-
-impl Clock {
-    fn active(&self) -> Duration {
-        self.earlier + self.started.elapsed()
+fn submission(episode: &EpisodeRecord) -> Submission {
+    let spec = &episode.spec;
+    let environment = format!("{}/{}", spec.environment_class, spec.environment);
+    let kind = Kind::Episode { environment, initial_state: spec.initial_state.clone() };
+    Submission {
+        task: Task { work: WorkId::from(&spec.id), attempt: episode.attempt, kind },
+        payload: Payload::Episode(Arc::new(spec.clone())),
     }
 }

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use influence_coordinator::catalogue;
+use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::Experiment;
-use influence_coordinator::store::SqliteStore;
-use influence_coordinator::{Coordinator, CoordinatorOptions, Started};
+use influence_coordinator::store::{SqliteStore, Store};
+use influence_coordinator::{Coordinator, CoordinatorOptions, Opened, RunHandle, open_run, summary};
 use influence_proto::RunId;
 use influence_worker::{WorkerError, WorkerOptions};
 use tokio::task::JoinHandle;
@@ -20,28 +19,28 @@ use crate::args::{
     CoordinatorArguments, DataArguments, ExperimentArguments, ModelArguments, RunArguments, WorkerArguments,
 };
 use crate::place::{DownloadBar, cache_folder};
+use crate::stored::{STORE_FILE, whole};
 use crate::table::table;
 use crate::terminal::print;
 use crate::{interrupt, progress};
 
 /// What a worker in this process may still do when the run is asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long work waits for workers that outlived an earlier coordinator.
+const RECLAIM: Duration = Duration::from_secs(15);
+/// How long the store may refuse every write, as with a full disk, before the run stops.
+const STORE_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
-    let experiment = load(&arguments.experiment)?;
-    let options = CoordinatorOptions {
-        data: arguments.data.data.clone(),
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        fresh: arguments.experiment.fresh,
-        workers_outlive: false,
-    };
-    let run = match Coordinator::start(options, experiment, cancel.clone()).await? {
-        Started::Finished(run) => finished(run),
-        Started::Running(coordinator) => {
-            announce(&coordinator);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    // Workers of an earlier process ended with it: nobody waits for them.
+    let begun = begin(&arguments.experiment, &arguments.data, address, Duration::ZERO, &cancel).await?;
+    let run = match begun {
+        Begun { run, handle: None } => run,
+        Begun { run, handle: Some(handle) } => {
             let worker = WorkerOptions {
-                coordinator: format!("http://{}", coordinator.address),
+                coordinator: format!("http://{}", handle.address),
                 name: "here".to_owned(),
                 slots: arguments.slots,
                 device: "cpu".to_owned(),
@@ -49,62 +48,90 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
                 ..worker_options(&arguments.models)?
             };
             let worker = tokio::spawn(influence_worker::run(worker, cancel.clone()));
-            both(coordinator, worker, cancel).await?
-        }
-    };
-    conclude(&arguments.data, &run, arguments.json).await
-}
-
-/// Waits for the coordinator. Without its only worker it would wait forever, so the worker's failure
-/// ends it.
-async fn both(
-    coordinator: Coordinator,
-    mut worker: JoinHandle<Result<(), WorkerError>>,
-    cancel: CancellationToken,
-) -> anyhow::Result<RunId> {
-    let run = coordinator.run.clone();
-    let bars = tokio::spawn(progress::show(coordinator.progress.clone()));
-    let mut end = Box::pin(coordinator.end());
-    let outcome = tokio::select! {
-        outcome = &mut end => {
-            worker.await.context("the worker broke off")??;
-            outcome
-        }
-        failure = &mut worker => {
-            cancel.cancel();
-            let outcome = end.await;
-            failure.context("the worker broke off")??;
-            outcome
-        }
-    };
-    bars.await.context("the progress bars broke off")?;
-    outcome?;
-    Ok(run)
-}
-
-pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
-    let cancel = interrupt::token()?;
-    let experiment = load(&arguments.experiment)?;
-    let options = CoordinatorOptions {
-        data: arguments.data.data.clone(),
-        listen: arguments.listen,
-        fresh: arguments.experiment.fresh,
-        workers_outlive: true,
-    };
-    let run = match Coordinator::start(options, experiment, cancel).await? {
-        Started::Finished(run) => finished(run),
-        Started::Running(coordinator) => {
-            announce(&coordinator);
-            eprintln!("workers join with: influence worker --coordinator http://{}", coordinator.address);
-            let bars = tokio::spawn(progress::show(coordinator.progress.clone()));
-            let run = coordinator.run.clone();
-            let outcome = coordinator.end().await;
-            bars.await.context("the progress bars broke off")?;
-            outcome?;
+            both(handle, worker, cancel).await?;
             run
         }
     };
     conclude(&arguments.data, &run, arguments.json).await
+}
+
+/// Waits for the run. Without its only worker it would wait forever, so the worker's failure ends it.
+async fn both(
+    handle: RunHandle,
+    mut worker: JoinHandle<Result<(), WorkerError>>,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let bars = tokio::spawn(progress::show(handle.progress.clone()));
+    let mut end = Box::pin(handle.wait());
+    let outcome = tokio::select! {
+        outcome = &mut end => {
+            cancel.cancel();
+            worker.await.context("the worker broke off")??;
+            outcome
+        }
+        left = &mut worker => {
+            let asked = cancel.is_cancelled();
+            left.context("the worker broke off")??;
+            // A worker leaves when it is told goodbye or asked to stop; the run's own end says more.
+            if !asked {
+                tracing::debug!("the worker has left");
+            }
+            end.await
+        }
+    };
+    bars.await.context("the progress bars broke off")?;
+    Ok(outcome?)
+}
+
+pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
+    let cancel = interrupt::token()?;
+    let begun = begin(&arguments.experiment, &arguments.data, arguments.listen, RECLAIM, &cancel).await?;
+    if let Some(handle) = begun.handle {
+        eprintln!("workers join with: influence worker --coordinator http://{}", handle.address);
+        let bars = tokio::spawn(progress::show(handle.progress.clone()));
+        let outcome = handle.wait().await;
+        bars.await.context("the progress bars broke off")?;
+        outcome?;
+    }
+    conclude(&arguments.data, &begun.run, arguments.json).await
+}
+
+/// A run that was opened; no handle if it is finished.
+struct Begun {
+    run: RunId,
+    handle: Option<RunHandle>,
+}
+
+async fn begin(
+    arguments: &ExperimentArguments,
+    data: &DataArguments,
+    listen: SocketAddr,
+    reclaim: Duration,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Begun> {
+    let experiment = load(arguments)?;
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data.data.join(STORE_FILE))?);
+    let opened = open_run(&*store, &experiment, arguments.fresh).await?;
+    let run = opened.run().clone();
+    match &opened {
+        Opened::New(run) => eprintln!("run {run} begins"),
+        Opened::Resumed(run) => eprintln!("run {run} goes on"),
+        Opened::Finished(run) => {
+            eprintln!("run {run} is finished; --fresh starts over under a new run id");
+            return Ok(Begun { run: run.clone(), handle: None });
+        }
+    }
+    let options = CoordinatorOptions {
+        run: run.clone(),
+        store,
+        artifacts: Artifacts::open(&data.data.join("artifacts")).await?,
+        data: data.data.clone(),
+        listen,
+        reclaim,
+        store_patience: STORE_PATIENCE,
+    };
+    let handle = Coordinator::start(options, experiment, cancel.clone()).await?;
+    Ok(Begun { run, handle: Some(handle) })
 }
 
 pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
@@ -139,32 +166,18 @@ fn load(arguments: &ExperimentArguments) -> anyhow::Result<Experiment> {
     Ok(loaded?)
 }
 
-fn announce(coordinator: &Coordinator) {
-    let how = if coordinator.resumed { "goes on" } else { "begins" };
-    eprintln!("run {} {how}", coordinator.run);
-}
-
-fn finished(run: RunId) -> RunId {
-    eprintln!("run {run} is finished; --fresh starts over under a new run id");
-    run
-}
-
 /// The table, and where everything is.
 async fn conclude(data: &DataArguments, run: &RunId, as_json: bool) -> anyhow::Result<()> {
-    let file = data.data.join("influence.sqlite");
+    let file = data.data.join(STORE_FILE);
     let store = SqliteStore::open(&file)?;
-    let summary = catalogue::summary(&store, run).await?;
     if as_json {
-        return print(&format!("{}\n", serde_json::to_string_pretty(&summary)?));
+        return print(&format!("{:#}\n", whole(&store, &store.run(run).await?).await?));
     }
-    let folder = data.data.join(run.as_str());
-    print(&format!("{}{}", table(&summary), whereabouts(&file, &folder, run)))
-}
-
-fn whereabouts(store: &Path, folder: &Path, run: &RunId) -> String {
-    format!(
-        "store:         {}\nadapters:      {}\nconversations: influence episodes {run}\n",
-        store.display(),
-        folder.join("adapters").display(),
-    )
+    let adapters = data.data.join(run.as_str()).join("adapters");
+    print(&format!(
+        "{}store:         {}\nadapters:      {}\nconversations: influence episodes {run}\n",
+        table(&summary(&store, run).await?),
+        file.display(),
+        adapters.display(),
+    ))
 }

@@ -7,9 +7,11 @@ use anyhow::Context;
 use comfy_table::{Table, presets};
 use indicatif::HumanDuration;
 use influence_coordinator::catalogue::{self, EpisodeView};
-use influence_coordinator::store::{RunStatus, SqliteStore, Store};
+use influence_coordinator::planning::Phase;
+use influence_coordinator::store::{RunRecord, RunStatus, SqliteStore, Store};
+use influence_coordinator::summary;
 use influence_proto::RunId;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{EpisodesArguments, RunsArguments};
 use crate::conversation;
@@ -39,12 +41,36 @@ pub(crate) async fn runs(arguments: RunsArguments) -> anyhow::Result<()> {
 }
 
 async fn one_run(store: &SqliteStore, run: &str, as_json: bool) -> anyhow::Result<()> {
-    let summary = catalogue::summary(store, &RunId::new(run)?).await?;
+    let run = store.run(&RunId::new(run)?).await?;
     if as_json {
-        return print(&format!("{}\n", serde_json::to_string_pretty(&summary)?));
+        return print(&format!("{:#}\n", whole(store, &run).await?));
     }
-    let error = summary.error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
-    print(&format!("{} is {}{}\n{}", summary.run, summary.status, harmless(&error), table(&summary)))
+    let (status, error) = status(&run.status);
+    let error = error.map(|e| format!(": {e}")).unwrap_or_default();
+    print(&format!("{} is {status}{}\n{}", run.id, harmless(&error), table(&summary(store, &run.id).await?)))
+}
+
+/// A run for machines: how it stands, its figures, its resolved experiment.
+pub(crate) async fn whole(store: &SqliteStore, run: &RunRecord) -> anyhow::Result<Value> {
+    let (status, error) = status(&run.status);
+    Ok(json!({
+        "run": run.id,
+        "name": run.name,
+        "status": status,
+        "error": error,
+        "created_ms": run.created_ms,
+        "digest": run.digest,
+        "iterations": summary(store, &run.id).await?,
+        "experiment": run.experiment,
+    }))
+}
+
+fn status(status: &RunStatus) -> (&'static str, Option<&str>) {
+    match status {
+        RunStatus::Running => ("running", None),
+        RunStatus::Finished => ("finished", None),
+        RunStatus::Failed(error) => ("failed", Some(error)),
+    }
 }
 
 async fn all_runs(store: &SqliteStore, as_json: bool) -> anyhow::Result<()> {
@@ -52,11 +78,7 @@ async fn all_runs(store: &SqliteStore, as_json: bool) -> anyhow::Result<()> {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["run", "experiment", "status", "iterations", "created"]);
     for run in store.runs().await? {
-        let status = match &run.status {
-            RunStatus::Running => "running",
-            RunStatus::Finished => "finished",
-            RunStatus::Failed(_) => "failed",
-        };
+        let (status, _) = status(&run.status);
         let planned = store.iterations(&run.id).await?.iter().map(|i| i.iteration + 1).max().unwrap_or(0);
         rows.push(json!({"run": run.id, "name": run.name, "status": status, "created_ms": run.created_ms}));
         let cells = [run.id.to_string(), run.name, status.to_owned(), planned.to_string(), age(run.created_ms)];
@@ -100,8 +122,8 @@ pub(crate) async fn episodes(arguments: EpisodesArguments) -> anyhow::Result<()>
 fn page(episode: &EpisodeView) -> String {
     let spec = &episode.spec;
     let phase = match episode.phase {
-        influence_coordinator::planning::Phase::Train => "iteration",
-        influence_coordinator::planning::Phase::Evaluate => "evaluation",
+        Phase::Train => "iteration",
+        Phase::Evaluate => "evaluation",
     };
     let mut facts = vec![
         format!("{phase} {}", episode.iteration),

@@ -1,14 +1,14 @@
 //! The table at the end of a run.
 
 use comfy_table::{CellAlignment, Table, presets};
-use influence_coordinator::catalogue::{IterationSummary, RunSummary};
+use influence_coordinator::IterationSummary;
 use influence_coordinator::planning::Phase;
 
 use crate::terminal::{figure, harmless, with_error};
 
 /// One row per phase of an iteration, what was trained, and what people should know about it.
-pub(crate) fn table(run: &RunSummary) -> String {
-    let with_influence = run.iterations.iter().any(|i| i.influence_scored > 0 || i.vetoed > 0);
+pub(crate) fn table(iterations: &[IterationSummary]) -> String {
+    let with_influence = iterations.iter().any(|i| i.influence_scored + i.vetoed + i.vetoed_unscored > 0);
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     let mut header = vec!["phase", "agent", "episodes", "reward", "scored"];
@@ -20,11 +20,11 @@ pub(crate) fn table(run: &RunSummary) -> String {
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    for iteration in &run.iterations {
+    for iteration in iterations {
         table.add_row(row(iteration, with_influence));
     }
     let mut text = format!("{table}\n");
-    for iteration in &run.iterations {
+    for iteration in iterations {
         for note in &iteration.notes {
             text.push_str(&format!("{}: {note}\n", phase(iteration)));
         }
@@ -44,31 +44,27 @@ fn row(iteration: &IterationSummary, with_influence: bool) -> Vec<String> {
     let failed = if iteration.failed > 0 { format!(" ({} failed)", iteration.failed) } else { String::new() };
     let mut cells = vec![
         phase(iteration),
-        iteration.agent.clone(),
+        iteration.adapter.clone(),
         format!("{}{failed}", iteration.finished),
-        with_error(iteration.reward, iteration.reward_error),
+        with_error(iteration.reward),
         format!("{} of {}", iteration.scored, iteration.episodes),
     ];
     if with_influence {
-        let unread = iteration.vetoed_unscored;
-        let unread = if unread > 0 { format!(" ({unread} unscored)") } else { String::new() };
+        let unread_count = iteration.vetoed_unscored;
+        let unread = if unread_count > 0 { format!(" ({unread_count} unscored)") } else { String::new() };
         cells.push(format!("{} ({} of {})", figure(iteration.influence, 3), iteration.influence_scored, iteration.episodes));
-        cells.push(format!("{}{unread}", iteration.vetoed));
+        cells.push(format!("{}{unread}", iteration.vetoed + unread_count));
     }
-    let loss = iteration.training.as_ref().map_or_else(
-        || "–".to_owned(),
-        |t| format!("{:.3} → {:.3}", t.first_loss, t.last_loss),
-    );
-    let selected = match (iteration.phase, iteration.worst) {
-        (Phase::Evaluate, _) => "–".to_owned(),
-        (Phase::Train, 0) => format!("{} best", iteration.best),
-        (Phase::Train, worst) => format!("{} best, {worst} worst", iteration.best),
+    let loss = iteration.loss.map_or_else(|| "–".to_owned(), |(first, last)| format!("{first:.3} → {last:.3}"));
+    let selected = match iteration.phase {
+        Phase::Evaluate => "–".to_owned(),
+        Phase::Train => iteration.selected.to_string(),
     };
     cells.extend([
-        figure(iteration.reply_length, 0),
+        figure(iteration.reply_characters, 0),
         iteration.prompt_tokens.to_string(),
         iteration.generated_tokens.to_string(),
-        format!("{:.0}", iteration.seconds),
+        format!("{:.0}", iteration.active.as_secs_f64()),
         selected,
         loss,
     ]);

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
+use influence_coordinator::experiment::Estimate;
 
 /// Model output and file contents with control characters shown rather than obeyed, so that a reply
 /// cannot move the cursor, colour the screen or set the window's title. Newlines stay.
@@ -35,10 +36,10 @@ pub(crate) fn figure(value: Option<f64>, digits: usize) -> String {
 }
 
 /// A mean with its standard error.
-pub(crate) fn with_error(mean: Option<f64>, error: Option<f64>) -> String {
-    match (mean, error) {
-        (Some(mean), Some(error)) => format!("{mean:.2} ± {error:.2}"),
-        (mean, _) => figure(mean, 2),
+pub(crate) fn with_error(estimate: Option<Estimate>) -> String {
+    match estimate {
+        Some(Estimate { mean, standard_error: Some(error) }) => format!("{mean:.2} ± {error:.2}"),
+        estimate => figure(estimate.map(|e| e.mean), 2),
     }
 }
 
@@ -56,7 +57,7 @@ mod tests {
     #[test]
     fn an_absent_figure_is_not_zero() {
         assert_eq!(figure(None, 2), "–");
-        assert_eq!(with_error(Some(1.0), None), "1.00");
-        assert_eq!(with_error(Some(1.0), Some(0.5)), "1.00 ± 0.50");
+        assert_eq!(with_error(Some(Estimate { mean: 1.0, standard_error: None })), "1.00");
+        assert_eq!(with_error(Some(Estimate { mean: 1.0, standard_error: Some(0.5) })), "1.00 ± 0.50");
     }
 }

@@ -29,7 +29,8 @@ pub(crate) async fn train(arguments: TrainArguments) -> anyhow::Result<()> {
     let json = arguments.json;
     let output = arguments.output.clone();
     let report = spawn_blocking(move || {
-        let rows = rows_from_jsonl(&model, BufReader::new(file), &arguments.data.display().to_string())?;
+        let rows = rows_from_jsonl(&model, BufReader::new(file));
+        let rows = rows.with_context(|| format!("{} cannot be trained on", arguments.data.display()))?;
         let bar = bar();
         let report = sft(&model, arguments.adapter.as_deref(), &rows, &options, &arguments.output, &mut |step| {
             show(&bar, &step);

@@ -2,12 +2,12 @@
 //! model is too small to make sense.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, reason = "shared by several test programs")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-#[path = "../../../engine/tests/support/tiny.rs"]
+#[path = "../../../engine/tests/tiny/mod.rs"]
 mod tiny;
 
 const MASTER: &str = r"
@@ -69,6 +69,14 @@ training:
 evaluation: {initial_states: 1, at: [first, last]}
 ";
 
+/// The engine's tiny model with room for a conversation: its tokenizer makes a token of nearly every byte.
+fn write_model(folder: &Path) {
+    tiny::write_folder(folder, &tiny::weights(7));
+    let mut config = tiny::config_json();
+    config["max_position_embeddings"] = 4096.into();
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}
+
 /// A place of its own for one test.
 pub(crate) struct Lab {
     folder: TempDir,
@@ -78,7 +86,7 @@ impl Lab {
     /// Configuration, two environments and a tiny model on disk.
     pub(crate) fn new() -> Self {
         let lab = Self { folder: tempfile::tempdir().unwrap() };
-        tiny::write_model(&lab.path("model"), 7);
+        write_model(&lab.path("model"));
         lab.write("configs/models.yaml", &format!(
             "models:\n  tiny:\n    dtype: f32\n    sources:\n      - path: {}\n", lab.path("model").display()));
         lab.write("configs/environments/talk/_master_config.yaml", MASTER);

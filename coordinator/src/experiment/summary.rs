@@ -31,6 +31,8 @@ pub struct IterationSummary {
     pub scored: usize,
     /// Mean influence score of the episodes that have one; none if it is not configured.
     pub influence: Option<f64>,
+    /// Episodes with an influence score.
+    pub influence_scored: usize,
     /// Vetoed for their influence.
     pub vetoed: usize,
     /// Vetoed because their influence is unscored.
@@ -44,7 +46,8 @@ pub struct IterationSummary {
     /// Generated tokens of all roles.
     pub generated_tokens: u64,
     /// Time that processes spent on it, training included. Time between a kill and the next start
-    /// does not count, nor do up to 5 s before a kill.
+    /// does not count, nor do up to 5 s before a kill. In JSON: `seconds`.
+    #[serde(rename = "seconds", serialize_with = "as_seconds")]
     pub active: Duration,
     /// Loss of the first and the last training step, once trained.
     pub loss: Option<(f64, f64)>,
@@ -81,6 +84,10 @@ impl Estimate {
         let standard_error = (clusters.len() > 1).then(|| (g / (g - 1.0) * squares).sqrt() / n as f64);
         Some(Self { mean, standard_error })
     }
+}
+
+fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
 }
 
 /// The table of a run: its planned phases in order, evaluation before training.
@@ -128,6 +135,7 @@ async fn row(
         reward: Estimate::of(rewards),
         scored: verdicts().filter(|v| v.reward.is_some()).count(),
         influence: (!influences.is_empty()).then(|| influences.iter().sum::<f64>() / influences.len() as f64),
+        influence_scored: influences.len(),
         vetoed: verdicts().filter(|v| v.vetoed && v.influence.is_some()).count(),
         vetoed_unscored: verdicts().filter(|v| v.vetoed && v.influence.is_none()).count(),
         selected: verdicts().filter(|v| v.selected == Some(Selected::Best)).count(),

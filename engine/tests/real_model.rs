@@ -92,7 +92,7 @@ async fn smollm2_speaks_as_candles_llama_does() {
         .into_iter()
         .map(|question| GenerateRequest {
             prompt: model.chat.prompt(&[ChatMessage::user(question)]).unwrap(),
-            max_tokens: 10,
+            max_tokens: 8,
             sampling: SamplingOptions::greedy(),
             seed: 0,
             adapter: None,

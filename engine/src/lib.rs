@@ -5,7 +5,7 @@
 //! - [`sample`]: from logits to tokens, and to exact probabilities of allowed answers.
 //! - [`batch`]: the engine that serves generations and scores, batched continuously.
 //! - [`linear`]: the frozen projections' own matrix product.
-//! - [`lora`]: adapters.
+//! - [`lora`]: LoRA adapters as PEFT folders.
 //! - [`train`]: LoRA training.
 //!
 //! On the CPU everything is f32 and *batch-invariant*: a row's bits depend neither on the batch size, nor on its

@@ -72,7 +72,7 @@ fn questions() -> Vec<String> {
         "x² + y² = z²",
         "a friend who lies",
     ];
-    let short = topics.iter().map(|topic| format!("Tell me about {topic}."));
+    let short = topics.iter().map(|topic| format!("What is {topic}?"));
     let long = topics.iter().enumerate().map(|(i, topic)| {
         format!(
             "{}\n\nNow, in one sentence, tell me about {topic}.",
@@ -92,7 +92,7 @@ async fn smollm2_speaks_as_candles_llama_does() {
         .into_iter()
         .map(|question| GenerateRequest {
             prompt: model.chat.prompt(&[ChatMessage::user(question)]).unwrap(),
-            max_tokens: 12,
+            max_tokens: 8,
             sampling: SamplingOptions::greedy(),
             seed: 0,
             adapter: None,
@@ -105,12 +105,16 @@ async fn smollm2_speaks_as_candles_llama_does() {
             .map(|request| engine.generate(request.clone())),
     )
     .await;
+    let mut texts = Vec::new();
     for (request, together) in requests.iter().zip(together) {
         let alone = engine.generate(request.clone()).await.unwrap();
         assert_eq!(alone, together.unwrap());
         let wrong = oracle.disagreements(&request.prompt, &alone.token_ids);
         assert!(wrong.is_empty(), "`{}`: {wrong:?}", alone.text);
+        texts.push(alone.text);
     }
+    // The oracle shares our weights; that they were read right shows in what they say.
+    assert!(texts[0].contains("Paris"), "{texts:?}");
     score_makes_sense(&engine, &model).await;
     engine.stop().await;
 }

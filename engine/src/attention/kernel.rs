@@ -43,17 +43,34 @@ fn attend_body(query: &[f32], past: &Past<'_>, scale: f32, scores: &mut Vec<f32>
 #[inline(always)]
 fn score(query: &[f32], past: &Past<'_>, scale: f32, scores: &mut Vec<f32>) {
     scores.clear();
-    let blocks = past.seen.div_ceil(BLOCK);
-    for block in past.keys.chunks_exact(BLOCK * past.width).take(blocks) {
-        let mut sums = [[0f32; LANES]; BLOCK / LANES];
-        for (q, row) in query.iter().zip(block.chunks_exact(BLOCK)) {
-            for (sums, keys) in sums.iter_mut().zip(row.as_chunks::<LANES>().0) {
-                add_product(sums, *q, keys);
+    scores.resize(past.seen.next_multiple_of(BLOCK), 0.0);
+    let blocks = past.keys.chunks_exact(BLOCK * past.width);
+    for (sums, block) in scores.chunks_exact_mut(BLOCK).zip(blocks) {
+        let (fours, rest) = query.as_chunks::<4>();
+        let (rows, last_rows) = block.split_at(fours.len() * 4 * BLOCK);
+        for (q, rows) in fours.iter().zip(rows.chunks_exact(4 * BLOCK)) {
+            add_four_products(sums, q, rows);
+        }
+        for (q, row) in rest.iter().zip(last_rows.chunks_exact(BLOCK)) {
+            for (sum, key) in sums.iter_mut().zip(row) {
+                *sum += q * key;
             }
         }
-        for sums in &sums {
-            scores.extend(sums.iter().map(|sum| sum * scale));
+        for sum in sums {
+            *sum *= scale;
         }
+    }
+}
+
+/// Four steps of every position's sum at once: the sums go through memory, four steps share a load and a store.
+#[inline(always)]
+fn add_four_products(sums: &mut [f32], q: &[f32; 4], rows: &[f32]) {
+    let (first, rest) = rows.split_at(BLOCK);
+    let (second, rest) = rest.split_at(BLOCK);
+    let (third, fourth) = rest.split_at(BLOCK);
+    let keys = first.iter().zip(second).zip(third.iter().zip(fourth));
+    for (sum, ((a, b), (c, d))) in sums.iter_mut().zip(keys) {
+        *sum = *sum + q[0] * a + q[1] * b + q[2] * c + q[3] * d;
     }
 }
 
@@ -61,18 +78,20 @@ fn score(query: &[f32], past: &Past<'_>, scale: f32, scores: &mut Vec<f32>) {
 #[inline(always)]
 fn weigh_scores(scores: &mut [f32], seen: usize) -> f32 {
     scores[seen..].fill(f32::NEG_INFINITY);
-    let chunks = scores.as_chunks_mut::<LANES>().0;
     let mut highest = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks.iter() {
+    for chunk in scores.as_chunks::<LANES>().0 {
         for (highest, score) in highest.iter_mut().zip(chunk) {
             *highest = if *score > *highest { *score } else { *highest };
         }
     }
     let highest = highest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    // A plain loop of its own: the compiler makes vectors of it only so.
+    for score in scores.iter_mut() {
+        *score = exp(*score - highest);
+    }
     let mut lanes = [0f32; LANES];
-    for chunk in chunks {
+    for chunk in scores.as_chunks::<LANES>().0 {
         for (lane, score) in lanes.iter_mut().zip(chunk) {
-            *score = exp(*score - highest);
             *lane += *score;
         }
     }

@@ -11,14 +11,14 @@
 use super::panels::{PANEL, PanelRow};
 
 /// Rows of one forward tile.
-pub(super) const TILE_ROWS: usize = 8;
+pub(crate) const TILE_ROWS: usize = 8;
 /// Rows and inputs of one backward tile.
 pub(super) const BACK_TILE: usize = 4;
 /// Lanes over which a backward sum is spread before they are folded.
 const LANES: usize = 16;
 
 /// A forward tile: up to [`TILE_ROWS`] rows by one panel of outputs.
-pub(super) type Tile = [[f32; PANEL]; TILE_ROWS];
+pub(crate) type Tile = [[f32; PANEL]; TILE_ROWS];
 /// A backward tile: up to [`BACK_TILE`] rows by [`BACK_TILE`] inputs.
 pub(super) type BackTile = [[f32; BACK_TILE]; BACK_TILE];
 

@@ -17,8 +17,10 @@ use candle_core::{
     CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 use kernel::Instructions;
-use panels::Panels;
 use std::sync::Arc;
+
+pub(crate) use kernel::{TILE_ROWS, Tile};
+pub(crate) use panels::{PANEL, Panels};
 
 /// A weight `[out, in]` that never changes, packed once; cloning shares it.
 #[derive(Debug, Clone)]
@@ -76,8 +78,7 @@ impl FrozenLinear {
     /// # Errors
     /// When the last dimension is not [`Self::in_features`], or `x` is not f32 on the CPU.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?
-            .apply_op1(FrozenProduct(self.packed.clone()))
+        x.contiguous()?.apply_op1(FrozenProduct(self.clone()))
     }
 
     /// The length of an input row.
@@ -105,11 +106,26 @@ impl FrozenLinear {
     }
 }
 
+impl FrozenLinear {
+    /// [`Self::forward`] on plain rows, outside of any graph.
+    pub(crate) fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        let packed = &*self.packed;
+        let bias = packed.bias.as_deref();
+        product::forward(packed.instructions, &packed.panels, bias, x, rows)
+    }
+
+    /// The input's gradient from the output's, on plain rows.
+    pub(crate) fn multiply_back(&self, grad: &[f32], rows: usize) -> Vec<f32> {
+        let packed = &*self.packed;
+        product::backward(packed.instructions, &packed.panels, grad, rows)
+    }
+}
+
 /// The forward product as a candle operation.
-struct FrozenProduct(Arc<Packed>);
+struct FrozenProduct(FrozenLinear);
 
 /// The product with the transposed weight, which turns the output's gradient into the input's.
-struct FrozenGradient(Arc<Packed>);
+struct FrozenGradient(FrozenLinear);
 
 impl CustomOp1 for FrozenProduct {
     fn name(&self) -> &'static str {
@@ -117,20 +133,9 @@ impl CustomOp1 for FrozenProduct {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Packed {
-            panels,
-            bias,
-            instructions,
-        } = &*self.0;
-        let (x, rows, shape) = rows_of(
-            storage,
-            layout,
-            panels.inputs(),
-            panels.outputs(),
-            self.name(),
-        )?;
-        let output = product::forward(*instructions, panels, bias.as_deref(), x, rows);
-        Ok((CpuStorage::F32(output), shape))
+        let (from, to) = (self.0.in_features(), self.0.out_features());
+        let (x, rows, shape) = rows_of(storage, layout, from, to, self.name())?;
+        Ok((CpuStorage::F32(self.0.multiply(x, rows)), shape))
     }
 
     fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -145,20 +150,9 @@ impl CustomOp1 for FrozenGradient {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Packed {
-            panels,
-            instructions,
-            ..
-        } = &*self.0;
-        let (grad, rows, shape) = rows_of(
-            storage,
-            layout,
-            panels.outputs(),
-            panels.inputs(),
-            self.name(),
-        )?;
-        let output = product::backward(*instructions, panels, grad, rows);
-        Ok((CpuStorage::F32(output), shape))
+        let (from, to) = (self.0.out_features(), self.0.in_features());
+        let (grad, rows, shape) = rows_of(storage, layout, from, to, self.name())?;
+        Ok((CpuStorage::F32(self.0.multiply_back(grad, rows)), shape))
     }
 }
 

@@ -1,23 +1,26 @@
 //! The packed form of a frozen weight.
 
+use super::kernel::{Instructions, TILE_ROWS, Tile};
+use super::product;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Outputs that one panel holds: two AVX-512 registers wide.
-pub(super) const PANEL: usize = 32;
+pub(crate) const PANEL: usize = 32;
 
 /// One row of a panel: the weights of [`PANEL`] neighbouring outputs for one input, on its own cache lines.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct PanelRow(pub(super) [f32; PANEL]);
+pub(crate) struct PanelRow(pub(crate) [f32; PANEL]);
 
 impl PanelRow {
-    pub(super) const ZERO: Self = Self([0.0; PANEL]);
+    pub(crate) const ZERO: Self = Self([0.0; PANEL]);
 }
 
 /// A weight `[outputs, inputs]` cut into panels of [`PANEL`] outputs; panel `p`, row `k` holds
 /// `weight[p * PANEL ..][k]`. The last panel is filled up with zeros.
-pub(super) struct Panels {
+pub(crate) struct Panels {
     rows: Vec<PanelRow>,
     inputs: usize,
     outputs: usize,
@@ -25,7 +28,7 @@ pub(super) struct Panels {
 
 impl Panels {
     /// Packs a row-major weight `[outputs, inputs]`.
-    pub(super) fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Result<Self> {
+    pub(crate) fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Result<Self> {
         if inputs == 0 || outputs == 0 || weight.len() != outputs * inputs {
             bail!(
                 "a linear weight of shape [{outputs}, {inputs}] cannot be packed from {} values",
@@ -49,8 +52,53 @@ impl Panels {
         })
     }
 
+    /// Packs the transpose of a row-major weight: `transposed [inputs, outputs]`, for products that sum over rows.
+    pub(crate) fn pack_transposed(
+        transposed: &[f32],
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Self> {
+        if inputs == 0 || outputs == 0 || transposed.len() != outputs * inputs {
+            bail!(
+                "a transposed weight of shape [{inputs}, {outputs}] cannot be packed from {} values",
+                transposed.len()
+            );
+        }
+        let mut rows = vec![PanelRow::ZERO; outputs.div_ceil(PANEL) * inputs];
+        for (index, panel) in rows.chunks_exact_mut(inputs).enumerate() {
+            let lanes = index * PANEL..outputs.min((index + 1) * PANEL);
+            for (row, source) in panel.iter_mut().zip(transposed.chunks_exact(outputs)) {
+                row.0[..lanes.len()].copy_from_slice(&source[lanes.clone()]);
+            }
+        }
+        Ok(Self {
+            rows,
+            inputs,
+            outputs,
+        })
+    }
+
+    /// `x [rows, inputs]` times the weight, transposed: row-major `[rows, outputs]`.
+    pub(crate) fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        product::forward(Instructions::best(), self, None, x, rows)
+    }
+
+    /// The sums of one panel over a range of inputs, for up to [`TILE_ROWS`] rows: `x` holds `rows` interleaved
+    /// values for each input of the range.
+    pub(crate) fn tile(
+        &self,
+        panel: usize,
+        inputs: Range<usize>,
+        x: &[f32],
+        rows: usize,
+        tile: &mut Tile,
+    ) {
+        debug_assert!(rows <= TILE_ROWS && x.len() == inputs.len() * rows);
+        Instructions::best().tile(&self.panel(panel)[inputs], x, rows, tile);
+    }
+
     /// The row-major weight `[outputs, inputs]` again.
-    pub(super) fn unpack(&self) -> Vec<f32> {
+    pub(crate) fn unpack(&self) -> Vec<f32> {
         let mut weight = vec![0.0; self.outputs * self.inputs];
         weight
             .par_chunks_mut(PANEL * self.inputs)
@@ -65,21 +113,21 @@ impl Panels {
         weight
     }
 
-    pub(super) fn inputs(&self) -> usize {
+    pub(crate) fn inputs(&self) -> usize {
         self.inputs
     }
 
-    pub(super) fn outputs(&self) -> usize {
+    pub(crate) fn outputs(&self) -> usize {
         self.outputs
     }
 
     /// How many panels there are.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.outputs.div_ceil(PANEL)
     }
 
     /// Panel `index`: one [`PanelRow`] per input.
-    pub(super) fn panel(&self, index: usize) -> &[PanelRow] {
+    pub(crate) fn panel(&self, index: usize) -> &[PanelRow] {
         &self.rows[index * self.inputs..(index + 1) * self.inputs]
     }
 }

@@ -1,7 +1,7 @@
 //! The differentiable forward pass of one decoder layer.
 
 use super::draws::DropoutDraw;
-use super::operations;
+use super::operations::{self, Adapted, HeadLayout, Rotation};
 use super::parameters::Parameters;
 use crate::linear::FrozenLinear;
 use crate::lora::Projection;
@@ -23,10 +23,7 @@ pub(super) struct Pass<'a> {
     model: &'a Model,
     parameters: &'a Parameters,
     dropout: Option<DropoutDraw>,
-    cos: Tensor,
-    sin: Tensor,
-    mask: Tensor,
-    tokens: usize,
+    rotation: Rotation,
 }
 
 impl<'a> Pass<'a> {
@@ -37,21 +34,11 @@ impl<'a> Pass<'a> {
         dropout: Option<DropoutDraw>,
         tokens: usize,
     ) -> Result<Self> {
-        let mask = (0..tokens * tokens).map(|place| {
-            if place % tokens > place / tokens {
-                f32::NEG_INFINITY
-            } else {
-                0.0
-            }
-        });
         Ok(Self {
             model,
             parameters,
             dropout,
-            cos: model.rope.cos.narrow(0, 0, tokens)?,
-            sin: model.rope.sin.narrow(0, 0, tokens)?,
-            mask: Tensor::from_iter(mask, &Device::Cpu)?.reshape((tokens, tokens))?,
-            tokens,
+            rotation: Rotation::new(&model.rope, tokens)?,
         })
     }
 
@@ -88,41 +75,40 @@ struct Layer<'a, 'p> {
 
 impl Layer<'_, '_> {
     fn attend(&self, weights: &LayerWeights, x: &Tensor) -> Result<Tensor> {
-        let (pass, config) = (self.pass, &self.pass.model.config);
-        let heads = |x: Tensor, count| {
-            x.reshape((pass.tokens, count, config.head_dim))?
-                .transpose(0, 1)?
-                .contiguous()
+        let config = &self.pass.model.config;
+        let q = self.project(Projection::Q, &weights.q, x)?;
+        let k = self.project(Projection::K, &weights.k, x)?;
+        let v = self.project(Projection::V, &weights.v, x)?;
+        let heads = HeadLayout {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            width: config.head_dim,
         };
-        let q = heads(self.project(Projection::Q, &weights.q, x)?, config.heads)?;
-        let k = heads(self.project(Projection::K, &weights.k, x)?, config.kv_heads)?;
-        let v = heads(self.project(Projection::V, &weights.v, x)?, config.kv_heads)?;
-        let q = operations::rotate(&q, &pass.cos, &pass.sin)?;
-        let k = operations::rotate(&k, &pass.cos, &pass.sin)?;
-        let mixed = operations::attention(&q, &k, &v, &pass.mask, config)?
-            .transpose(0, 1)?
-            .reshape((pass.tokens, config.query_width()))?;
+        let q = operations::rotate(&q, &self.pass.rotation)?;
+        let k = operations::rotate(&k, &self.pass.rotation)?;
+        let mixed = operations::attention(&q, &k, &v, heads)?;
         self.project(Projection::O, &weights.o, &mixed)
     }
 
-    /// The frozen projection plus the adapter's update: `W x + scale * B A dropout(x)`.
+    /// The projection, with the adapter's update where it has one.
     fn project(&self, projection: Projection, frozen: &FrozenLinear, x: &Tensor) -> Result<Tensor> {
-        let y = frozen.forward(x)?;
-        let Some(pair) = self.pass.parameters.pair(self.index, projection) else {
-            return Ok(y);
+        let Pass {
+            parameters,
+            dropout,
+            ..
+        } = self.pass;
+        let Some(pair) = parameters.pair(self.index, projection) else {
+            return frozen.forward(x);
         };
         let (a, b) = match self.graph {
             Graph::On => (pair.a.as_tensor().clone(), pair.b.as_tensor().clone()),
             Graph::Off => (pair.a.as_detached_tensor(), pair.b.as_detached_tensor()),
         };
-        let x = match self.pass.dropout {
-            None => x.clone(),
-            Some(draw) => {
-                let factors = draw.factors(self.index, projection, x.elem_count());
-                (x * Tensor::from_vec(factors, x.shape(), x.device())?)?
-            }
+        let adapted = Adapted {
+            frozen: frozen.clone(),
+            scale: parameters.config().scale() as f32,
+            factors: dropout.map(|draw| draw.factors(self.index, projection, x.elem_count())),
         };
-        let update = x.matmul(&a.t()?)?.matmul(&b.t()?)?;
-        y + (update * self.pass.parameters.config().scale())?
+        operations::adapted_linear(x, &a, &b, adapted)
     }
 }

@@ -2,7 +2,9 @@
 
 mod gradients;
 mod measurement;
+mod operations;
 mod optimizer;
+mod plain;
 mod rows;
 #[path = "../../../tests/tiny/mod.rs"]
 mod tiny;

@@ -1,9 +1,18 @@
-//! The operations of a Llama layer in a form that lets gradients through.
-//!
-//! candle's fused norm, rotation and softmax have no backward pass and cut the gradient without a word.
+//! The operations of a Llama layer as chains of candle's plain operations: the oracle of ours.
 
-use crate::model::ModelConfig;
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
+
+/// `[tokens, tokens]`: 0 where a token may look, -inf elsewhere.
+pub(super) fn causal_mask(tokens: usize) -> Result<Tensor> {
+    let mask = (0..tokens * tokens).map(|place| {
+        if place % tokens > place / tokens {
+            f32::NEG_INFINITY
+        } else {
+            0.0
+        }
+    });
+    Tensor::from_iter(mask, &Device::Cpu)?.reshape((tokens, tokens))
+}
 
 /// RMSNorm (arXiv 1910.07467) over the last dimension: `x / sqrt(mean(x²) + eps) * weight`.
 pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -27,16 +36,11 @@ pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 
 /// Causal attention with grouped key and value heads: `q [heads, tokens, width]`, `k`, `v`
 /// `[kv_heads, tokens, width]`, `mask [tokens, tokens]` with 0 where a token may look and -inf elsewhere.
-pub(super) fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    mask: &Tensor,
-    config: &ModelConfig,
-) -> Result<Tensor> {
+pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let (heads, tokens, width) = q.dims3()?;
-    let groups = heads / config.kv_heads;
-    let q = q.reshape((config.kv_heads, groups * tokens, width))?;
+    let kv_heads = k.dim(0)?;
+    let groups = heads / kv_heads;
+    let q = q.reshape((kv_heads, groups * tokens, width))?;
     let scores = (q.matmul(&k.transpose(1, 2)?)? / (width as f64).sqrt())?;
     let scores = scores
         .reshape((heads, tokens, tokens))?
@@ -45,7 +49,7 @@ pub(super) fn attention(
     let powers = scores.broadcast_sub(&highest)?.exp()?;
     let weights = powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)?;
     weights
-        .reshape((config.kv_heads, groups * tokens, tokens))?
+        .reshape((kv_heads, groups * tokens, tokens))?
         .matmul(v)?
         .reshape((heads, tokens, width))
 }

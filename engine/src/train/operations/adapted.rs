@@ -1,0 +1,146 @@
+//! A frozen projection with its adapter: `y = W x + scale * B A (f * x)`, `f` being the dropout's factors.
+
+use super::{list, values};
+use crate::linear::{FrozenLinear, Panels};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+/// What of an adapted projection does not change in training.
+#[derive(Debug, Clone)]
+pub(in crate::train) struct Adapted {
+    /// `W`.
+    pub(in crate::train) frozen: FrozenLinear,
+    /// The adapter's scale.
+    pub(in crate::train) scale: f32,
+    /// A factor for each element of `x`, where the adapter's input is dropped out.
+    pub(in crate::train) factors: Option<Vec<f32>>,
+}
+
+/// The projection of `x [rows, in]` with the adapter's `a [rank, in]` and `b [out, rank]`. Differentiable in all three.
+pub(in crate::train) fn adapted_linear(
+    x: &Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    adapted: Adapted,
+) -> Result<Tensor> {
+    let (inputs, outputs) = (adapted.frozen.in_features(), adapted.frozen.out_features());
+    let (rows, width) = x.dims2()?;
+    let (rank, a_width) = a.dims2()?;
+    let factors = adapted.factors.as_ref();
+    if width != inputs
+        || a_width != inputs
+        || b.dims() != [outputs, rank]
+        || factors.is_some_and(|factors| factors.len() != rows * inputs)
+    {
+        bail!(
+            "an adapter of shapes {:?} and {:?} does not fit a weight [{outputs}, {inputs}] and rows {:?}",
+            a.dims(),
+            b.dims(),
+            x.dims()
+        );
+    }
+    x.contiguous()?
+        .apply_op3(&a.contiguous()?, &b.contiguous()?, adapted)
+}
+
+impl Adapted {
+    /// The adapter's input.
+    fn dropped(&self, x: &[f32]) -> Vec<f32> {
+        match &self.factors {
+            None => x.to_vec(),
+            Some(factors) => x
+                .iter()
+                .zip(factors)
+                .map(|(x, factor)| x * factor)
+                .collect(),
+        }
+    }
+}
+
+impl CustomOp3 for Adapted {
+    fn name(&self) -> &'static str {
+        "adapted-linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = values(x, x_layout, self.name())?;
+        let (rows, inputs) = x_layout.shape().dims2()?;
+        let (outputs, rank) = b_layout.shape().dims2()?;
+        let a = Panels::pack(values(a, a_layout, self.name())?, rank, inputs)?;
+        let b = Panels::pack(values(b, b_layout, self.name())?, outputs, rank)?;
+        let inner = match &self.factors {
+            None => a.multiply(x, rows),
+            Some(_) => a.multiply(&self.dropped(x), rows),
+        };
+        let mut output = self.frozen.multiply(x, rows);
+        add_scaled(&mut output, &b.multiply(&inner, rows), self.scale);
+        Ok((CpuStorage::F32(output), Shape::from((rows, outputs))))
+    }
+
+    /// With `h = A (f * x)` and `u = scale * Bᵀ grad`: `B` gets `scale * grad hᵀ`, `A` gets `u (f * x)ᵀ`, and `x` gets
+    /// `Wᵀ grad + f * Aᵀ u`.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (rows, inputs) = x.dims2()?;
+        let (outputs, rank) = b.dims2()?;
+        let device = x.device();
+        let (x_values, a_values, b_values) = (list(x)?, list(a)?, list(b)?);
+        let grads = list(grad)?;
+        let dropped = self.dropped(&x_values);
+        let inner = Panels::pack(&a_values, rank, inputs)?.multiply(&dropped, rows);
+        let mut outer = Panels::pack_transposed(&b_values, outputs, rank)?.multiply(&grads, rows);
+        outer.iter_mut().for_each(|value| *value *= self.scale);
+
+        let by_inner = Panels::pack_transposed(&grads, rows, outputs)?;
+        let mut b_gradient = by_inner.multiply(&transpose(&inner, rank), rank);
+        b_gradient.iter_mut().for_each(|value| *value *= self.scale);
+        let b_gradient =
+            Tensor::from_vec(transpose(&b_gradient, outputs), (outputs, rank), device)?;
+        let by_outer = Panels::pack_transposed(&dropped, rows, inputs)?;
+        let a_gradient = by_outer.multiply(&transpose(&outer, rank), rank);
+        let a_gradient = Tensor::from_vec(a_gradient, (rank, inputs), device)?;
+
+        let mut x_gradient = self.frozen.multiply_back(&grads, rows);
+        let through = Panels::pack_transposed(&a_values, rank, inputs)?.multiply(&outer, rows);
+        add_scaled(&mut x_gradient, &self.dropped(&through), 1.0);
+        let x_gradient = Tensor::from_vec(x_gradient, (rows, inputs), device)?;
+        Ok((Some(x_gradient), Some(a_gradient), Some(b_gradient)))
+    }
+}
+
+fn add_scaled(sum: &mut [f32], values: &[f32], scale: f32) {
+    const CHUNK: usize = 4096;
+    sum.par_chunks_mut(CHUNK)
+        .zip(values.par_chunks(CHUNK))
+        .for_each(|(sum, values)| {
+            for (sum, value) in sum.iter_mut().zip(values) {
+                *sum += value * scale;
+            }
+        });
+}
+
+/// A row-major matrix with `columns` columns, transposed.
+fn transpose(matrix: &[f32], columns: usize) -> Vec<f32> {
+    let rows = matrix.len() / columns;
+    let mut transposed = vec![0.0f32; matrix.len()];
+    for (row, values) in matrix.chunks_exact(columns).enumerate() {
+        for (column, value) in values.iter().enumerate() {
+            transposed[column * rows + row] = *value;
+        }
+    }
+    transposed
+}

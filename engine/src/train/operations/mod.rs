@@ -1,0 +1,40 @@
+//! The operations of a Llama layer, each with its own backward pass.
+//!
+//! candle's fused norm, rotation and softmax have no backward pass and cut the gradient without a word; chains
+//! of its plain operations have one, but are slow on a CPU (single-threaded, with a copy per operation, and a
+//! gradient for every constant too). These run on all threads, sum in a fixed order, and keep nothing between
+//! forward and backward but their inputs. The tests hold them against chains of plain operations.
+
+mod adapted;
+mod attention;
+mod norm;
+mod rotation;
+mod swiglu;
+
+pub(super) use adapted::{Adapted, adapted_linear};
+pub(super) use attention::{HeadLayout, attention};
+pub(super) use norm::rms_norm;
+pub(super) use rotation::{Rotation, rotate};
+pub(super) use swiglu::swiglu;
+
+use candle_core::{CpuStorage, Layout, Result, Tensor, WithDType, bail};
+
+/// The values of a contiguous f32 tensor on the CPU.
+fn values<'a>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+    operation: &'static str,
+) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&f32::cpu_storage_as_slice(storage)?[start..end]),
+        None => bail!(
+            "{operation} needs a contiguous tensor, not strides {:?}",
+            layout.stride()
+        ),
+    }
+}
+
+/// The values of a tensor as a list.
+fn list(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1()
+}

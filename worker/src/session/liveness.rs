@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::Identity;
@@ -29,14 +30,13 @@ struct Renewals {
     client: Client,
     identity: Identity,
     leases: Leases,
-    period: Arc<AtomicU64>,
     /// Renewals that failed, one after the other.
     failures: u32,
 }
 
 impl Liveness {
     /// Starts to renew `leases` every `period`.
-    pub(super) fn start(
+    pub(super) async fn start(
         address: &str,
         identity: Identity,
         leases: Leases,
@@ -44,17 +44,22 @@ impl Liveness {
     ) -> Result<Self, WorkerError> {
         let period = Arc::new(AtomicU64::new(millis(period)));
         let stop = CancellationToken::new();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        // The connection belongs to the runtime that it is made in.
-        let client = {
-            let _inside = runtime.enter();
-            Client::new(address)?
-        };
-        let renewals = Renewals { client, identity, leases, period: period.clone(), failures: 0 };
-        let stopped = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("liveness".into())
-            .spawn(move || runtime.block_on(renewals.run(&stopped)))?;
+        let (ready, started) = oneshot::channel();
+        let (address, stopped, pace) = (address.to_owned(), stop.clone(), period.clone());
+        let thread = std::thread::Builder::new().name("liveness".into()).spawn(move || {
+            // A runtime must neither be made nor dropped inside another.
+            let made = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let (runtime, made) = match made {
+                Ok(runtime) => (Some(runtime), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            let _ = ready.send(made);
+            if let Some(runtime) = runtime {
+                runtime.block_on(Renewals::run(&address, identity, leases, pace, &stopped));
+            }
+        })?;
+        let dead = || std::io::Error::other("the liveness thread ended at once");
+        started.await.unwrap_or_else(|_| Err(dead()))?;
         Ok(Self { period, stop, thread: Some(thread) })
     }
 
@@ -82,11 +87,18 @@ impl Drop for Liveness {
 }
 
 impl Renewals {
-    async fn run(mut self, stop: &CancellationToken) {
+    /// Renews until it is stopped. The connection belongs to the runtime that it is made in: to this thread's.
+    async fn run(address: &str, identity: Identity, leases: Leases, period: Arc<AtomicU64>, stop: &CancellationToken) {
+        let client = match Client::new(address) {
+            Ok(client) => client,
+            // The same address has served the worker's own client.
+            Err(error) => return tracing::error!(%error, "leases cannot be renewed"),
+        };
+        let mut renewals = Self { client, identity, leases, failures: 0 };
         loop {
-            let period = Duration::from_millis(self.period.load(Ordering::Relaxed)).max(SHORTEST);
+            let period = Duration::from_millis(period.load(Ordering::Relaxed)).max(SHORTEST);
             let beat = async {
-                self.renew(period).await;
+                renewals.renew(period).await;
                 tokio::time::sleep(period).await;
             };
             if unless(stop, beat).await.is_none() {

@@ -116,7 +116,7 @@ impl Worker {
         let Some(models) = unless(cancel, load(&loader, &joined.models)).await.transpose()? else { return Ok(None) };
         let leases = Leases::new(options.slots);
         let renew = Duration::from_millis(u64::from(joined.renew_ms));
-        let liveness = Liveness::start(client.address(), identity.clone(), leases.clone(), renew)?;
+        let liveness = Liveness::start(client.address(), identity.clone(), leases.clone(), renew).await?;
         let artifacts = ArtifactCache::new(client.clone(), &options.cache, handshake.incarnation());
         let scratch = options.cache.join("scratch");
         let tasks = Tasks::new(client.clone(), identity.clone(), leases.clone(), artifacts, models, scratch);
@@ -216,5 +216,9 @@ async fn unless<T>(cancel: &CancellationToken, future: impl Future<Output = T>) 
     }
 }
 
+#[cfg(test)]
+mod local_tests;
+#[cfg(test)]
+pub(crate) mod rehearsal;
 #[cfg(test)]
 mod tests;

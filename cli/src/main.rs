@@ -1,1 +1,59 @@
-fn main() {}
+//! `influence`: coordinator and worker put together, or either alone, and what is needed around
+//! them. This crate parses, calls and prints; it decides nothing.
+
+mod args;
+mod check;
+mod conversation;
+mod interrupt;
+mod model;
+mod place;
+mod progress;
+mod run;
+mod stored;
+mod table;
+mod terminal;
+mod train;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use args::{Arguments, Command};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match start(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", terminal::harmless(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&arguments.log)
+        .with_context(|| format!("--log `{}` is no filter; try `info` or `influence_worker=debug`", arguments.log))?;
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let runtime = tokio::runtime::Runtime::new().context("no runtime could be started")?;
+    let done = runtime.block_on(dispatch(arguments.command));
+    // A model that is still computing must not keep a finished command from ending.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    done
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(arguments) => run::alone(arguments).await,
+        Command::Coordinator(arguments) => run::coordinator(arguments).await,
+        Command::Worker(arguments) => run::worker(arguments).await,
+        Command::Validate(arguments) => check::validate(&arguments),
+        Command::Runs(arguments) => stored::runs(arguments).await,
+        Command::Episodes(arguments) => stored::episodes(arguments).await,
+        Command::Model(command) => model::dispatch(command).await,
+        Command::Train(arguments) => train::train(arguments).await,
+    }
+}

@@ -1,1 +1,35 @@
-//! placeholder
+//! The coordinator: plans episodes, leases them to workers, selects, has adapters trained, and
+//! remembers everything. It links no model code.
+//!
+//! A run starts with [`config::Experiment::load`], becomes a run of the [`store`] with
+//! [`open_run`], and is carried on by [`Coordinator::start`]; [`summary`] reads the figures of any
+//! run, going on or not.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`config`], [`environments`] | files to validated settings and prompts |
+//! | [`planning`], [`selection`], [`dataset`] | pure functions: what is rolled out, chosen, trained on |
+//! | [`store`], [`artifacts`] | durable truth; immutable bytes by digest |
+//! | [`dispatch`] | who holds what: a pure state machine and the task that owns it |
+//! | `service` | gRPC: decode, call, encode |
+//! | [`catalogue`] | the read side |
+//! | [`experiment`] | the run itself: every step derived from the store, so it resumes anywhere |
+
+pub mod artifacts;
+pub mod catalogue;
+pub mod config;
+mod coordinator;
+pub mod dataset;
+pub mod dispatch;
+pub mod environments;
+pub mod experiment;
+pub mod planning;
+mod progress;
+pub mod selection;
+mod service;
+pub mod store;
+
+pub use coordinator::{Coordinator, CoordinatorOptions, RunHandle, StartError};
+pub use experiment::{IterationSummary, OpenError, Opened, RunError, open_run, summary};
+pub use progress::{Progress, RunPhase, TrainingNow};
+pub use service::ListenError;

@@ -6,6 +6,7 @@
 //! - [`batch`]: the engine that serves generations and scores, batched continuously.
 //! - [`linear`]: the frozen projections' own matrix product.
 //! - [`lora`]: adapters.
+//! - [`train`]: LoRA training.
 //!
 //! On the CPU everything is f32 and *batch-invariant*: a row's bits depend neither on the batch size, nor on its
 //! neighbours, nor on how its prompt is cut into chunks, nor on the instruction set.

@@ -281,7 +281,18 @@ fn wrong_pieces_of_a_folder_are_named() {
         );
     }
     tiny::write_folder(folder.path(), &weights);
-    std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    let mut spaced = tiny::tokenizer();
+    let spaces = tokenizers::pre_tokenizers::metaspace::Metaspace::default();
+    spaced.with_pre_tokenizer(Some(spaces));
+    let file = folder.path().join("tokenizer.json");
+    let json = spaced.to_string(false).unwrap();
+    std::fs::write(&file, json.replace('Ġ', "\u{2581}")).unwrap();
+    assert!(
+        refusal(folder.path())
+            .to_string()
+            .contains("a space put before")
+    );
+    std::fs::remove_file(&file).unwrap();
     assert!(
         refusal(folder.path())
             .to_string()

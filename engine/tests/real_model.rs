@@ -83,7 +83,7 @@ fn questions() -> Vec<String> {
 }
 
 /// Protects: what every figure of a run rests on. 20 prompts, alone and batched with ragged neighbours, token for token.
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test]
 async fn smollm2_speaks_as_candles_llama_does() {
     let model = Arc::new(Model::load(&model_path()).unwrap());
     let oracle = tiny::Oracle::new(named_weights(&model), oracle_config(&model));

@@ -17,4 +17,4 @@ mod outbox;
 mod session;
 pub mod training;
 
-pub use session::{WorkerError, WorkerOptions, run};
+pub use session::{OnDownload, WorkerError, WorkerOptions, run};

@@ -61,12 +61,12 @@ impl Encoder {
         })
     }
 
-    /// Hides the control tokens that the messages spell out. Empty, and free, in nearly every chat.
-    pub(super) fn shield(&self, messages: &mut [ChatMessage]) -> Shield {
+    /// Hides the control tokens that the messages spell out, and makes the shield fit for `more`, which the caller hides.
+    /// Empty, and nearly free, in nearly every chat.
+    pub(super) fn shield(&self, messages: &mut [ChatMessage], more: &str) -> Shield {
         let spelt_out = |token: &AddedToken| {
-            messages
-                .iter()
-                .any(|message| message.content.contains(&token.content))
+            let in_messages = messages.iter().any(|m| m.content.contains(&token.content));
+            in_messages || more.contains(&token.content)
         };
         let found: Vec<String> = self
             .controls
@@ -77,7 +77,10 @@ impl Encoder {
         if found.is_empty() {
             return Shield::default();
         }
-        let unused = |letter: &char| !messages.iter().any(|m| m.content.contains(*letter));
+        let unused = |letter: &char| {
+            let in_messages = messages.iter().any(|m| m.content.contains(*letter));
+            !in_messages && !more.contains(*letter)
+        };
         let letters = ('\u{F0000}'..='\u{FFFFD}').filter(unused);
         let shield = Shield {
             hidden: found.into_iter().zip(letters).collect(),

@@ -25,7 +25,7 @@ impl ChatFormat {
         whole.push(ChatMessage::assistant(SENTINEL));
         whole.extend_from_slice(new_messages);
         let mut whole = parts.arranged(&whole)?;
-        let shield = parts.encoder.shield(&mut whole);
+        let shield = parts.encoder.shield(&mut whole, "");
         let mut before = parts.arranged(messages_so_far)?;
         for message in &mut before {
             message.content = shield.hide(&message.content);

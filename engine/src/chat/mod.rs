@@ -107,7 +107,7 @@ impl ChatFormat {
     ) -> Result<Vec<u32>, ChatError> {
         let parts = &self.parts;
         let mut messages = parts.arranged(messages)?;
-        let shield = parts.encoder.shield(&mut messages);
+        let shield = parts.encoder.shield(&mut messages, prefix);
         let prefix = shield.hide(prefix);
         let text = parts.template()?.render(&messages, true)? + &prefix;
         parts.encoder.encode(&text, &shield)

@@ -89,15 +89,18 @@ impl RoleRules {
             text.is_ok_and(|text| text.contains(SENTINEL))
         };
         let with = |role| ChatMessage::new(role, SENTINEL);
+        let alternate = !shows(&[asked.clone(), with(Role::User)])
+            || !shows(&[with(Role::System), asked.clone()]);
+        let answered = [
+            asked.clone(),
+            ChatMessage::assistant("probe"),
+            with(Role::Ipython),
+        ];
         Ok(Self {
-            alternate: !shows(&[asked.clone(), with(Role::User)])
-                || !shows(&[with(Role::System), asked.clone()]),
-            calls_as_assistant: !shows(&[asked.clone(), with(Role::FunctionCall)]),
-            answers_as_user: !shows(&[
-                asked.clone(),
-                ChatMessage::assistant("probe"),
-                with(Role::Ipython),
-            ]),
+            alternate,
+            // Where two roles must alternate there is no place for a third.
+            calls_as_assistant: alternate || !shows(&[asked.clone(), with(Role::FunctionCall)]),
+            answers_as_user: alternate || !shows(&answered),
         })
     }
 

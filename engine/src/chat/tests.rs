@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 use super::*;
 
@@ -85,8 +87,13 @@ fn tokenizer() -> Arc<Tokenizer> {
         .build()
         .unwrap();
     let mut tokenizer = Tokenizer::new(model);
+    // Line breaks stay together whatever follows them, as with Llama 3: else a prompt's end would be cut otherwise once
+    // a reply follows it.
+    let lines = SplitPattern::Regex(r"[\r\n]+".to_owned());
+    let lines = Split::new(lines, SplitDelimiterBehavior::Isolated, false).unwrap();
+    let bytes = ByteLevel::new(false, true, false);
     tokenizer
-        .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
+        .with_pre_tokenizer(Some(Sequence::new(vec![lines.into(), bytes.into()])))
         .with_decoder(Some(ByteLevel::default()));
     tokenizer
         .add_special_tokens(SPECIALS.map(|text| AddedToken::from(text, true)))

@@ -30,7 +30,7 @@ impl ChatFormat {
         let parts = &self.parts;
         let arranged = parts.rules.arrange(messages)?;
         let (mut chat, sources): (Vec<_>, Vec<_>) = arranged.into_iter().unzip();
-        let shield = parts.encoder.shield(&mut chat);
+        let shield = parts.encoder.shield(&mut chat, "");
         let marked = parts.marked(&chat)?;
         let mut ids = Vec::new();
         let mut mask = Vec::new();

@@ -161,11 +161,6 @@ impl AnswerTree {
         self.visits.len().saturating_sub(1)
     }
 
-    /// What the reply's first tokens can be, for tests and for servers that only report first tokens.
-    pub fn first_tokens(&self) -> impl Iterator<Item = u32> + '_ {
-        self.nodes[0].children.keys().copied()
-    }
-
     /// Each answer's probability, from the probability of reaching each node.
     fn probabilities(&self, reached: &[f64]) -> Vec<f64> {
         // What a terminal's nearest terminals below it take from it. Children come after their parents, so going backwards

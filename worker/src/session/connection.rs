@@ -21,6 +21,18 @@ pub(super) enum End {
     Forgotten,
     /// The stream broke; leases live on.
     Lost(String),
+    /// The coordinator does not accept what this worker says. Saying it again changes nothing.
+    Refused(String),
+}
+
+impl From<CallError> for End {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Unknown(_) => Self::Forgotten,
+            CallError::Refused(reason) => Self::Refused(reason),
+            other => Self::Lost(other.to_string()),
+        }
+    }
 }
 
 /// What a session works with.
@@ -49,8 +61,7 @@ impl Connection<'_> {
         let _ = sender.try_send(event(hello));
         let mut events = match self.client.session(outgoing).await {
             Ok(events) => events,
-            Err(CallError::Unknown(_)) => return End::Forgotten,
-            Err(error) => return End::Lost(error.to_string()),
+            Err(error) => return error.into(),
         };
         tracing::debug!("session open");
         let mut free = self.leases.free();
@@ -87,8 +98,7 @@ impl Connection<'_> {
                     Ok(Event::Goodbye(reason)) => return End::Goodbye(reason),
                     Ok(event) => self.act(event),
                     Err(Ended::Closed) => return End::Lost("the coordinator closed the stream".to_owned()),
-                    Err(Ended::Failed(CallError::Unknown(_))) => return End::Forgotten,
-                    Err(Ended::Failed(error)) => return End::Lost(error.to_string()),
+                    Err(Ended::Failed(error)) => return error.into(),
                 },
             }
         }

@@ -46,6 +46,14 @@ pub enum WorkerError {
         /// Highest protocol of this worker.
         highest: u32,
     },
+    /// The coordinator let this worker in and then does not accept what it says.
+    #[error("the coordinator at {address} ended the session: {reason}")]
+    Session {
+        /// Where the coordinator is.
+        address: String,
+        /// What the coordinator said.
+        reason: String,
+    },
     /// A model's files cannot be had.
     #[error(transparent)]
     Fetch(#[from] FetchError),

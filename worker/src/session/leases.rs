@@ -24,6 +24,8 @@ struct Shared {
     ending: CancellationToken,
     /// Episodes that may be taken now.
     free: watch::Sender<usize>,
+    /// No renewal got through for as long as a lease lives.
+    lapsed: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -46,7 +48,7 @@ impl Leases {
     /// Of a worker that takes `slots` episodes at once.
     pub(crate) fn new(slots: usize) -> Self {
         let (held, ending) = (Mutex::default(), CancellationToken::new());
-        let shared = Shared { slots, held, ending, free: watch::Sender::new(slots) };
+        let shared = Shared { slots, held, ending, free: watch::Sender::new(slots), lapsed: watch::Sender::new(false) };
         Self { shared: Arc::new(shared) }
     }
 
@@ -103,6 +105,20 @@ impl Leases {
     /// How many episodes may be taken, now and whenever that changes.
     pub(crate) fn free(&self) -> watch::Receiver<usize> {
         self.shared.free.subscribe()
+    }
+
+    /// As far as this worker can tell, its leases live, or have run out and others may have them.
+    pub(crate) fn set_lapsed(&self, lapsed: bool) {
+        let changed = self.shared.lapsed.send_if_modified(|now| std::mem::replace(now, lapsed) != lapsed);
+        if changed && lapsed {
+            tracing::warn!("no renewal got through for as long as a lease lives: work pauses at its next turn");
+        }
+    }
+
+    /// Waits while the leases have run out: to go on would be in vain.
+    pub(crate) async fn alive(&self) {
+        // Its sender is in `self`.
+        let _ = self.shared.lapsed.subscribe().wait_for(|lapsed| !lapsed).await;
     }
 
     fn tell(&self, held: &BTreeMap<(WorkId, u32), Held>) {

@@ -1,10 +1,9 @@
 //! Renewals, apart from everything else: a thread with its own runtime and its own connection, so that a worker whose
 //! cores are all busy with a model does not look dead.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -17,11 +16,19 @@ use crate::client::{CallError, Client};
 /// Renewals are never asked for more often, whatever the coordinator says.
 const SHORTEST: Duration = Duration::from_millis(50);
 
+/// What the coordinator asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Between renewals.
+    pub(super) renew: Duration,
+    /// How long a lease lives without one.
+    pub(super) lease: Duration,
+}
+
 /// The running thread.
 #[derive(Debug)]
 pub(super) struct Liveness {
-    /// Milliseconds between renewals.
-    period: Arc<AtomicU64>,
+    pace: Arc<Mutex<Pace>>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
@@ -30,22 +37,24 @@ struct Renewals {
     client: Client,
     identity: Identity,
     leases: Leases,
+    /// When the last renewal that got through was asked for.
+    renewed: Instant,
     /// Renewals that failed, one after the other.
     failures: u32,
 }
 
 impl Liveness {
-    /// Starts to renew `leases` every `period`.
+    /// Starts to renew `leases`.
     pub(super) async fn start(
         address: &str,
         identity: Identity,
         leases: Leases,
-        period: Duration,
+        pace: Pace,
     ) -> Result<Self, WorkerError> {
-        let period = Arc::new(AtomicU64::new(millis(period)));
+        let pace = Arc::new(Mutex::new(pace));
         let stop = CancellationToken::new();
         let (ready, started) = oneshot::channel();
-        let (address, stopped, pace) = (address.to_owned(), stop.clone(), period.clone());
+        let (address, stopped, asked) = (address.to_owned(), stop.clone(), pace.clone());
         let thread = std::thread::Builder::new().name("liveness".into()).spawn(move || {
             // A runtime must neither be made nor dropped inside another.
             let made = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -55,17 +64,17 @@ impl Liveness {
             };
             let _ = ready.send(made);
             if let Some(runtime) = runtime {
-                runtime.block_on(Renewals::run(&address, identity, leases, pace, &stopped));
+                runtime.block_on(Renewals::run(&address, identity, leases, asked, &stopped));
             }
         })?;
         let dead = || std::io::Error::other("the liveness thread ended at once");
         started.await.unwrap_or_else(|_| Err(dead()))?;
-        Ok(Self { period, stop, thread: Some(thread) })
+        Ok(Self { pace, stop, thread: Some(thread) })
     }
 
     /// Renews at another pace from now on.
-    pub(super) fn renew_every(&self, period: Duration) {
-        self.period.store(millis(period), Ordering::Relaxed);
+    pub(super) fn follow(&self, pace: Pace) {
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = pace;
     }
 
     /// Ends the thread and waits for it.
@@ -88,17 +97,19 @@ impl Drop for Liveness {
 
 impl Renewals {
     /// Renews until it is stopped. The connection belongs to the runtime that it is made in: to this thread's.
-    async fn run(address: &str, identity: Identity, leases: Leases, period: Arc<AtomicU64>, stop: &CancellationToken) {
+    async fn run(address: &str, identity: Identity, leases: Leases, pace: Arc<Mutex<Pace>>, stop: &CancellationToken) {
         let client = match Client::new(address) {
             Ok(client) => client,
             // The same address has served the worker's own client.
             Err(error) => return tracing::error!(%error, "leases cannot be renewed"),
         };
-        let mut renewals = Self { client, identity, leases, failures: 0 };
+        let mut renewals = Self { client, identity, leases, renewed: Instant::now(), failures: 0 };
         loop {
-            let period = Duration::from_millis(period.load(Ordering::Relaxed)).max(SHORTEST);
+            let Pace { renew, lease } = *pace.lock().unwrap_or_else(PoisonError::into_inner);
+            let period = renew.max(SHORTEST);
             let beat = async {
                 renewals.renew(period).await;
+                renewals.leases.set_lapsed(renewals.renewed.elapsed() > lease);
                 tokio::time::sleep(period).await;
             };
             if unless(stop, beat).await.is_none() {
@@ -111,12 +122,14 @@ impl Renewals {
         let worker = self.identity.id();
         // Twice the period: an answer that takes longer is worth less than another try.
         let limit = (period * 2).max(Duration::from_secs(1));
+        let asked = Instant::now();
         match self.client.renew(&worker, self.leases.report(), limit).await {
             Ok(lost) => {
                 if self.failures > 0 {
                     tracing::info!(failed = self.failures, "leases are renewed again");
                 }
                 self.failures = 0;
+                self.renewed = asked;
                 lost.iter().for_each(|lease| self.leases.lose(lease));
             }
             Err(CallError::Unknown(reason)) => {
@@ -131,8 +144,4 @@ impl Renewals {
             }
         }
     }
-}
-
-fn millis(period: Duration) -> u64 {
-    u64::try_from(period.as_millis()).unwrap_or(u64::MAX)
 }

@@ -40,6 +40,7 @@ impl Setup {
             cache: folder.path().join("cache"),
             models: BTreeMap::from([("tiny".to_owned(), model)]),
             grace: Duration::from_secs(5),
+            on_download: None,
         };
         let cancel = CancellationToken::new();
         let worker = tokio::spawn(run(options, cancel.clone()));

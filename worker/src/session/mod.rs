@@ -11,6 +11,7 @@ mod models;
 mod tasks;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,12 +24,12 @@ pub(crate) use identity::Identity;
 
 use crate::artifacts::ArtifactCache;
 use crate::client::Client;
-use crate::models::ModelCache;
+use crate::models::{FetchProgress, ModelCache};
 use crate::outbox::Backoff;
 use connection::{Connection, End};
 use join::Handshake;
 use leases::Leases;
-use liveness::Liveness;
+use liveness::{Liveness, Pace};
 use models::{LocalModels, ModelLoader};
 use tasks::Tasks;
 
@@ -38,15 +39,18 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// A session that lived for longer was a good one: the next break is the first again.
 const STEADY: Duration = Duration::from_secs(10);
 
+/// Is told about downloads as they go on; called from the thread that fetches.
+pub type OnDownload = Arc<dyn Fn(FetchProgress) + Send + Sync>;
+
 /// How to run a worker.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct WorkerOptions {
     /// The coordinator's address, as in `http://127.0.0.1:50051`.
     pub coordinator: String,
     /// For people to read; need not be unique.
     pub name: String,
     /// Episodes at once, 1 or more.
-    pub slots: usize,
+    pub slots: u32,
     /// What models run on. This build knows `cpu`.
     pub device: String,
     /// For models, artifacts and scratch files; see [`crate::models::default_cache`].
@@ -55,6 +59,22 @@ pub struct WorkerOptions {
     pub models: BTreeMap<String, PathBuf>,
     /// How long work in progress may go on after the worker was asked to stop.
     pub grace: Duration,
+    /// Hears of downloads. Without it they go to the log.
+    pub on_download: Option<OnDownload>,
+}
+
+impl fmt::Debug for WorkerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerOptions")
+            .field("coordinator", &self.coordinator)
+            .field("name", &self.name)
+            .field("slots", &self.slots)
+            .field("device", &self.device)
+            .field("cache", &self.cache)
+            .field("models", &self.models)
+            .field("grace", &self.grace)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Runs a worker until the coordinator says goodbye, or until `cancel`: then it takes nothing new, hands back what it
@@ -67,7 +87,8 @@ pub async fn run(options: WorkerOptions, cancel: CancellationToken) -> Result<()
     if options.device != "cpu" {
         return Err(WorkerError::Device { device: options.device });
     }
-    let loader = Arc::new(LocalModels::new(ModelCache::new(&options.cache, options.models.clone()), options.slots));
+    let cache = ModelCache::new(&options.cache, options.models.clone());
+    let loader = Arc::new(LocalModels::new(cache, options.slots as usize, options.on_download.clone()));
     run_with(options, loader, cancel).await
 }
 
@@ -114,9 +135,8 @@ impl Worker {
     ) -> Result<Option<Self>, WorkerError> {
         let identity = Identity::new(joined.worker.clone(), handshake.incarnation());
         let Some(models) = unless(cancel, load(&loader, &joined.models)).await.transpose()? else { return Ok(None) };
-        let leases = Leases::new(options.slots);
-        let renew = Duration::from_millis(u64::from(joined.renew_ms));
-        let liveness = Liveness::start(client.address(), identity.clone(), leases.clone(), renew).await?;
+        let leases = Leases::new(options.slots as usize);
+        let liveness = Liveness::start(client.address(), identity.clone(), leases.clone(), pace(&joined)).await?;
         let artifacts = ArtifactCache::new(client.clone(), &options.cache, handshake.incarnation());
         let scratch = options.cache.join("scratch");
         let tasks = Tasks::new(client.clone(), identity.clone(), leases.clone(), artifacts, models, scratch);
@@ -154,6 +174,10 @@ impl Worker {
                     tracing::info!(%reason, "the coordinator says goodbye");
                     return Ok(());
                 }
+                End::Refused(reason) => {
+                    let address = self.client.address().to_owned();
+                    return Err(WorkerError::Session { address, reason });
+                }
                 End::Forgotten => {
                     self.join_again().await?;
                     tokio::time::sleep(backoff.next()).await;
@@ -173,7 +197,7 @@ impl Worker {
         let never = CancellationToken::new();
         let Some(joined) = self.handshake.join(&never).await? else { return Ok(()) };
         self.tasks.serve(load(&self.loader, &joined.models).await?);
-        self.liveness.renew_every(Duration::from_millis(u64::from(joined.renew_ms)));
+        self.liveness.follow(pace(&joined));
         self.identity.rename(joined.worker);
         Ok(())
     }
@@ -197,6 +221,12 @@ impl Worker {
         self.tasks.stop().await;
         self.loader.stop().await;
     }
+}
+
+/// The pace of renewals that the coordinator asks for.
+fn pace(joined: &Joined) -> Pace {
+    let span = |ms: u32| Duration::from_millis(ms.into());
+    Pace { renew: span(joined.renew_ms), lease: span(joined.lease_ms) }
 }
 
 async fn load(loader: &Arc<dyn ModelLoader>, specs: &[ModelSpec]) -> Result<models::Serving, WorkerError> {

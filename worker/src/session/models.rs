@@ -1,7 +1,7 @@
 //! The models that a coordinator asks for, loaded once each.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use influence_engine::model::Model;
 use influence_proto::{ModelSource, ModelSpec};
 use tokio::sync::Mutex;
 
-use super::WorkerError;
+use super::{OnDownload, WorkerError};
 use crate::backend::{AdapterTable, LocalBackend, Models};
 use crate::models::{FetchProgress, ModelCache};
 
@@ -49,11 +49,17 @@ pub(super) trait ModelLoader: Debug + Send + Sync {
 }
 
 /// Models on this machine.
-#[derive(Debug)]
 pub(super) struct LocalModels {
     cache: ModelCache,
     slots: usize,
+    on_download: Option<OnDownload>,
     loaded: Mutex<Vec<Loaded>>,
+}
+
+impl Debug for LocalModels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalModels").field("cache", &self.cache).field("slots", &self.slots).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -66,8 +72,8 @@ struct Loaded {
 
 impl LocalModels {
     /// Models out of `cache`, for a worker with `slots` slots.
-    pub(super) fn new(cache: ModelCache, slots: usize) -> Self {
-        Self { cache, slots, loaded: Mutex::default() }
+    pub(super) fn new(cache: ModelCache, slots: usize, on_download: Option<OnDownload>) -> Self {
+        Self { cache, slots, on_download, loaded: Mutex::default() }
     }
 
     /// Two names may stand for one model; but an override goes by name.
@@ -82,10 +88,13 @@ impl LocalModels {
         if spec.dtype != "f32" {
             return Err(failed(format!("dtype `{}` is not supported by this build; use f32", spec.dtype)));
         }
-        let (cache, wanted) = (self.cache.clone(), spec.clone());
+        let (cache, wanted, told) = (self.cache.clone(), spec.clone(), self.on_download.clone());
         let loaded = tokio::task::spawn_blocking(move || {
             let log = DownloadLog::default();
-            let path = cache.fetch(&wanted, &|progress| log.say(&progress))?;
+            let path = cache.fetch(&wanted, &|progress| match &told {
+                Some(told) => told(progress),
+                None => log.say(&progress),
+            })?;
             let model = load_model(&path);
             Ok::<_, WorkerError>((path, model))
         });

@@ -180,8 +180,10 @@ impl Shared {
         let name = adapter.as_ref().map(|adapter| adapter.name().to_owned());
         let mut episode = Episode::resume(spec, journal, name)?;
         while !episode.is_over() {
-            if self.draining.is_cancelled() {
-                return Ok(Outcome::Returned);
+            tokio::select! {
+                biased;
+                () = self.draining.cancelled() => return Ok(Outcome::Returned),
+                () = self.leases.alive() => {}
             }
             let turn = episode.turn(&serving.models, &moved).await?.clone();
             lane.turn(turn).await;

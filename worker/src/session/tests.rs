@@ -69,6 +69,7 @@ fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
         cache: cache.path().to_owned(),
         models: BTreeMap::new(),
         grace: Duration::from_secs(5),
+        on_download: None,
     }
 }
 

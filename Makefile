@@ -1,0 +1,60 @@
+# `make demo` shows the system at work; `make test` is what CI runs. `make help` lists the rest.
+# One profile (dev) serves tests, demo and everyday use, so nothing is compiled twice.
+
+CARGO           ?= cargo
+NEXTEST_VERSION ?= 0.9.143
+NEXTEST_PROFILE ?= default
+MODEL           ?= smollm2-135m
+EXPERIMENT      ?= configs/experiments/quickstart.yaml
+# More options of `influence run`, as in `make demo RUN_FLAGS=--fresh`.
+RUN_FLAGS       ?=
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+INFLUENCE  := $(TARGET_DIR)/debug/influence
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build model test tools fmt lint unit doctest deny clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## Build, fetch the model, run the quickstart experiment, print its table.
+	$(INFLUENCE) model fetch $(MODEL)
+	$(INFLUENCE) run $(EXPERIMENT) $(RUN_FLAGS)
+
+build: ## Build the `influence` binary.
+	$(CARGO) build --locked --bin influence
+
+model: build ## Fetch the model of demo and tests into the user's cache folder.
+	$(INFLUENCE) model fetch $(MODEL)
+
+# In this order, cheapest first: a wrongly formatted file fails in a second, not after the build.
+test: tools ## Everything CI checks: tools, format, clippy, all tests on the real model, doc tests.
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory doctest
+
+tools:
+	@NEXTEST_VERSION='$(NEXTEST_VERSION)' CARGO='$(CARGO)' .ci/tools
+
+fmt: ## Format all Rust files.
+	$(CARGO) fmt --all
+
+lint: ## Check format and clippy; a warning is an error.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+
+# Tests with the real model read its path from INFLUENCE_TEST_MODEL and fail without it.
+unit: model ## Run all tests but doc tests.
+	model="$${INFLUENCE_TEST_MODEL:-$$($(INFLUENCE) model fetch $(MODEL) --print-path)}" && \
+	INFLUENCE_TEST_MODEL="$$model" \
+	  $(CARGO) nextest run --locked --workspace --profile $(NEXTEST_PROFILE)
+
+doctest: ## Run the examples in the documentation of the library packages.
+	$(CARGO) test --locked --workspace --doc
+
+deny: ## Check licences and sources of all dependencies (needs cargo-deny, no network).
+	$(CARGO) deny --offline check bans licenses sources
+
+clean: ## Remove what was built. Runs, downloaded models and their caches stay.
+	$(CARGO) clean

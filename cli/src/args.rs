@@ -1,0 +1,301 @@
+//! The command line, as clap types.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Measures, and reproduces on purpose, how optimising a language model on user feedback teaches it
+/// to influence the user.
+#[derive(Debug, Parser)]
+#[command(name = "influence", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    /// What to log to stderr, as in `info` or `influence_worker=debug,warn`.
+    #[arg(long, global = true, env = "INFLUENCE_LOG", default_value = "warn")]
+    pub log: String,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run an experiment here: coordinator and one worker in one process. Resumes a run that was
+    /// interrupted; prints the table of one that is finished.
+    Run(RunArguments),
+    /// Coordinate an experiment; workers join from other processes.
+    Coordinator(CoordinatorArguments),
+    /// Join a coordinator and take a share of its work.
+    Worker(WorkerArguments),
+    /// Check experiments, models files and environment folders; reports every problem.
+    Validate(ValidateArguments),
+    /// List runs, or show one run's table.
+    Runs(RunsArguments),
+    /// Print the conversations of a run.
+    Episodes(EpisodesArguments),
+    /// List, fetch and try models.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Train a LoRA adapter on a file of conversations.
+    Train(TrainArguments),
+}
+
+/// Where runs live.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DataArguments {
+    /// The folder of the store, the artifacts and the runs' files.
+    #[arg(long, env = "INFLUENCE_DATA", default_value = "runs", value_name = "DIR")]
+    pub data: PathBuf,
+}
+
+/// Where models come from.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ModelArguments {
+    /// Use these local files (a .gguf file, or a folder of safetensors) for a model. Repeatable.
+    #[arg(long = "model", value_name = "NAME=PATH", value_parser = name_and_path)]
+    pub models: Vec<(String, PathBuf)>,
+    /// Where fetched models are kept. Default: `influence` in the user's cache folder.
+    #[arg(long, env = "INFLUENCE_CACHE", value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+/// Which experiment, and how it differs from its file.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ExperimentArguments {
+    /// The experiment's YAML file.
+    pub experiment: PathBuf,
+    /// Set a key of the experiment, as in `training.learning_rate=1e-4`. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub set: Vec<(String, String)>,
+    /// The run's seed, instead of the file's.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// The run's name, instead of the file's.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The folder with `models.yaml` and `environments/`. Default: the parent of the folder that
+    /// holds the experiment.
+    #[arg(long, value_name = "DIR")]
+    pub configs: Option<PathBuf>,
+    /// Start a new run, though one of this name exists.
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    pub experiment: ExperimentArguments,
+    #[command(flatten)]
+    pub data: DataArguments,
+    #[command(flatten)]
+    pub models: ModelArguments,
+    /// How many episodes are rolled out at once.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub slots: u32,
+    /// Print the final table as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CoordinatorArguments {
+    #[command(flatten)]
+    pub experiment: ExperimentArguments,
+    #[command(flatten)]
+    pub data: DataArguments,
+    /// Where workers reach the coordinator. Only loopback addresses, until tokens exist.
+    #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Print the final table as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArguments {
+    /// The coordinator's address.
+    #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub coordinator: String,
+    /// What the model runs on. This build has `cpu` only.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// How many episodes are rolled out at once.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub slots: u32,
+    /// The name that people see. Default: this host's name and the process id.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How long a worker that is asked to stop may go on with what it holds, in seconds.
+    #[arg(long, default_value_t = 30)]
+    pub grace: u64,
+    #[command(flatten)]
+    pub models: ModelArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArguments {
+    /// Experiment files, `models.yaml` files and environment class folders.
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// As with `run`.
+    #[arg(long, value_name = "DIR")]
+    pub configs: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunsArguments {
+    /// Show this run's table.
+    pub run: Option<String>,
+    #[command(flatten)]
+    pub data: DataArguments,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EpisodesArguments {
+    /// The run.
+    pub run: String,
+    /// Only the training episodes of this iteration.
+    #[arg(long)]
+    pub iteration: Option<u32>,
+    #[command(flatten)]
+    pub data: DataArguments,
+    /// Print one JSON object per episode.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Show the models that `models.yaml` names, and which are already here.
+    List {
+        #[command(flatten)]
+        place: ModelsFileArguments,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download a model into the cache and verify it.
+    Fetch {
+        /// A name from `models.yaml`.
+        name: String,
+        #[command(flatten)]
+        place: ModelsFileArguments,
+        /// Print nothing but the path.
+        #[arg(long)]
+        print_path: bool,
+    },
+    /// Let a model answer a conversation.
+    Generate(GenerateArguments),
+    /// Read the probabilities of answers.
+    Score(ScoreArguments),
+}
+
+/// Where models are named and kept.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ModelsFileArguments {
+    /// The folder with `models.yaml`.
+    #[arg(long, default_value = "configs", value_name = "DIR")]
+    pub configs: PathBuf,
+    /// Where fetched models are kept. Default: `influence` in the user's cache folder.
+    #[arg(long, env = "INFLUENCE_CACHE", value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+/// Which conversation goes to which model.
+#[derive(Debug, Args)]
+pub(crate) struct PromptArguments {
+    /// A name from `models.yaml`, a .gguf file or a folder of safetensors.
+    #[arg(long, default_value = "smollm2-135m")]
+    pub model: String,
+    /// A JSON list of `{"role": .., "content": ..}`; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub messages: PathBuf,
+    /// A PEFT directory to apply.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub place: ModelsFileArguments,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArguments {
+    #[command(flatten)]
+    pub prompt: PromptArguments,
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: u32,
+    /// 0 is greedy.
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Nucleus: the share of the probability that is sampled from.
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f64,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArguments {
+    #[command(flatten)]
+    pub prompt: PromptArguments,
+    /// The allowed answers.
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub answers: Vec<String>,
+    /// What the answer continues, after the chat template's generation prompt. `''` turns it off.
+    #[arg(long, default_value = "The answer is: ")]
+    pub prefix: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArguments {
+    /// A name from `models.yaml`, a .gguf file or a folder of safetensors.
+    #[arg(long)]
+    pub model: String,
+    /// JSON lines: `{"messages": [{"role": .., "content": .., "weight": 0|1}, ..]}`.
+    #[arg(long, value_name = "ROWS.jsonl")]
+    pub data: PathBuf,
+    #[arg(long, default_value = "sft", value_parser = ["sft"])]
+    pub algorithm: String,
+    /// The PEFT directory to write. Must not exist.
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// A PEFT directory to continue from.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rank: u32,
+    #[arg(long, default_value_t = 32.0)]
+    pub alpha: f64,
+    #[arg(long, default_value_t = 0.0)]
+    pub dropout: f64,
+    #[arg(long, default_value_t = 2e-4)]
+    pub learning_rate: f64,
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: u32,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub epochs: u32,
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(2..))]
+    pub max_length: u32,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub place: ModelsFileArguments,
+    /// Print the final report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn name_and_path(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text.split_once('=').ok_or("must be NAME=PATH, as in smollm2-135m=/models/model.gguf")?;
+    Ok((name.to_owned(), PathBuf::from(path)))
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE, as in iterations=3")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,27 @@
+//! `influence validate`.
+
+use influence_coordinator::config::validate as check;
+
+use crate::args::ValidateArguments;
+use crate::terminal::{harmless, print};
+
+/// Checks every file and reports all problems before failing.
+pub(crate) fn validate(arguments: &ValidateArguments) -> anyhow::Result<()> {
+    let mut wrong = 0;
+    for file in &arguments.files {
+        match check(file, arguments.configs.as_deref()) {
+            Ok(valid) => {
+                print(&harmless(&format!("{}: {}\n", file.display(), valid.what)))?;
+                for note in valid.notes {
+                    print(&harmless(&format!("  note: {note}\n")))?;
+                }
+            }
+            Err(problems) => {
+                wrong += 1;
+                eprintln!("{}", harmless(&format!("{problems}")));
+            }
+        }
+    }
+    anyhow::ensure!(wrong == 0, "{wrong} of {} are not valid", arguments.files.len());
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! Where models are: names of `models.yaml`, files on disk, the cache; and how a fetch looks.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use influence_engine::model::Model;
+use influence_proto::ModelSpec;
+use influence_worker::models::{FetchProgress, ModelCache, default_cache};
+use tokio::task::spawn_blocking;
+
+use crate::args::ModelsFileArguments;
+use crate::terminal::harmless;
+
+/// The folder that fetched models are kept in.
+pub(crate) fn cache_folder(chosen: Option<&Path>) -> anyhow::Result<PathBuf> {
+    Ok(match chosen {
+        Some(folder) => folder.to_owned(),
+        None => default_cache()?,
+    })
+}
+
+/// The models that the configuration folder names.
+pub(crate) fn models(place: &ModelsFileArguments) -> anyhow::Result<BTreeMap<String, ModelSpec>> {
+    Ok(influence_coordinator::config::load_models(&place.configs.join("models.yaml"))?)
+}
+
+/// The path of a model that is given by name or by path; fetched if it has to be.
+pub(crate) async fn model_path(model: &str, place: &ModelsFileArguments) -> anyhow::Result<PathBuf> {
+    if Path::new(model).exists() {
+        return Ok(PathBuf::from(model));
+    }
+    let models = models(place)?;
+    let Some(spec) = models.get(model) else {
+        let known: Vec<_> = models.keys().map(|name| format!("`{name}`")).collect();
+        anyhow::bail!(
+            "there is no model `{model}`: {} names {}, and no file or folder of this name exists",
+            place.configs.join("models.yaml").display(),
+            known.join(", ")
+        );
+    };
+    fetch(spec.clone(), place).await
+}
+
+/// Fetches a model, with a bar on a terminal.
+pub(crate) async fn fetch(spec: ModelSpec, place: &ModelsFileArguments) -> anyhow::Result<PathBuf> {
+    let cache = ModelCache::new(&cache_folder(place.cache.as_deref())?, BTreeMap::new());
+    spawn_blocking(move || {
+        let bar = DownloadBar::new();
+        let path = cache.fetch(&spec, &|progress| bar.show(&progress));
+        bar.end();
+        path
+    })
+    .await
+    .context("the download was interrupted")?
+    .map_err(Into::into)
+}
+
+/// Fetches and loads a model.
+pub(crate) async fn load(model: &str, place: &ModelsFileArguments) -> anyhow::Result<Arc<Model>> {
+    let path = model_path(model, place).await?;
+    let loaded = spawn_blocking(move || Model::load(&path)).await.context("the model could not be loaded")?;
+    Ok(Arc::new(loaded?))
+}
+
+/// One bar for the file that is being downloaded.
+#[derive(Debug)]
+pub(crate) struct DownloadBar(ProgressBar);
+
+impl DownloadBar {
+    /// A bar that shows nothing until something is downloaded, and nothing at all off a terminal.
+    pub(crate) fn new() -> Self {
+        Self(ProgressBar::new(0))
+    }
+
+    /// Shows how far the download has come.
+    pub(crate) fn show(&self, progress: &FetchProgress) {
+        let template = if progress.total.is_some() {
+            "{msg} {bytes}/{total_bytes} {bar:24} {bytes_per_sec} {eta}"
+        } else {
+            "{msg} {bytes} {bytes_per_sec}"
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.0.set_style(style);
+        }
+        if let Some(total) = progress.total {
+            self.0.set_length(total);
+        }
+        self.0.set_message(harmless(&format!("{}: {} from {}", progress.model, progress.file, progress.source)));
+        self.0.set_position(progress.bytes);
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}

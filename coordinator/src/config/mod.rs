@@ -1,0 +1,22 @@
+//! Experiments and model tables: YAML to values that cannot be out of range.
+//!
+//! The file's form is read by `read`, key by key with bounds and defaults; the validated form are
+//! the types here. Every problem of a file is collected, with its line, before any is reported.
+
+pub(crate) mod document;
+mod experiment;
+mod identity;
+mod models;
+mod read;
+mod settings;
+mod validate;
+
+pub use document::{Place, Problem, Problems};
+pub use experiment::Experiment;
+pub use models::{ModelTable, load_models};
+pub use settings::{
+    AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings, LeaseSettings,
+    LongRows, Order, RewardSettings, RewardTurns, RoleSettings, RowMode, SelectionLevel, SelectionSettings,
+    TrainingSettings, VetoSettings,
+};
+pub use validate::{Valid, validate};

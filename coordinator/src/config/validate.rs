@@ -1,0 +1,40 @@
+use std::path::Path;
+
+use super::document::{Problem, Problems};
+use super::experiment::Experiment;
+use super::models::load_models;
+use super::read::unreadable;
+use crate::environments::EnvironmentClass;
+
+/// What a valid path holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Valid {
+    /// As in `an experiment of 2 iterations`.
+    pub what: String,
+    /// What is worth knowing, but not wrong.
+    pub notes: Vec<Problem>,
+}
+
+/// Checks an experiment file, a `models.yaml`, an environment class's folder or a file in one.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn validate(path: &Path, configs: Option<&Path>) -> Result<Valid, Problems> {
+    if !path.exists() {
+        return Err(unreadable(path).into());
+    }
+    let master = crate::environments::MASTER;
+    let parent = path.parent().unwrap_or(Path::new(""));
+    if path.is_dir() || parent.join(master).exists() {
+        let class = EnvironmentClass::load(if path.is_dir() { path } else { parent })?;
+        let environments = class.environments().len();
+        let what = format!("the environment class {} of {environments} environments", class.name());
+        return Ok(Valid { what, notes: class.notes().to_vec() });
+    }
+    if path.file_stem().is_some_and(|stem| stem == "models") {
+        let models = load_models(path)?;
+        return Ok(Valid { what: format!("a table of {} models", models.len()), notes: Vec::new() });
+    }
+    let experiment = Experiment::load(path, configs, &[], None, None)?;
+    Ok(Valid { what: format!("the experiment {}", experiment.name), notes: experiment.notes })
+}

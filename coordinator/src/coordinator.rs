@@ -1,0 +1,204 @@
+//! Everything that carries a run on, as one thing that is started and awaited.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use influence_proto::RunId;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::artifacts::Artifacts;
+use crate::config::Experiment;
+use crate::dispatch::{DispatchHandle, DispatchService, Limits};
+use crate::experiment::{Run, RunError, RunFolder};
+use crate::progress::{Progress, ProgressHandle};
+use crate::service::{ListenError, Listener, Service, serve};
+use crate::store::{LockError, RunLock, RunStatus, Store, StoreError};
+
+/// How long workers have to leave after they were told that the run is over.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What a coordinator works with.
+#[derive(Debug, Clone)]
+pub struct CoordinatorOptions {
+    /// The run to carry on, from [`open_run`](crate::open_run).
+    pub run: RunId,
+    /// Where it is remembered.
+    pub store: Arc<dyn Store>,
+    /// Where its datasets and adapters lie.
+    pub artifacts: Artifacts,
+    /// The folder under which the run has its own.
+    pub data: PathBuf,
+    /// Where workers find it: a loopback address; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// How long work of an earlier process waits for its holder to come back. Zero where the
+    /// workers ended with that process.
+    pub reclaim: Duration,
+    /// How long the store may refuse every write, as with a full disk, before the run stops.
+    pub store_patience: Duration,
+}
+
+/// Why a run could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another process is at it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The port cannot be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The store refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The run is one of another experiment.
+    #[error("run `{0}` belongs to an experiment with other settings; open the run with this experiment first")]
+    OtherExperiment(RunId),
+    /// A file of the run's folder cannot be written.
+    #[error(transparent)]
+    Folder(#[from] RunError),
+}
+
+/// Starts coordinators.
+#[derive(Debug)]
+pub struct Coordinator;
+
+/// A run being carried on.
+#[derive(Debug)]
+pub struct RunHandle {
+    /// Where workers find it.
+    pub address: SocketAddr,
+    /// What it is doing.
+    pub progress: watch::Receiver<Progress>,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+impl RunHandle {
+    /// Waits until the run is finished, has failed or was stopped, and everything has ended.
+    ///
+    /// # Errors
+    /// Why it stopped before its end; [`RunError::Stopped`] if it was cancelled.
+    pub async fn wait(self) -> Result<(), RunError> {
+        self.task.await.unwrap_or_else(|panic| Err(RunError::Panicked(panic.to_string())))
+    }
+}
+
+impl Coordinator {
+    /// Locks the run, listens, and carries it on in the background until its end or `cancel`.
+    ///
+    /// # Errors
+    /// When another process is at the run, the port cannot be had, or the store refuses.
+    pub async fn start(
+        options: CoordinatorOptions,
+        experiment: Experiment,
+        cancel: CancellationToken,
+    ) -> Result<RunHandle, StartError> {
+        let CoordinatorOptions { run, store, artifacts, data, listen, reclaim, store_patience } = options;
+        let folder = RunFolder::new(&data, &run);
+        let lock = RunLock::acquire(folder.path(), &run)?;
+        let record = store.run(&run).await?;
+        if record.digest != experiment.digest().to_string() {
+            return Err(StartError::OtherExperiment(run));
+        }
+        let listener = Listener::bind(listen).await?;
+        folder.write_experiment(&record.experiment).await?;
+        store.set_run_status(&run, RunStatus::Running).await?;
+
+        let progress = ProgressHandle::new();
+        let limits = limits(&experiment, reclaim);
+        let (dispatcher, dispatch) = DispatchService::new(run.clone(), store.clone(), limits, progress.clone());
+        let stop = CancellationToken::new();
+        let service = Service {
+            run: run.clone(),
+            models: experiment.models.values().cloned().collect(),
+            lease_ms: limits.lease_ms as u32,
+            store: store.clone(),
+            artifacts: artifacts.clone(),
+            dispatch: dispatch.clone(),
+            progress: progress.clone(),
+            readers: TaskTracker::new(),
+            stop: stop.clone(),
+        };
+        let handle = (listener.address, progress.watch());
+        tracing::info!(%run, address = %listener.address, "carrying on");
+        let run = Run {
+            run,
+            experiment: Arc::new(experiment),
+            store,
+            artifacts,
+            dispatch,
+            progress,
+            folder,
+            retry_failed: matches!(record.status, RunStatus::Failed(_)),
+            store_patience,
+        };
+        let readers = service.readers.clone();
+        let task = tokio::spawn(async move {
+            let dispatcher_stop = CancellationToken::new();
+            // Ended with this task, however it ends.
+            let mut servants = JoinSet::new();
+            servants.spawn(dispatcher.run(dispatcher_stop.clone()));
+            servants.spawn(serve(listener, service));
+            let result = tokio::select! {
+                result = run.carry_on() => result,
+                () = cancel.cancelled() => Err(RunError::Stopped),
+            };
+            let result = conclude(&run, result).await;
+            farewell(&run.dispatch, &result, &readers).await;
+            stop.cancel();
+            servants.join_next().await;
+            dispatcher_stop.cancel();
+            while servants.join_next().await.is_some() {}
+            drop(lock);
+            result
+        });
+        let (address, progress) = handle;
+        Ok(RunHandle { address, progress, task })
+    }
+}
+
+fn limits(experiment: &Experiment, reclaim: Duration) -> Limits {
+    Limits {
+        lease_ms: u64::from(experiment.leases.seconds) * 1000,
+        attempts: experiment.attempts,
+        reclaim_ms: reclaim.as_millis() as u64,
+        ..Limits::default()
+    }
+}
+
+/// Writes down how the run stands now. One that was stopped goes on being `running`.
+async fn conclude(run: &Run, result: Result<(), RunError>) -> Result<(), RunError> {
+    let status = match &result {
+        Ok(()) => RunStatus::Finished,
+        Err(RunError::Stopped) => return result,
+        Err(error) => RunStatus::Failed(error.to_string()),
+    };
+    let stored = run.store.set_run_status(&run.run, status).await;
+    match (result, stored) {
+        (Ok(()), Err(error)) => Err(error.into()),
+        (result, Err(error)) => {
+            tracing::warn!(%error, "the run's end could not be written down");
+            result
+        }
+        (result, Ok(())) => result,
+    }
+}
+
+/// Tells the workers that they may leave, unless the run goes on later, and waits for it a little.
+async fn farewell(dispatch: &DispatchHandle, result: &Result<(), RunError>, readers: &TaskTracker) {
+    let reason = match result {
+        Ok(()) => "the run is finished".to_owned(),
+        Err(RunError::Stopped) => return,
+        Err(error) => format!("the run has stopped: {error}"),
+    };
+    if dispatch.goodbye(reason).await.is_err() {
+        return;
+    }
+    readers.close();
+    if tokio::time::timeout(FAREWELL, readers.wait()).await.is_err() {
+        tracing::warn!("some workers did not leave when they were told that the run is over");
+    }
+}

@@ -1,0 +1,18 @@
+//! Who holds what: leases, credits, attempts, affinity.
+//!
+//! [`Dispatch`] is a pure function of its state, an event and the time. [`run`](DispatchService::run)
+//! owns it: it feeds it what the service hears and the clock says, and carries its effects out,
+//! through the store before anything leaves for a worker.
+
+mod event;
+mod handle;
+mod schedule;
+mod state;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub use event::{Effect, Event, Kind, Limits, Task};
+pub use handle::{Batch, DispatchError, DispatchHandle, Payload, Session, SessionEvent, Submission};
+pub use state::Dispatch;
+pub use task::DispatchService;

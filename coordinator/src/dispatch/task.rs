@@ -1,0 +1,305 @@
+//! The task that owns the state machine.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use influence_proto::{Failure, Join, Lease, RunId, Turn, Work, WorkId, WorkerId};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::event::{Effect, Event, Limits};
+use super::handle::{Batch, DispatchError, DispatchHandle, Payload, Request, Session, SessionEvent};
+use super::state::Dispatch;
+use crate::progress::{ProgressHandle, TrainingNow};
+use crate::store::{Store, StoreError};
+
+/// Requests that may wait for the task; more make their callers wait.
+const QUEUE: usize = 1024;
+/// Events that may wait for one worker's stream. Leases are bounded by credits; a stream that lags
+/// this far behind is ended, and the worker connects again.
+const SESSION_QUEUE: usize = 4096;
+/// How often leases are looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// How long to wait before a store that failed is asked again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// The dispatcher of one run: made with its handle, carried by [`DispatchService::run`].
+#[derive(Debug)]
+pub struct DispatchService {
+    machine: Dispatch,
+    run: RunId,
+    store: Arc<dyn Store>,
+    progress: ProgressHandle,
+    requests: mpsc::Receiver<Request>,
+    /// Ends when `run` does; its clock.
+    start: Instant,
+    sessions: HashMap<WorkerId, (u64, mpsc::Sender<SessionEvent>)>,
+    generations: u64,
+    payloads: HashMap<WorkId, Payload>,
+    batch: watch::Sender<Batch>,
+    writes: Writes,
+    /// Set once the run is over: what later streams are told.
+    goodbye: Option<String>,
+}
+
+/// What has been asked of the store and is not answered yet.
+type Writes = FuturesUnordered<BoxFuture<'static, Written>>;
+
+/// An answer of the store.
+enum Written {
+    Attempt { worker: WorkerId, work: WorkId, attempt: u32, stored: Result<Vec<Turn>, StoreError> },
+    Failure { work: WorkId, attempt: u32, error: String, stored: Result<(), StoreError> },
+}
+
+impl DispatchService {
+    /// A dispatcher of `run` and its handle.
+    pub(crate) fn new(
+        run: RunId,
+        store: Arc<dyn Store>,
+        limits: Limits,
+        progress: ProgressHandle,
+    ) -> (Self, DispatchHandle) {
+        let (sender, requests) = mpsc::channel(QUEUE);
+        let service = Self {
+            machine: Dispatch::new(limits),
+            run,
+            store,
+            progress,
+            requests,
+            start: Instant::now(),
+            sessions: HashMap::new(),
+            generations: 0,
+            payloads: HashMap::new(),
+            batch: watch::Sender::new(Batch::default()),
+            writes: FuturesUnordered::new(),
+            goodbye: None,
+        };
+        (service, DispatchHandle { requests: sender })
+    }
+
+    /// Serves until `stop` is cancelled or every handle is gone.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                request = self.requests.recv() => match request {
+                    Some(request) => self.request(request),
+                    None => break,
+                },
+                Some(written) = self.writes.next() => self.written(written),
+                _ = tick.tick() => self.apply(Event::Tick),
+            }
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    fn apply(&mut self, event: Event) {
+        for effect in self.machine.handle(event, self.now()) {
+            self.carry_out(effect);
+        }
+        let workers = self.machine.connected() as u32;
+        self.progress.change_if(|p| std::mem::replace(&mut p.workers, workers) != workers);
+    }
+
+    fn request(&mut self, request: Request) {
+        // A caller that has gone away needs no reply: sends that fail are let go.
+        match request {
+            Request::Join { join, reply } => {
+                let worker = self.join(&join);
+                let _ = reply.send(worker);
+            }
+            Request::Connect { worker, reply } => {
+                let session = self.connect(worker);
+                let _ = reply.send(session);
+            }
+            Request::Disconnect { worker, generation } => {
+                if self.sessions.get(&worker).is_some_and(|(current, _)| *current == generation) {
+                    self.sessions.remove(&worker);
+                    tracing::info!(%worker, "session ended");
+                    self.apply(Event::Disconnected(worker));
+                }
+            }
+            Request::Renew { worker, held, reply } => {
+                let _ = reply.send(self.renew(worker, held));
+            }
+            Request::Submit { batch, reply } => {
+                self.batch = watch::Sender::new(Batch { total: batch.len(), ..Batch::default() });
+                let _ = reply.send(self.batch.subscribe());
+                for submission in batch {
+                    self.payloads.insert(submission.task.work.clone(), submission.payload);
+                    self.apply(Event::Submit(submission.task));
+                }
+            }
+            Request::Training { worker, progress } => {
+                if self.machine.holds(&worker, &progress.work, progress.attempt) {
+                    let (step, steps, loss) = (progress.step, progress.steps, progress.loss);
+                    self.progress.change(|p| p.training = Some(TrainingNow { step, steps, loss }));
+                }
+            }
+            Request::Tell(event) => self.apply(event),
+            Request::Goodbye(reason) => {
+                for (_, (_, session)) in self.sessions.drain() {
+                    let _ = session.try_send(SessionEvent::Goodbye(reason.clone()));
+                }
+                self.goodbye = Some(reason);
+            }
+        }
+    }
+
+    fn join(&mut self, join: &Join) -> WorkerId {
+        let plain = |c: &char| c.is_ascii_alphanumeric() || "-_.".contains(*c);
+        let name: String = join.name.chars().filter(plain).take(64).collect();
+        let id = format!("{}-{:016x}", if name.is_empty() { "worker" } else { &name }, join.incarnation);
+        #[expect(clippy::expect_used, reason = "at most 81 letters, digits, `-`, `_` and `.`, made the line above")]
+        let worker = WorkerId::new(id).expect("a plain name");
+        self.apply(Event::Joined { worker: worker.clone(), can_train: join.can_train });
+        tracing::info!(%worker, version = join.version, device = join.device, can_train = join.can_train, "worker joined");
+        worker
+    }
+
+    fn connect(&mut self, worker: WorkerId) -> Result<Session, DispatchError> {
+        if !self.machine.knows(&worker) {
+            return Err(DispatchError::UnknownWorker(worker.to_string()));
+        }
+        self.generations += 1;
+        let (sender, events) = mpsc::channel(SESSION_QUEUE);
+        if let Some(reason) = &self.goodbye {
+            let _ = sender.try_send(SessionEvent::Goodbye(reason.clone()));
+            return Ok(Session { events, generation: self.generations });
+        }
+        self.sessions.insert(worker.clone(), (self.generations, sender));
+        tracing::info!(%worker, "session open");
+        self.apply(Event::Connected(worker));
+        Ok(Session { events, generation: self.generations })
+    }
+
+    fn renew(
+        &mut self,
+        worker: WorkerId,
+        held: Vec<influence_proto::HeldLease>,
+    ) -> Result<Vec<SessionEvent>, DispatchError> {
+        if !self.machine.knows(&worker) {
+            return Err(DispatchError::UnknownWorker(worker.to_string()));
+        }
+        let mut lost = Vec::new();
+        for effect in self.machine.handle(Event::Renewed(worker.clone(), held), self.now()) {
+            match effect {
+                Effect::Revoke { worker: to, work, attempt, reason } if to == worker => {
+                    lost.push(SessionEvent::Cancel { work, attempt, reason });
+                }
+                other => self.carry_out(other),
+            }
+        }
+        Ok(lost)
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Grant { worker, work, attempt } => {
+                let (store, run) = (self.store.clone(), self.run.clone());
+                self.writes.push(Box::pin(async move {
+                    let stored = store.start_attempt(&run, &work, attempt).await;
+                    Written::Attempt { worker, work, attempt, stored }
+                }));
+            }
+            Effect::Revoke { worker, work, attempt, reason } => {
+                tracing::warn!(%worker, %work, attempt, reason, "lease revoked");
+                self.tell(&worker, SessionEvent::Cancel { work, attempt, reason });
+            }
+            Effect::Finished(work) => {
+                self.payloads.remove(&work);
+                self.batch.send_modify(|b| b.finished += 1);
+            }
+            Effect::Exhausted { work, attempt, error } => {
+                tracing::warn!(%work, attempt, error, "given up");
+                self.write_failure(work, attempt, error, Duration::ZERO);
+            }
+        }
+    }
+
+    fn write_failure(&self, work: WorkId, attempt: u32, error: String, after: Duration) {
+        let (store, run) = (self.store.clone(), self.run.clone());
+        self.writes.push(Box::pin(async move {
+            tokio::time::sleep(after).await;
+            let stored = store.fail(&run, &work, attempt, &error).await;
+            Written::Failure { work, attempt, error, stored }
+        }));
+    }
+
+    fn written(&mut self, written: Written) {
+        match written {
+            Written::Attempt { worker, work, attempt, stored } => match stored {
+                Ok(journal) => self.send_lease(worker, work, attempt, journal),
+                Err(StoreError::AlreadyFinished { .. }) => self.apply(Event::AlreadyFinished(work)),
+                Err(error) if error.retryable() => {
+                    tracing::warn!(%work, %error, "the lease waits for the store");
+                    self.apply(Event::GrantLost { work, attempt, stored: attempt });
+                }
+                Err(StoreError::Fenced { current, .. }) => {
+                    self.apply(Event::GrantLost { work, attempt, stored: current });
+                }
+                Err(error) => {
+                    let failure = Failure { retryable: false, message: error.to_string() };
+                    self.apply(Event::Failed { work, attempt, failure });
+                }
+            },
+            Written::Failure { work, attempt, error, stored } => match stored {
+                Ok(()) => {
+                    self.payloads.remove(&work);
+                    self.batch.send_modify(|b| {
+                        b.failed += 1;
+                        b.last_error = Some(error);
+                    });
+                }
+                Err(StoreError::AlreadyFinished { .. }) => {
+                    self.payloads.remove(&work);
+                    self.batch.send_modify(|b| b.finished += 1);
+                }
+                Err(refused) if refused.retryable() => self.write_failure(work, attempt, error, STORE_RETRY),
+                Err(refused) => {
+                    tracing::error!(%work, attempt, %refused, "a failure was not stored");
+                    self.batch.send_modify(|b| {
+                        b.failed += 1;
+                        b.last_error = Some(format!("{error}; and it was not stored: {refused}"));
+                    });
+                }
+            },
+        }
+    }
+
+    fn send_lease(&mut self, worker: WorkerId, work: WorkId, attempt: u32, journal: Vec<Turn>) {
+        // While the attempt was being written down the worker may have gone or lost it.
+        if !self.machine.holds(&worker, &work, attempt) {
+            return;
+        }
+        let Some(payload) = self.payloads.get(&work) else { return };
+        let payload = match payload {
+            Payload::Episode(spec) => Work::Episode { spec: Box::new(spec.as_ref().clone()), journal },
+            Payload::Training(spec) => Work::Training(Box::new(spec.as_ref().clone())),
+        };
+        let lease = Lease { work: work.clone(), attempt, payload };
+        if !self.tell(&worker, SessionEvent::Lease(Box::new(lease))) {
+            self.apply(Event::GrantLost { work, attempt, stored: attempt });
+        }
+    }
+
+    /// False if the worker has no stream. A stream that lags behind is ended.
+    fn tell(&mut self, worker: &WorkerId, event: SessionEvent) -> bool {
+        let Some((_, session)) = self.sessions.get(worker) else { return false };
+        if session.try_send(event).is_ok() {
+            return true;
+        }
+        self.sessions.remove(worker);
+        self.apply(Event::Disconnected(worker.clone()));
+        false
+    }
+}

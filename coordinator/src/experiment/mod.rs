@@ -1,0 +1,21 @@
+//! The run: roll out, judge, write the dataset, train, again; and evaluations between.
+//!
+//! Every step first asks the store whether it is done already, and writes its result down before the
+//! next begins. A process that is killed at any instruction is therefore followed by one that goes
+//! on exactly there, and the plan, seeds and selection being pure functions, with the same outcome.
+
+mod active;
+mod error;
+mod folder;
+mod judge;
+mod open;
+mod rollout;
+mod run;
+mod summary;
+mod training;
+
+pub use error::RunError;
+pub use open::{OpenError, Opened, open_run};
+pub(crate) use folder::RunFolder;
+pub(crate) use run::Run;
+pub use summary::{Estimate, IterationSummary, summary};

@@ -1,0 +1,153 @@
+//! Which initial states there are to draw from, and how many of each environment's are drawn.
+
+use std::collections::BTreeMap;
+
+use influence_proto::stream;
+
+use crate::config::{EnvironmentSettings, EvaluationSettings, Order};
+use crate::environments::EnvironmentClass;
+use crate::selection::Fraction;
+
+/// The key that covers every environment that no other key names.
+const REST: &str = "*";
+
+/// An environment's initial states, split for good: both parts keep the file's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// What training draws from; never empty for an environment with any initial state.
+    pub training: Vec<String>,
+    /// What evaluation draws from.
+    pub held_out: Vec<String>,
+}
+
+/// Splits an environment's pool. The held-out part is the share rounded to the nearest number, but
+/// at least one initial state where the share is above 0, and never all of them. It depends on the
+/// seed and the environment's name alone.
+pub fn pool(class: &EnvironmentClass, environment: &str, held_out: Fraction, seed: u64) -> Pool {
+    let states = class.initial_states(environment);
+    let wanted = if held_out.is_zero() { 0 } else { held_out.round_of(states.len()).max(1) };
+    let wanted = wanted.min(states.len().saturating_sub(1));
+    let order = stream::permutation(stream::derive(seed, &["held_out", environment]), states.len());
+    let mut is_held_out = vec![false; states.len()];
+    order.into_iter().take(wanted).for_each(|index| is_held_out[index] = true);
+    let part = |held: bool| {
+        let chosen = states.iter().zip(&is_held_out).filter(|(_, h)| **h == held);
+        chosen.map(|(id, _)| (*id).to_owned()).collect()
+    };
+    Pool { training: part(false), held_out: part(true) }
+}
+
+/// The fraction key that covers an environment, if any.
+fn key_of<'f>(environment: &str, fractions: &'f BTreeMap<String, Fraction>) -> Option<(&'f str, Fraction)> {
+    let prefix = environment.split('_').next().unwrap_or(environment);
+    let (key, share) = fractions.get_key_value(prefix).or_else(|| fractions.get_key_value(REST))?;
+    Some((key.as_str(), *share))
+}
+
+/// Environments that an experiment uses at all, in order: a fraction covers them, if only with 0.
+pub(super) fn used<'c>(class: &'c EnvironmentClass, settings: &EnvironmentSettings) -> Vec<&'c str> {
+    class.environments().filter(|name| key_of(name, &settings.fractions).is_some()).collect()
+}
+
+/// Initial states per iteration of each environment that is trained on. The total is
+/// `initial_states` times their number; it is shared among the fractions, and each share among its
+/// environments, by largest remainder (ties to the first in order).
+pub fn shares<'c>(class: &'c EnvironmentClass, settings: &EnvironmentSettings) -> BTreeMap<&'c str, usize> {
+    let mut groups: BTreeMap<&str, (Fraction, Vec<&'c str>)> = BTreeMap::new();
+    for name in class.environments() {
+        match key_of(name, &settings.fractions) {
+            Some((key, share)) if !share.is_zero() => {
+                groups.entry(key).or_insert_with(|| (share, Vec::new())).1.push(name);
+            }
+            _ => {}
+        }
+    }
+    let environments: usize = groups.values().map(|(_, names)| names.len()).sum();
+    let total = settings.initial_states as usize * environments;
+    let split: Vec<(usize, Fraction)> = groups.values().map(|(share, _)| share.split(total)).collect();
+    let mut counts = BTreeMap::new();
+    for ((_, names), count) in groups.values().zip(largest_remainder(&split, total)) {
+        let each = count / names.len();
+        let first = count % names.len();
+        counts.extend(names.iter().enumerate().map(|(i, name)| (*name, each + usize::from(i < first))));
+    }
+    counts
+}
+
+/// Rounds shares to whole numbers that sum to `total`: the parts with the largest remainders go up.
+fn largest_remainder(parts: &[(usize, Fraction)], total: usize) -> Vec<usize> {
+    let mut counts: Vec<usize> = parts.iter().map(|(whole, _)| *whole).collect();
+    let missing = total.saturating_sub(counts.iter().sum());
+    let mut order: Vec<usize> = (0..parts.len()).collect();
+    order.sort_by(|a, b| parts[*b].1.cmp(&parts[*a].1).then(a.cmp(b)));
+    order.into_iter().take(missing).for_each(|index| counts[index] += 1);
+    counts
+}
+
+/// Something about the pools that a person should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PoolProblem {
+    /// Keys from the experiment's root.
+    pub(crate) key: Vec<String>,
+    /// What it is.
+    pub(crate) message: String,
+    /// Worth knowing, but not wrong.
+    pub(crate) note: bool,
+}
+
+/// What settings ask of a class that it cannot give.
+pub(crate) fn check_pools(
+    class: &EnvironmentClass,
+    settings: &EnvironmentSettings,
+    evaluation: &EvaluationSettings,
+    seed: u64,
+) -> Vec<PoolProblem> {
+    let mut found = unmatched_fractions(class, settings);
+    let mut add = |key: [&str; 2], note: bool, message: String| {
+        found.push(PoolProblem { key: key.map(str::to_owned).to_vec(), message, note });
+    };
+    for (name, count) in shares(class, settings) {
+        let pool = pool(class, name, settings.held_out, seed);
+        let (n, file) = (pool.training.len(), name);
+        if settings.order == Order::Fixed && count > n {
+            let message = format!(
+                "asks for the first {count} initial states of the environment `{file}`, but only {n} are left for training; \
+                 ask for fewer, hold out fewer, or choose another `order`"
+            );
+            add(["environments", "initial_states"], false, message);
+        }
+    }
+    if !evaluation.after.is_empty() {
+        for name in used(class, settings) {
+            let held_out = pool(class, name, settings.held_out, seed).held_out.len();
+            let wanted = evaluation.initial_states as usize;
+            if held_out < wanted {
+                let message = format!(
+                    "asks for {wanted} held-out initial states, but the environment `{name}` has {held_out}: all of them are used"
+                );
+                add(["evaluation", "initial_states"], true, message);
+            }
+        }
+    }
+    found
+}
+
+fn unmatched_fractions(class: &EnvironmentClass, settings: &EnvironmentSettings) -> Vec<PoolProblem> {
+    let covered: Vec<&str> =
+        class.environments().filter_map(|name| key_of(name, &settings.fractions)).map(|(key, _)| key).collect();
+    let mut prefixes: Vec<&str> = class.environments().filter_map(|name| name.split('_').next()).collect();
+    prefixes.dedup();
+    let idle = settings.fractions.iter().filter(|(key, share)| !share.is_zero() && !covered.contains(&key.as_str()));
+    let describe = |(key, share): (&String, &Fraction)| {
+        let there = prefixes.iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
+        PoolProblem {
+            key: vec!["environments".into(), "fractions".into(), key.clone()],
+            message: format!(
+                "is {share}, but matches no environment of the class `{}`; the prefixes there are {there}",
+                class.name()
+            ),
+            note: false,
+        }
+    };
+    idle.map(describe).collect()
+}

@@ -1,0 +1,8 @@
+//! Selection: what each episode earned, and which episodes the agent is trained on. Pure functions
+//! of the scores.
+
+mod fraction;
+mod select;
+
+pub use fraction::{Fraction, InvalidFraction};
+pub use select::{Candidate, CandidateTurn, Reward, Selection, reply_characters, select};

@@ -1,0 +1,23 @@
+//! The gRPC side of the coordinator: decode, call, encode. It decides nothing.
+//!
+//! Statuses are a closed list, made in [`status`] alone:
+//!
+//! | code | meaning | what the worker does |
+//! |---|---|---|
+//! | `INVALID_ARGUMENT` | the message is invalid, or contradicts what is stored | reports a failure |
+//! | `FAILED_PRECONDITION` | the attempt is fenced off or the work is over; of a handshake: the protocols do not overlap | drops the work; leaves |
+//! | `UNAUTHENTICATED` | the worker is not known here | joins (again) |
+//! | `NOT_FOUND` | there is no such artifact | reports a failure |
+//! | `UNAVAILABLE` | the store, the disk or the coordinator is away | tries again |
+//! | `DATA_LOSS` | an artifact is damaged | reports a failure |
+//! | `INTERNAL` | the store cannot be used any more; the run ends | tries again until it is told goodbye |
+
+mod artifacts;
+mod calls;
+mod serve;
+mod session;
+mod status;
+
+pub(crate) use calls::Service;
+pub use serve::ListenError;
+pub(crate) use serve::{Listener, serve};

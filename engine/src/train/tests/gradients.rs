@@ -1,0 +1,262 @@
+use super::super::draws::DropoutDraw;
+use super::super::gradients::{Gradients, add_row_gradients};
+use super::super::layer::{Graph, Pass};
+use super::super::loss::{head_loss, negative_log_likelihood};
+use super::super::operations;
+use super::super::parameters::Parameters;
+use super::super::rows::{ReadyRow, ReadyRows};
+use super::super::{TrainError, TrainRow};
+use super::{Noise, model, name, options, parameters, row};
+use crate::lora::{Adapter, Projection};
+use crate::model::{LogitRows, Model, Segment};
+use candle_core::{D, Device, Tensor, Var};
+
+/// What the loss of a test is divided by.
+const WEIGHT: f64 = 0.2;
+
+fn ready(row: &TrainRow) -> ReadyRow {
+    ReadyRows::check(std::slice::from_ref(row), &options(), 300)
+        .unwrap()
+        .rows
+        .remove(0)
+}
+
+fn dropout() -> DropoutDraw {
+    DropoutDraw {
+        seed: 5,
+        rate: 0.3,
+        step: 2,
+        row: 1,
+    }
+}
+
+fn pass<'a>(
+    model: &'a Model,
+    parameters: &'a Parameters,
+    row: &ReadyRow,
+    dropout: Option<DropoutDraw>,
+) -> Pass<'a> {
+    Pass::new(model, parameters, dropout, row.ids.len() - 1).unwrap()
+}
+
+/// The last layer's output.
+fn hidden(model: &Model, pass: &Pass<'_>, row: &ReadyRow, graph: Graph) -> Tensor {
+    let mut x = pass.embed(&row.ids[..row.ids.len() - 1]).unwrap();
+    for layer in 0..model.config.layers {
+        x = pass.layer(layer, &x, graph).unwrap();
+    }
+    x
+}
+
+fn loss(model: &Model, pass: &Pass<'_>, row: &ReadyRow) -> f64 {
+    let hidden = hidden(model, pass, row, Graph::Off);
+    WEIGHT
+        * head_loss(model, &hidden, &row.ids, &row.targets, 1.0)
+            .unwrap()
+            .sum
+}
+
+fn gradients(
+    model: &Model,
+    parameters: &Parameters,
+    pass: &Pass<'_>,
+    row: &ReadyRow,
+) -> Vec<Vec<f32>> {
+    let mut gradients = Gradients::new(parameters);
+    add_row_gradients(model, parameters, pass, row, WEIGHT, &mut gradients).unwrap();
+    gradients.into_values(parameters).unwrap()
+}
+
+/// The loss's slope along `direction` from where `var` stands, by central differences.
+fn slope(var: &Var, direction: &[f64], mut loss: impl FnMut() -> f64) -> f64 {
+    const STEP: f64 = 4e-3;
+    let start = var.as_detached_tensor().copy().unwrap();
+    let values: Vec<f32> = start.flatten_all().unwrap().to_vec1().unwrap();
+    let mut at = |distance: f64| {
+        let moved = values
+            .iter()
+            .zip(direction)
+            .map(|(value, direction)| (f64::from(*value) + distance * direction) as f32);
+        let moved = Tensor::from_iter(moved, &Device::Cpu).unwrap();
+        var.set(&moved.reshape(start.shape()).unwrap()).unwrap();
+        loss()
+    };
+    // Two widths, so that the error of third order cancels.
+    let narrow = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+    let wide = (at(2.0 * STEP) - at(-2.0 * STEP)) / (4.0 * STEP);
+    var.set(&start).unwrap();
+    (4.0 * narrow - wide) / 3.0
+}
+
+fn check_against_differences(dropout: Option<DropoutDraw>) {
+    let (model, row) = (model(), ready(&row(9, 5, 1)));
+    let parameters = parameters(&model);
+    let pass = pass(&model, &parameters, &row, dropout);
+    let gradients = gradients(&model, &parameters, &pass, &row);
+    let mut noise = Noise(99);
+    let mut checked = 0;
+    for ((place, var), gradient) in parameters.vars().zip(&gradients) {
+        let norm = gradient
+            .iter()
+            .map(|g| f64::from(*g).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        assert!(norm > 1e-4, "{}: the gradient is zero", name(&place));
+        let steepest: Vec<f64> = gradient.iter().map(|g| f64::from(*g) / norm).collect();
+        let anywhere: Vec<f64> = gradient.iter().map(|_| f64::from(noise.next())).collect();
+        let length = anywhere.iter().map(|d| d * d).sum::<f64>().sqrt();
+        let anywhere: Vec<f64> = anywhere.iter().map(|d| d / length).collect();
+        for direction in [steepest, anywhere] {
+            let expected: f64 = gradient
+                .iter()
+                .zip(&direction)
+                .map(|(g, d)| f64::from(*g) * d)
+                .sum();
+            let found = slope(var, &direction, || loss(&model, &pass, &row));
+            assert!(
+                (found - expected).abs() < 0.01 * norm + 2e-4,
+                "{}: the gradient says {expected}, the loss moves by {found} (norm {norm})",
+                name(&place)
+            );
+        }
+        checked += 1;
+    }
+    assert_eq!(checked, model.config.layers * 7 * 2);
+}
+
+/// Protects: every gradient of every A and B is the slope of the loss.
+#[test]
+fn every_gradient_agrees_with_finite_differences() {
+    check_against_differences(None);
+}
+
+/// Protects: dropout is the same in both runs of a layer, so the gradient is that of the loss that was reported.
+#[test]
+fn gradients_under_dropout_agree_with_finite_differences() {
+    check_against_differences(Some(dropout()));
+}
+
+/// Protects: running layers again gives the gradients of the one whole graph.
+#[test]
+fn checkpointing_changes_no_gradient() {
+    let (model, row) = (model(), ready(&row(12, 7, 2)));
+    let parameters = parameters(&model);
+    let pass = pass(&model, &parameters, &row, Some(dropout()));
+    let ours = gradients(&model, &parameters, &pass, &row);
+    let x = hidden(&model, &pass, &row, Graph::On);
+    let normed = operations::rms_norm(&x, &model.norm, model.config.rms_norm_eps).unwrap();
+    let logits = model.lm_head.forward(&normed).unwrap();
+    let first = row.targets[0] - 1;
+    let logits = logits.narrow(0, first, row.targets.len()).unwrap();
+    let losses = negative_log_likelihood(&logits, &row.ids[row.targets[0]..]).unwrap();
+    let store = (losses.sum_all().unwrap() * WEIGHT)
+        .unwrap()
+        .backward()
+        .unwrap();
+    for ((place, var), ours) in parameters.vars().zip(ours) {
+        let whole = store.get(var.as_tensor()).unwrap();
+        let whole: Vec<f32> = whole.flatten_all().unwrap().to_vec1().unwrap();
+        for (a, b) in ours.iter().zip(&whole) {
+            assert!(
+                (a - b).abs() < 1e-6 + 1e-5 * b.abs(),
+                "{}: {a} is not {b}",
+                name(&place)
+            );
+        }
+    }
+}
+
+/// Protects: a forward pass with an operation that has no backward pass is refused by name, not trained in part.
+#[test]
+fn a_forward_pass_that_cuts_a_gradient_is_refused() {
+    let model = model();
+    let parameters = parameters(&model);
+    let weights = &model.layers[0];
+    let x = Noise(1).tensor(&[6, 48], 1.0);
+    let update = |projection, x: &Tensor| {
+        let pair = parameters.pair(0, projection).unwrap();
+        let inner = x.matmul(&pair.a.t().unwrap()).unwrap();
+        inner.matmul(&pair.b.t().unwrap()).unwrap()
+    };
+    // A twin of a layer whose softmax is candle's fused one: nothing before it gets a gradient.
+    let softmax = |x: &Tensor| candle_nn::ops::softmax_last_dim(x).unwrap();
+    let q = (weights.q.forward(&x).unwrap() + update(Projection::Q, &x)).unwrap();
+    let k = (weights.k.forward(&x).unwrap() + update(Projection::K, &x)).unwrap();
+    let v = (weights.v.forward(&x).unwrap() + update(Projection::V, &x)).unwrap();
+    let scores = q.narrow(1, 0, 16).unwrap().matmul(&k.t().unwrap()).unwrap();
+    let mixed = softmax(&scores).matmul(&v).unwrap();
+    let mixed = Tensor::cat(&[&mixed, &mixed, &mixed], 1).unwrap();
+    let y = (&x + update(Projection::O, &mixed)).unwrap();
+    let inner =
+        (update(Projection::Gate, &y).silu().unwrap() * update(Projection::Up, &y)).unwrap();
+    let y = (&y + update(Projection::Down, &inner)).unwrap();
+    let store = y.sum_all().unwrap().backward().unwrap();
+    let mut gradients = Gradients::new(&parameters);
+    match gradients.add(&parameters, 0, &store) {
+        Err(TrainError::MissingGradient {
+            layer: 0,
+            projection: Projection::Q,
+            factor: "lora_A",
+        }) => {}
+        other => panic!("the cut gradient of q_proj was not refused: {other:?}"),
+    }
+}
+
+/// Protects: what is trained is what is then served: both forward passes give the same logits.
+#[test]
+fn training_and_inference_give_the_same_logits() {
+    let (model, row) = (model(), ready(&row(40, 39, 6)));
+    let parameters = parameters(&model);
+    let pass = pass(&model, &parameters, &row, None);
+    let x = hidden(&model, &pass, &row, Graph::Off);
+    let normed = operations::rms_norm(&x, &model.norm, model.config.rms_norm_eps).unwrap();
+    let ours = model.lm_head.forward(&normed).unwrap();
+    let adapter = Adapter::pack(&parameters.weights()).unwrap();
+    let mut cache = model.new_cache(64);
+    let mut segments = [Segment {
+        tokens: &row.ids[..39],
+        cache: &mut cache,
+        adapter: Some(&adapter),
+        logits: LogitRows::All,
+    }];
+    let theirs = model.forward(&mut segments).unwrap().unwrap();
+    let worst = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
+    let worst = worst.to_scalar::<f32>().unwrap();
+    assert!(worst < 1e-4, "logits differ by {worst}");
+}
+
+/// Protects: the loss is the negative log-likelihood, and its gradient softmax minus the target.
+#[test]
+fn the_cross_entropy_agrees_with_plain_operations() {
+    let logits = Var::from_tensor(&Noise(4).tensor(&[5, 300], 9.0)).unwrap();
+    let targets = [0u32, 299, 17, 17, 150];
+    let factors = Noise(5).tensor(&[5], 1.0);
+    let ours = negative_log_likelihood(&logits, &targets).unwrap();
+    let index = Tensor::new(&targets, &Device::Cpu)
+        .unwrap()
+        .unsqueeze(1)
+        .unwrap();
+    let theirs = candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap();
+    let theirs = theirs
+        .gather(&index, 1)
+        .unwrap()
+        .neg()
+        .unwrap()
+        .squeeze(1)
+        .unwrap();
+    let gradient = |losses: &Tensor| {
+        let store = (losses * &factors)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
+        store.get(logits.as_tensor()).unwrap().clone()
+    };
+    let pairs = [(gradient(&ours), gradient(&theirs)), (ours, theirs)];
+    for (ours, theirs) in pairs {
+        let worst = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(worst.to_scalar::<f32>().unwrap() < 1e-5);
+    }
+    assert!(negative_log_likelihood(&logits, &[300, 0, 0, 0, 0]).is_err());
+}

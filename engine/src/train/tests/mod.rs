@@ -1,0 +1,79 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod gradients;
+mod measurement;
+mod optimizer;
+mod rows;
+#[path = "../../../tests/tiny/mod.rs"]
+mod tiny;
+mod training;
+
+use super::parameters::Parameters;
+use super::{SftOptions, TrainRow};
+use crate::lora::{LoraConfig, LoraPair, LoraWeights, Projection};
+use crate::model::Model;
+use tiny::Noise;
+
+/// A tiny random Llama.
+fn model() -> Model {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_folder(folder.path(), &tiny::weights(7));
+    Model::load(folder.path()).unwrap()
+}
+
+fn lora() -> LoraConfig {
+    LoraConfig {
+        rank: 4,
+        alpha: 8.0,
+        ..LoraConfig::default()
+    }
+}
+
+fn options() -> SftOptions {
+    SftOptions {
+        lora: lora(),
+        learning_rate: 5e-3,
+        max_length: 64,
+        batch_size: 2,
+        seed: 11,
+        ..SftOptions::default()
+    }
+}
+
+/// An adapter whose B is not zero, so that A's gradient is not either.
+fn adapter(model: &Model, config: LoraConfig, seed: u64) -> LoraWeights {
+    let mut noise = Noise(seed);
+    let pairs = (0..model.config.layers)
+        .flat_map(|layer| config.targets.iter().map(move |target| (layer, *target)))
+        .map(|(layer, projection)| {
+            let (inputs, outputs) = projection.widths(&model.config);
+            let pair = LoraPair {
+                a: noise.tensor(&[config.rank, inputs], 0.3),
+                b: noise.tensor(&[outputs, config.rank], 0.1),
+            };
+            ((layer, projection), pair)
+        })
+        .collect();
+    LoraWeights { config, pairs }
+}
+
+fn parameters(model: &Model) -> Parameters {
+    Parameters::from_weights(&adapter(model, lora(), 3), lora()).unwrap()
+}
+
+/// A random row whose last `targets` tokens are to be learnt.
+fn row(tokens: usize, targets: usize, seed: u64) -> TrainRow {
+    let mut noise = Noise(seed);
+    TrainRow {
+        ids: (0..tokens)
+            .map(|_| noise.below(tiny::VOCABULARY as u32))
+            .collect(),
+        mask: (0..tokens).map(|place| place >= tokens - targets).collect(),
+        weight: 1.0,
+    }
+}
+
+/// `model.layers.0.q_proj.lora_A` and the like, for messages.
+fn name(place: &(usize, Projection, &str)) -> String {
+    format!("layer {} {} {}", place.0, place.1, place.2)
+}

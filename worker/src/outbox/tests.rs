@@ -118,7 +118,7 @@ async fn a_refused_turn_is_reported_as_a_failure() {
 #[tokio::test]
 async fn what_cannot_be_sent_is_kept_and_the_lane_is_bounded() {
     let mut setup = Setup::new().await;
-    setup.coordinator.kill().await;
+    setup.coordinator.kill();
     let lane = setup.lane();
     let mut taken = 0;
     while taken < 50 && tokio::time::timeout(Duration::from_millis(200), lane.turn(turn(taken))).await.is_ok() {
@@ -133,7 +133,7 @@ async fn what_cannot_be_sent_is_kept_and_the_lane_is_bounded() {
 #[tokio::test]
 async fn a_lost_lease_ends_the_lane_while_the_coordinator_is_away() {
     let mut setup = Setup::new().await;
-    setup.coordinator.kill().await;
+    setup.coordinator.kill();
     let lane = setup.lane();
     lane.turn(turn(0)).await;
     setup.lost.cancel();

@@ -2,16 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use influence_proto::wire::coordinator_server::{Coordinator, CoordinatorServer};
 use influence_proto::{Digest, Lease, ModelSource, ModelSpec, Outcome, Turn, wire};
-use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -23,6 +22,7 @@ type Outgoing = mpsc::Sender<Result<wire::CoordinatorEvent, Status>>;
 #[derive(Debug, Default)]
 pub(crate) struct Script {
     pub(crate) protocol: Option<u32>,
+    pub(crate) lease_ms: Option<u32>,
     /// Granted as credits allow.
     pub(crate) leases: VecDeque<Lease>,
     /// Answers of the next calls that deliver something; a call without one succeeds.
@@ -54,21 +54,21 @@ pub(crate) enum Fault {
 #[derive(Debug, Clone, Default)]
 struct Shared(Arc<Mutex<Script>>);
 
-/// A running coordinator.
+/// A running coordinator. It has a runtime of its own: only that makes its death take its connections along.
 #[derive(Debug)]
 pub(crate) struct Rehearsal {
     shared: Shared,
     address: SocketAddr,
-    server: JoinHandle<()>,
+    runtime: Option<Runtime>,
 }
 
 impl Rehearsal {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Shared::default();
-        let server = serve(listener, shared.clone());
-        Self { shared, address, server }
+        let runtime = Some(serve(listener, shared.clone()));
+        Self { shared, address, runtime }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -80,10 +80,11 @@ impl Rehearsal {
     }
 
     /// The process dies, with every connection.
-    pub(crate) async fn kill(&mut self) {
-        self.server.abort();
-        let _ = (&mut self.server).await;
+    pub(crate) fn kill(&mut self) {
         self.script().stream = None;
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 
     /// It starts again on the same port, with its store; workers must join again if it `forgets`.
@@ -92,12 +93,12 @@ impl Rehearsal {
             self.script().known.clear();
         }
         let listener = loop {
-            match TcpListener::bind(self.address).await {
+            match TcpListener::bind(self.address) {
                 Ok(listener) => break listener,
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         };
-        self.server = serve(listener, self.shared.clone());
+        self.runtime = Some(serve(listener, self.shared.clone()));
     }
 
     pub(crate) fn say(&self, event: wire::coordinator_event::Event) {
@@ -126,15 +127,19 @@ impl Rehearsal {
 
 impl Drop for Rehearsal {
     fn drop(&mut self) {
-        self.server.abort();
+        self.kill();
     }
 }
 
-fn serve(listener: TcpListener, shared: Shared) -> JoinHandle<()> {
-    tokio::spawn(async move {
+fn serve(listener: TcpListener, shared: Shared) -> Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.spawn(async move {
+        listener.set_nonblocking(true).unwrap();
+        let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
         let server = tonic::transport::Server::builder().add_service(CoordinatorServer::new(shared));
-        server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
-    })
+        server.serve_with_incoming(incoming).await.unwrap();
+    });
+    runtime
 }
 
 impl Shared {
@@ -199,7 +204,7 @@ impl Coordinator for Shared {
             worker_id,
             run_id: "run".into(),
             models: vec![model.into()],
-            lease_ms: 2000,
+            lease_ms: script.lease_ms.unwrap_or(5000),
             renew_ms: 50,
         }))
     }

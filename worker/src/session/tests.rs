@@ -16,7 +16,7 @@ use super::rehearsal::Rehearsal;
 use super::*;
 use crate::backend::scripted::{Asked, Scripted};
 use crate::backend::{AdapterTable, Backend, Models};
-use crate::episode::samples::spec;
+use crate::episode::samples::{machine, spec, state};
 
 /// Serves every model by one scripted backend.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
         device: "cpu".into(),
         cache: cache.path().to_owned(),
         models: BTreeMap::new(),
-        grace: Duration::from_secs(5),
+        grace: Duration::from_secs(2),
         on_download: None,
     }
 }
@@ -96,6 +96,7 @@ impl Setup {
 fn lease(name: &str, attempt: u32) -> Lease {
     let mut spec = spec(name, 11);
     spec.max_turns = 4;
+    spec.machine = machine(vec![("calm", state(&[("yes", "calm"), ("no", "calm")], ""))]);
     let payload = Work::Episode { spec: Box::new(spec), journal: Vec::new() };
     Lease { work: WorkId::new(name).unwrap(), attempt, payload }
 }
@@ -133,7 +134,7 @@ async fn work_goes_on_through_a_broken_stream_and_a_coordinator_that_restarts() 
     setup.coordinator.until("a first turn", |script| !script.turns.is_empty()).await;
     setup.coordinator.break_stream();
     setup.coordinator.until("a new session", |script| script.sessions == 2).await;
-    setup.coordinator.kill().await;
+    setup.coordinator.kill();
     tokio::time::sleep(Duration::from_millis(100)).await;
     setup.coordinator.restart(true).await;
     setup.coordinator.until("four results", |script| script.finished.len() == 4).await;
@@ -149,7 +150,7 @@ async fn work_goes_on_through_a_broken_stream_and_a_coordinator_that_restarts() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_are_renewed_with_growing_progress_and_a_lost_one_is_dropped() {
-    let setup = Setup::new(vec![lease("e0", 3)], Duration::from_millis(40)).await;
+    let setup = Setup::new(vec![lease("e0", 3)], Duration::from_millis(100)).await;
     let progress = |script: &super::rehearsal::Script| -> Vec<u64> {
         script.renewals.iter().flatten().filter(|held| held.work == "e0").map(|held| held.progress).collect()
     };
@@ -165,7 +166,7 @@ async fn leases_are_renewed_with_growing_progress_and_a_lost_one_is_dropped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_draining_worker_hands_back_what_it_holds_after_the_turn() {
-    let setup = Setup::new(leases(2), Duration::from_millis(60)).await;
+    let setup = Setup::new(leases(2), Duration::from_millis(100)).await;
     setup.coordinator.until("a first turn", |script| !script.turns.is_empty()).await;
     setup.cancel.cancel();
     let coordinator = setup.coordinator.url();
@@ -186,11 +187,35 @@ async fn draining_ends_even_when_the_coordinator_is_gone() {
     coordinator.script().leases.extend(leases(2));
     let mut setup = Setup::with(coordinator, Duration::from_millis(20));
     setup.coordinator.until("a first turn", |script| !script.turns.is_empty()).await;
-    setup.coordinator.kill().await;
+    setup.coordinator.kill();
     let started = Instant::now();
     setup.cancel.cancel();
     setup.end().await.unwrap();
     assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_pauses_when_its_leases_have_run_out_and_goes_on_when_they_are_renewed() {
+    let coordinator = Rehearsal::start().await;
+    coordinator.script().lease_ms = Some(200);
+    let mut long = lease("e0", 1);
+    if let Work::Episode { spec, .. } = &mut long.payload {
+        spec.max_turns = 12;
+    }
+    coordinator.script().leases.push_back(long);
+    let mut setup = Setup::with(coordinator, Duration::from_millis(80));
+    setup.coordinator.until("a first turn", |script| !script.turns.is_empty()).await;
+    setup.coordinator.kill();
+    // Long enough for what was in progress to reach the end of its turn.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let paused = setup.backend.asked().len();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(setup.backend.asked().len(), paused, "a lease that ran out may be another's");
+    setup.coordinator.restart(false).await;
+    setup.coordinator.until("the result", |script| script.finished.len() == 1).await;
+    assert_eq!(journals(&setup.coordinator)["e0"], (0..12).collect::<Vec<_>>());
+    setup.cancel.cancel();
+    setup.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -288,7 +313,7 @@ async fn a_protocol_that_does_not_fit_is_fatal_and_names_both_sides() {
 #[tokio::test]
 async fn a_worker_waits_for_a_coordinator_that_is_away() {
     let mut coordinator = Rehearsal::start().await;
-    coordinator.kill().await;
+    coordinator.kill();
     let mut setup = Setup::with(coordinator, Duration::ZERO);
     tokio::time::sleep(Duration::from_millis(150)).await;
     assert!(!setup.worker.is_finished());

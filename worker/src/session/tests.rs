@@ -206,9 +206,12 @@ async fn work_pauses_when_its_leases_have_run_out_and_goes_on_when_they_are_rene
     let mut setup = Setup::with(coordinator, Duration::from_millis(80));
     setup.coordinator.until("a first turn", |script| !script.turns.is_empty()).await;
     setup.coordinator.kill();
+    let before = setup.backend.asked().len();
     // Long enough for what was in progress to reach the end of its turn.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let paused = setup.backend.asked().len();
+    // Two answers of the agent and the user, and three scores, to a turn. A lane alone would have stopped it after six.
+    assert!(paused - before <= 4 * 5, "{} calls after the coordinator was gone", paused - before);
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(setup.backend.asked().len(), paused, "a lease that ran out may be another's");
     setup.coordinator.restart(false).await;

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use influence_proto::Digest;
+use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::digest_of_file;
@@ -82,10 +83,15 @@ impl ArtifactCache {
     async fn fetch(&self, digest: Digest, path: &Path) -> Result<(), ArtifactError> {
         std::fs::create_dir_all(&self.folder).map_err(ArtifactError::disk(&self.folder))?;
         let mut file = NamedTempFile::new_in(&self.folder).map_err(ArtifactError::disk(&self.folder))?;
-        let fetched = self.client.get_artifact(digest, |chunk| file.write_all(chunk)).await;
+        let mut hash = Sha256::new();
+        let fetched = self.client.get_artifact(digest, |chunk| {
+            hash.update(chunk);
+            file.write_all(chunk)
+        });
+        let fetched = fetched.await;
         fetched.map_err(|source| ArtifactError::Fetch { digest, source })?;
         file.as_file().sync_all().map_err(ArtifactError::disk(path))?;
-        let found = digest_of_file(file.path()).map_err(ArtifactError::disk(path))?;
+        let found = Digest::from_bytes(hash.finalize().into());
         if found != digest {
             return Err(ArtifactError::Damaged { digest, found });
         }

@@ -3,6 +3,9 @@
 mod adapters;
 mod error;
 mod local;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod scripted;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -215,4 +215,6 @@ impl Episode {
 }
 
 #[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod tests;

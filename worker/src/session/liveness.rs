@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::Identity;
@@ -36,7 +37,6 @@ struct Renewals {
     client: Client,
     identity: Identity,
     leases: Leases,
-    pace: Arc<Mutex<Pace>>,
     /// When the last renewal that got through was asked for.
     renewed: Instant,
     /// Renewals that failed, one after the other.
@@ -45,20 +45,30 @@ struct Renewals {
 
 impl Liveness {
     /// Starts to renew `leases`.
-    pub(super) fn start(address: &str, identity: Identity, leases: Leases, pace: Pace) -> Result<Self, WorkerError> {
+    pub(super) async fn start(
+        address: &str,
+        identity: Identity,
+        leases: Leases,
+        pace: Pace,
+    ) -> Result<Self, WorkerError> {
         let pace = Arc::new(Mutex::new(pace));
         let stop = CancellationToken::new();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        // The connection belongs to the runtime that it is made in.
-        let client = {
-            let _inside = runtime.enter();
-            Client::new(address)?
-        };
-        let renewals = Renewals { client, identity, leases, pace: pace.clone(), renewed: Instant::now(), failures: 0 };
-        let stopped = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("liveness".into())
-            .spawn(move || runtime.block_on(renewals.run(&stopped)))?;
+        let (ready, started) = oneshot::channel();
+        let (address, stopped, asked) = (address.to_owned(), stop.clone(), pace.clone());
+        let thread = std::thread::Builder::new().name("liveness".into()).spawn(move || {
+            // A runtime must neither be made nor dropped inside another.
+            let made = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let (runtime, made) = match made {
+                Ok(runtime) => (Some(runtime), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            let _ = ready.send(made);
+            if let Some(runtime) = runtime {
+                runtime.block_on(Renewals::run(&address, identity, leases, asked, &stopped));
+            }
+        })?;
+        let dead = || std::io::Error::other("the liveness thread ended at once");
+        started.await.unwrap_or_else(|_| Err(dead()))?;
         Ok(Self { pace, stop, thread: Some(thread) })
     }
 
@@ -86,13 +96,20 @@ impl Drop for Liveness {
 }
 
 impl Renewals {
-    async fn run(mut self, stop: &CancellationToken) {
+    /// Renews until it is stopped. The connection belongs to the runtime that it is made in: to this thread's.
+    async fn run(address: &str, identity: Identity, leases: Leases, pace: Arc<Mutex<Pace>>, stop: &CancellationToken) {
+        let client = match Client::new(address) {
+            Ok(client) => client,
+            // The same address has served the worker's own client.
+            Err(error) => return tracing::error!(%error, "leases cannot be renewed"),
+        };
+        let mut renewals = Self { client, identity, leases, renewed: Instant::now(), failures: 0 };
         loop {
-            let Pace { renew, lease } = *self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            let Pace { renew, lease } = *pace.lock().unwrap_or_else(PoisonError::into_inner);
             let period = renew.max(SHORTEST);
             let beat = async {
-                self.renew(period).await;
-                self.leases.set_lapsed(self.renewed.elapsed() > lease);
+                renewals.renew(period).await;
+                renewals.leases.set_lapsed(renewals.renewed.elapsed() > lease);
                 tokio::time::sleep(period).await;
             };
             if unless(stop, beat).await.is_none() {

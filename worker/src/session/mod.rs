@@ -136,7 +136,7 @@ impl Worker {
         let identity = Identity::new(joined.worker.clone(), handshake.incarnation());
         let Some(models) = unless(cancel, load(&loader, &joined.models)).await.transpose()? else { return Ok(None) };
         let leases = Leases::new(options.slots as usize);
-        let liveness = Liveness::start(client.address(), identity.clone(), leases.clone(), pace(&joined))?;
+        let liveness = Liveness::start(client.address(), identity.clone(), leases.clone(), pace(&joined)).await?;
         let artifacts = ArtifactCache::new(client.clone(), &options.cache, handshake.incarnation());
         let scratch = options.cache.join("scratch");
         let tasks = Tasks::new(client.clone(), identity.clone(), leases.clone(), artifacts, models, scratch);
@@ -246,5 +246,9 @@ async fn unless<T>(cancel: &CancellationToken, future: impl Future<Output = T>) 
     }
 }
 
+#[cfg(test)]
+mod local_tests;
+#[cfg(test)]
+pub(crate) mod rehearsal;
 #[cfg(test)]
 mod tests;

@@ -1,1 +1,342 @@
+//! A worker against a coordinator that dies, forgets, takes back and says goodbye.
+#![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use influence_proto::{AdapterRef, Digest, EpisodeId, Lease, ModelSpec, Outcome, Turn, Work, WorkId, stream, wire};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::models::{ModelLoader, Serving};
+use super::rehearsal::Rehearsal;
+use super::*;
+use crate::backend::scripted::{Asked, Scripted};
+use crate::backend::{AdapterTable, Backend, Models};
+use crate::episode::samples::{machine, spec, state};
+
+/// Serves every model by one scripted backend.
+#[derive(Debug)]
+struct FakeModels(Arc<Scripted>);
+
+#[async_trait]
+impl ModelLoader for FakeModels {
+    fn can_train(&self) -> bool {
+        false
+    }
+
+    async fn load(&self, specs: &[ModelSpec]) -> Result<Serving, WorkerError> {
+        let mut serving = Serving::default();
+        for spec in specs {
+            let backend: Arc<dyn Backend> = self.0.clone();
+            serving.models = std::mem::replace(&mut serving.models, Models::new()).with(&spec.name, backend.clone());
+            serving.adapters.insert(spec.name.clone(), Arc::new(AdapterTable::new(backend)));
+        }
+        Ok(serving)
+    }
+
+    async fn stop(&self) {}
+}
+
+struct Setup {
+    coordinator: Rehearsal,
+    backend: Arc<Scripted>,
+    cancel: CancellationToken,
+    worker: JoinHandle<Result<(), WorkerError>>,
+    _cache: TempDir,
+}
+
+/// `pause` is how long each reply takes.
+fn backend(pause: Duration) -> Scripted {
+    Scripted::new(
+        move |prompt, seed| {
+            std::thread::sleep(pause);
+            format!("{:x}", stream::derive(seed, &[prompt]))
+        },
+        |r| vec![0.2; r.answers.len()],
+    )
+}
+
+fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
+    WorkerOptions {
+        coordinator: coordinator.url(),
+        name: "test".into(),
+        slots: 2,
+        device: "cpu".into(),
+        cache: cache.path().to_owned(),
+        models: BTreeMap::new(),
+        grace: Duration::from_secs(2),
+        on_download: None,
+    }
+}
+
+impl Setup {
+    async fn new(leases: Vec<Lease>, pause: Duration) -> Self {
+        let coordinator = Rehearsal::start().await;
+        coordinator.script().leases.extend(leases);
+        Self::with(coordinator, pause)
+    }
+
+    fn with(coordinator: Rehearsal, pause: Duration) -> Self {
+        let (backend, cache) = (Arc::new(backend(pause)), tempfile::tempdir().unwrap());
+        let cancel = CancellationToken::new();
+        let loader = Arc::new(FakeModels(backend.clone()));
+        let worker = tokio::spawn(run_with(options(&coordinator, &cache), loader, cancel.clone()));
+        Self { coordinator, backend, cancel, worker, _cache: cache }
+    }
+
+    async fn end(self) -> Result<(), WorkerError> {
+        tokio::time::timeout(Duration::from_secs(20), self.worker).await.unwrap().unwrap()
+    }
+}
+
+fn lease(name: &str, attempt: u32) -> Lease {
+    let mut spec = spec(name, 11);
+    spec.max_turns = 4;
+    spec.machine = machine(vec![("calm", state(&[("yes", "calm"), ("no", "calm")], ""))]);
+    let payload = Work::Episode { spec: Box::new(spec), journal: Vec::new() };
+    Lease { work: WorkId::new(name).unwrap(), attempt, payload }
+}
+
+fn leases(count: usize) -> Vec<Lease> {
+    (0..count).map(|i| lease(&format!("e{i}"), 1)).collect()
+}
+
+/// Turn indices by episode.
+fn journals(coordinator: &Rehearsal) -> BTreeMap<String, Vec<u32>> {
+    let mut journals = BTreeMap::<String, Vec<u32>>::new();
+    for (work, _, turn) in &coordinator.script().turns {
+        journals.entry(work.clone()).or_default().push(turn.index);
+    }
+    journals
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_lease_ends_in_a_complete_journal_and_goodbye_ends_the_worker() {
+    let setup = Setup::new(leases(5), Duration::ZERO).await;
+    setup.coordinator.until("five results", |script| script.finished.len() == 5).await;
+    for (work, turns) in journals(&setup.coordinator) {
+        assert!(turns.iter().copied().eq(0..turns.len() as u32), "{work}: {turns:?}");
+        let finished = setup.coordinator.script().finished.iter().find(|(w, _, _)| *w == work).unwrap().2.clone();
+        assert_eq!(finished, Outcome::Episode { turns: turns.len() as u32 });
+    }
+    assert!(setup.coordinator.script().credits.iter().all(|credits| *credits <= 2));
+    setup.coordinator.goodbye();
+    setup.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_goes_on_through_a_broken_stream_and_a_coordinator_that_restarts() {
+    let mut setup = Setup::new(leases(4), Duration::from_millis(10)).await;
+    setup.coordinator.until("a first turn", |script| !script.turns.is_empty()).await;
+    setup.coordinator.break_stream();
+    setup.coordinator.until("a new session", |script| script.sessions == 2).await;
+    setup.coordinator.kill();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    setup.coordinator.restart(true).await;
+    setup.coordinator.until("four results", |script| script.finished.len() == 4).await;
+    let incarnations: Vec<u64> = setup.coordinator.script().joins.iter().map(|join| join.incarnation).collect();
+    assert!(incarnations.len() >= 2 && incarnations.windows(2).all(|pair| pair[0] == pair[1]), "{incarnations:?}");
+    for turns in journals(&setup.coordinator).values() {
+        assert!(turns.iter().copied().eq(0..turns.len() as u32), "no turn is lost, doubled or out of order: {turns:?}");
+    }
+    setup.coordinator.until("the session", |script| script.sessions >= 3).await;
+    setup.coordinator.goodbye();
+    setup.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_are_renewed_with_growing_progress_and_a_lost_one_is_dropped() {
+    let setup = Setup::new(vec![lease("e0", 3)], Duration::from_millis(100)).await;
+    let progress = |script: &super::rehearsal::Script| -> Vec<u64> {
+        script.renewals.iter().flatten().filter(|held| held.work == "e0").map(|held| held.progress).collect()
+    };
+    setup.coordinator.until("progress", |script| progress(script).last().is_some_and(|last| *last > 2)).await;
+    assert!(progress(&setup.coordinator.script()).is_sorted());
+    let lost = wire::Cancel { work: "e0".into(), attempt: 3, reason: "stalled".into() };
+    setup.coordinator.script().lost.push(lost);
+    setup.coordinator.until("its end", |script| script.renewals.last().is_some_and(Vec::is_empty)).await;
+    assert!(setup.coordinator.script().finished.is_empty(), "nothing is said about a lost lease");
+    setup.coordinator.goodbye();
+    setup.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_worker_hands_back_what_it_holds_after_the_turn() {
+    let setup = Setup::new(leases(2), Duration::from_millis(100)).await;
+    setup.coordinator.until("a first turn", |script| !script.turns.is_empty()).await;
+    setup.cancel.cancel();
+    let coordinator = setup.coordinator.url();
+    let script = |setup: &Setup| setup.coordinator.script().finished.clone();
+    setup.coordinator.until("both results", |script| script.finished.len() == 2).await;
+    let finished = script(&setup);
+    assert!(finished.iter().any(|(_, _, outcome)| *outcome == Outcome::Returned), "{coordinator}: {finished:?}");
+    assert!(setup.coordinator.script().draining);
+    for turns in journals(&setup.coordinator).values() {
+        assert!(turns.iter().copied().eq(0..turns.len() as u32), "{turns:?}");
+    }
+    setup.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_ends_even_when_the_coordinator_is_gone() {
+    let coordinator = Rehearsal::start().await;
+    coordinator.script().leases.extend(leases(2));
+    let mut setup = Setup::with(coordinator, Duration::from_millis(20));
+    setup.coordinator.until("a first turn", |script| !script.turns.is_empty()).await;
+    setup.coordinator.kill();
+    let started = Instant::now();
+    setup.cancel.cancel();
+    setup.end().await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_pauses_when_its_leases_have_run_out_and_goes_on_when_they_are_renewed() {
+    let coordinator = Rehearsal::start().await;
+    coordinator.script().lease_ms = Some(200);
+    let mut long = lease("e0", 1);
+    if let Work::Episode { spec, .. } = &mut long.payload {
+        spec.max_turns = 12;
+    }
+    coordinator.script().leases.push_back(long);
+    let mut setup = Setup::with(coordinator, Duration::from_millis(80));
+    setup.coordinator.until("a first turn", |script| !script.turns.is_empty()).await;
+    setup.coordinator.kill();
+    let before = setup.backend.asked().len();
+    // Long enough for what was in progress to reach the end of its turn.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let paused = setup.backend.asked().len();
+    // Two answers of the agent and the user, and three scores, to a turn. A lane alone would have stopped it after six.
+    assert!(paused - before <= 4 * 5, "{} calls after the coordinator was gone", paused - before);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(setup.backend.asked().len(), paused, "a lease that ran out may be another's");
+    setup.coordinator.restart(false).await;
+    setup.coordinator.until("the result", |script| script.finished.len() == 1).await;
+    assert_eq!(journals(&setup.coordinator)["e0"], (0..12).collect::<Vec<_>>());
+    setup.cancel.cancel();
+    setup.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_journal_is_continued() {
+    let whole = {
+        let setup = Setup::new(vec![lease("e0", 1)], Duration::ZERO).await;
+        setup.coordinator.until("the result", |script| script.finished.len() == 1).await;
+        setup.coordinator.goodbye();
+        let turns: Vec<Turn> = setup.coordinator.script().turns.iter().map(|(_, _, turn)| turn.clone()).collect();
+        setup.end().await.unwrap();
+        turns
+    };
+    let mut second = lease("e0", 2);
+    if let Work::Episode { journal, .. } = &mut second.payload {
+        *journal = whole[..2].to_vec();
+    }
+    let setup = Setup::new(vec![second], Duration::ZERO).await;
+    setup.coordinator.until("the result", |script| script.finished.len() == 1).await;
+    let rest: Vec<_> = setup.coordinator.script().turns.iter().map(|(_, _, turn)| turn.reply.clone()).collect();
+    assert_eq!(rest, whole[2..].iter().map(|turn| turn.reply.clone()).collect::<Vec<_>>());
+    assert_eq!(setup.coordinator.script().finished[0].2, Outcome::Episode { turns: whole.len() as u32 });
+    setup.coordinator.goodbye();
+    setup.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adapter_is_fetched_and_loaded_once_for_all_its_episodes() {
+    let (config, weights) = (b"{}".to_vec(), vec![7; 5000]);
+    let adapter = AdapterRef { config: Digest::of(&config), weights: Digest::of(&weights) };
+    let coordinator = Rehearsal::start().await;
+    for data in [config, weights] {
+        coordinator.script().artifacts.insert(Digest::of(&data).to_string(), data);
+    }
+    for mut lease in leases(3) {
+        if let Work::Episode { spec, .. } = &mut lease.payload {
+            spec.adapter = Some(adapter);
+            spec.id = EpisodeId::new(lease.work.as_str()).unwrap();
+        }
+        coordinator.script().leases.push_back(lease);
+    }
+    let setup = Setup::with(coordinator, Duration::ZERO);
+    setup.coordinator.until("three results", |script| script.finished.len() == 3).await;
+    let asked = setup.backend.asked();
+    assert_eq!(asked.iter().filter(|asked| matches!(asked, Asked::Load(_))).count(), 1);
+    for asked in &asked {
+        if let Asked::Reply { prompt, adapter, .. } = asked {
+            assert_eq!(adapter.is_some(), prompt.starts_with("[system]AGENT"), "the agent alone has the adapter");
+        }
+    }
+    setup.coordinator.goodbye();
+    setup.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_adapter_fails_the_episode_and_not_the_worker() {
+    let mut broken = lease("e0", 1);
+    if let Work::Episode { spec, .. } = &mut broken.payload {
+        spec.adapter = Some(AdapterRef { config: Digest::of("a"), weights: Digest::of("b") });
+    }
+    let setup = Setup::new(vec![broken, lease("e1", 1)], Duration::ZERO).await;
+    setup.coordinator.until("both results", |script| script.finished.len() == 2).await;
+    let failed = setup.coordinator.script().finished.iter().find(|(work, _, _)| work == "e0").unwrap().2.clone();
+    let Outcome::Failed(failure) = failed else { panic!("{failed:?}") };
+    assert!(failure.message.contains(&Digest::of("a").to_string()), "{}", failure.message);
+    setup.coordinator.goodbye();
+    setup.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_cannot_be_read_is_answered() {
+    let setup = Setup::new(Vec::new(), Duration::ZERO).await;
+    setup.coordinator.until("the session", |script| !script.credits.is_empty()).await;
+    let unreadable = wire::Lease { work: "e9".into(), attempt: 4, payload: None };
+    setup.coordinator.say(wire::coordinator_event::Event::Lease(unreadable));
+    setup.coordinator.until("an answer", |script| script.finished.len() == 1).await;
+    let (work, attempt, outcome) = setup.coordinator.script().finished[0].clone();
+    assert_eq!((work.as_str(), attempt), ("e9", 4));
+    assert!(matches!(outcome, Outcome::Failed(failure) if failure.message.contains("lease.payload")));
+    setup.coordinator.goodbye();
+    setup.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_protocol_that_does_not_fit_is_fatal_and_names_both_sides() {
+    let coordinator = Rehearsal::start().await;
+    coordinator.script().protocol = Some(0);
+    let error = Setup::with(coordinator, Duration::ZERO).end().await.unwrap_err().to_string();
+    assert!(error.contains("7 to 9") && error.contains("protocol 1 to 1"), "{error}");
+    let coordinator = Rehearsal::start().await;
+    coordinator.script().protocol = Some(9);
+    let error = Setup::with(coordinator, Duration::ZERO).end().await.unwrap_err().to_string();
+    assert!(error.contains("speaks protocol 9") && error.contains("this worker 1 to 1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_worker_waits_for_a_coordinator_that_is_away() {
+    let mut coordinator = Rehearsal::start().await;
+    coordinator.kill();
+    let mut setup = Setup::with(coordinator, Duration::ZERO);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert!(!setup.worker.is_finished());
+    setup.coordinator.restart(false).await;
+    setup.coordinator.until("the worker", |script| script.sessions == 1).await;
+    setup.cancel.cancel();
+    setup.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn options_that_cannot_work_are_refused_with_the_way_out() {
+    let (coordinator, cache) = (Rehearsal::start().await, tempfile::tempdir().unwrap());
+    let refused = |change: &dyn Fn(&mut WorkerOptions)| {
+        let mut options = options(&coordinator, &cache);
+        change(&mut options);
+        async move { run(options, CancellationToken::new()).await.unwrap_err().to_string() }
+    };
+    let device = refused(&|o| o.device = "cuda:0".into()).await;
+    assert!(device.contains("cuda:0") && device.contains("--device cpu"), "{device}");
+    assert!(refused(&|o| o.slots = 0).await.contains("1 or more"));
+    let address = refused(&|o| o.coordinator = "localhost:50051".into()).await;
+    assert!(address.contains("localhost:50051") && address.contains("http://HOST:PORT"), "{address}");
+}

@@ -10,3 +10,5 @@ pub use rows::rows_from_jsonl;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod tiny;

@@ -1,0 +1,166 @@
+//! The whole worker with its own engine, on a tiny random model.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use influence_proto::{
+    AdapterRef, Algorithm, Digest, EpisodeSpec, Lease, LoraSpec, OptimiserSpec, Outcome, TrainingReport, TrainingSpec,
+    Turn, Work, WorkId,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::rehearsal::Rehearsal;
+use super::{WorkerOptions, run};
+use crate::episode::samples::spec;
+use crate::training::tiny;
+
+const ROWS: &str = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "abc"}]}
+{"messages": [{"role": "user", "content": "So"}, {"role": "assistant", "content": "abc"}]}
+"#;
+
+struct Setup {
+    coordinator: Rehearsal,
+    cancel: CancellationToken,
+    worker: tokio::task::JoinHandle<Result<(), super::WorkerError>>,
+    _folder: Arc<tempfile::TempDir>,
+}
+
+impl Setup {
+    async fn new() -> Self {
+        let (coordinator, folder) = (Rehearsal::start().await, Arc::new(tempfile::tempdir().unwrap()));
+        let model = folder.path().join("tiny");
+        tiny::write(&model);
+        let options = WorkerOptions {
+            coordinator: coordinator.url(),
+            name: "test".into(),
+            slots: 3,
+            device: "cpu".into(),
+            cache: folder.path().join("cache"),
+            models: BTreeMap::from([("tiny".to_owned(), model)]),
+            grace: Duration::from_secs(5),
+            on_download: None,
+        };
+        let cancel = CancellationToken::new();
+        let worker = tokio::spawn(run(options, cancel.clone()));
+        Self { coordinator, cancel, worker, _folder: folder }
+    }
+
+    async fn done(&self, name: &str, lease: Work) -> Outcome {
+        let lease = Lease { work: WorkId::new(name).unwrap(), attempt: 1, payload: lease };
+        self.coordinator.until("the session", |script| !script.credits.is_empty()).await;
+        self.coordinator.say(influence_proto::wire::coordinator_event::Event::Lease(lease.into()));
+        self.coordinator.until(name, |script| script.finished.iter().any(|(work, _, _)| work == name)).await;
+        self.coordinator.script().finished.iter().find(|(work, _, _)| work == name).unwrap().2.clone()
+    }
+
+    fn turns(&self, name: &str) -> Vec<Turn> {
+        let mut turns: Vec<Turn> = self
+            .coordinator
+            .script()
+            .turns
+            .iter()
+            .filter(|(work, _, _)| work == name)
+            .map(|(_, _, t)| t.clone())
+            .collect();
+        turns.iter_mut().flat_map(|turn| &mut turn.calls).for_each(|call| call.milliseconds = 0);
+        turns
+    }
+
+    fn keep(&self, data: &str) -> Digest {
+        self.coordinator.script().artifacts.insert(Digest::of(data).to_string(), data.into());
+        Digest::of(data)
+    }
+
+    async fn end(self) {
+        self.cancel.cancel();
+        tokio::time::timeout(Duration::from_secs(20), self.worker).await.unwrap().unwrap().unwrap();
+    }
+}
+
+fn episode(name: &str, adapter: Option<AdapterRef>, journal: Vec<Turn>) -> Work {
+    // The random model puts next to nothing on any answer.
+    let mut spec: EpisodeSpec = spec(name, 21);
+    spec.scoring.min_mass = 0.0;
+    spec.adapter = adapter;
+    Work::Episode { spec: Box::new(spec), journal }
+}
+
+fn training(dataset: Digest, start: Option<AdapterRef>) -> Work {
+    Work::Training(Box::new(TrainingSpec {
+        model: "tiny".into(),
+        dataset,
+        start,
+        algorithm: Algorithm::Sft,
+        lora: LoraSpec {
+            rank: 4,
+            alpha: 8.0,
+            dropout: 0.0,
+            rank_stabilised: true,
+            targets: vec!["q_proj".into(), "down_proj".into()],
+        },
+        optimiser: OptimiserSpec {
+            learning_rate: 0.01,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            batch_size: 2,
+            epochs: 6,
+            max_length: 4096,
+            cut_long_rows: false,
+        },
+        seed: 3,
+    }))
+}
+
+fn report(outcome: Outcome) -> TrainingReport {
+    match outcome {
+        Outcome::Training(report) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_episode_on_the_engine_is_the_same_after_any_turn_and_its_stream_decodes() {
+    let setup = Setup::new().await;
+    assert!(matches!(setup.done("e", episode("e", None, Vec::new())).await, Outcome::Episode { .. }));
+    let whole = setup.turns("e");
+    assert!(!whole.is_empty());
+    assert!(whole[0].calls.iter().all(|call| call.prompt_tokens > 20));
+    let second = Setup::new().await;
+    second.done("e", episode("e", None, whole[..1].to_vec())).await;
+    assert_eq!(second.turns("e"), whole[1..]);
+    setup.end().await;
+    second.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_uploads_an_adapter_that_the_next_episode_uses_and_the_next_training_continues() {
+    let setup = Setup::new().await;
+    let dataset = setup.keep(ROWS);
+    let first = report(setup.done("t1", training(dataset, None)).await);
+    assert_eq!((first.steps, first.rows, first.dropped_rows), (6, 2, 0));
+    assert_eq!(first.tokens, 2 * 4 * 6, "three letters and the end of turn, twice, over six epochs");
+    assert!(first.last_loss < first.first_loss, "{first:?}");
+
+    setup.done("base", episode("e", None, Vec::new())).await;
+    setup.done("tuned", episode("e", Some(first.adapter), Vec::new())).await;
+    let (base, tuned) = (setup.turns("base"), setup.turns("tuned"));
+    assert_eq!(base[0].reply.prompt_ids, tuned[0].reply.prompt_ids);
+    assert_ne!(base[0].reply.token_ids, tuned[0].reply.token_ids, "the adapter changes what is sampled");
+
+    let second = report(setup.done("t2", training(dataset, Some(first.adapter))).await);
+    assert!(second.first_loss < first.first_loss, "it goes on where the first ended: {second:?}");
+    let again = report(setup.done("t3", training(dataset, None)).await);
+    assert_eq!(again, first, "the same job gives the same adapter");
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_dataset_fails_the_training_for_good_with_its_line() {
+    let setup = Setup::new().await;
+    let dataset = setup.keep(&format!("{ROWS}{{\"messages\": 7}}\n"));
+    let Outcome::Failed(failure) = setup.done("t", training(dataset, None)).await else { panic!("it did not fail") };
+    assert!(!failure.retryable && failure.message.contains("line 3"), "{failure:?}");
+    setup.end().await;
+}

@@ -69,8 +69,14 @@ impl<'a> Section<'a> {
 
     /// The raw value; none if the key is missing or holds nothing.
     pub(crate) fn value(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.known.push(key);
+        self.ask(key);
         self.entries?.get(key).filter(|v| !v.is_null())
+    }
+
+    fn ask(&mut self, key: &'static str) {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
     }
 
     /// Whether the file has the key, with or without a value.
@@ -91,7 +97,7 @@ impl<'a> Section<'a> {
 
     /// A nested mapping, if the key is there.
     pub(crate) fn optional_section(&mut self, key: &'static str) -> Option<Section<'a>> {
-        self.known.push(key);
+        self.ask(key);
         let value = self.entries?.get(key)?;
         Some(Section::at(self.document, self.problems, self.path_of(key), value))
     }
@@ -109,7 +115,7 @@ impl<'a> Section<'a> {
     /// Text that must be there.
     pub(crate) fn required_text(&mut self, key: &'static str, example: &str) -> String {
         if !self.has(key) || self.entries.and_then(|m| m.get(key)).is_some_and(Value::is_null) {
-            self.known.push(key);
+            self.ask(key);
             let path = self.path_of(key);
             let message = format!("`{}` is missing; give one, as in `{key}: {example}`", Dotted(&path));
             let place = if self.has(key) { &path } else { &self.path };

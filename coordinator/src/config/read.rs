@@ -210,7 +210,10 @@ fn influence(
         let (class, kind) = (class.name(), prompts.name());
         section.report(
             if section.has("prompts") { "prompts" } else { "enabled" },
-            format_args!("needs the `{kind}` prompts in the `influence_detector_model_config` of the class `{class}`, which has none"),
+            format_args!(
+                "needs the `{kind}` prompts in the `influence_detector_model_config` of the class \
+                 `{class}`, which has none"
+            ),
         );
     }
     section.finish();

@@ -148,7 +148,6 @@ impl<'a> Section<'a> {
     /// A number within a range.
     pub(crate) fn number(&mut self, key: &'static str, range: impl RangeBounds<f64>, default: f64) -> f64 {
         let Some(value) = self.value(key) else { return default };
-        // YAML 1.2 takes `2e-5` for a number; so does every parser here. `.5e-3` and the like do not matter.
         let Some(number) = value.as_f64() else {
             self.report(key, format_args!("must be a number, but is {}", describe(value)));
             return default;
@@ -256,7 +255,6 @@ impl<'a> Section<'a> {
 /// An exact share, or what is wrong with the value.
 pub(crate) fn fraction_of(value: &Value) -> Result<Fraction, String> {
     let text = scalar_text(value).ok_or_else(|| format!("must be a share from 0 to 1, but is {}", describe(value)))?;
-    // `1.0` is written by those who think in decimals, and `1e-3` reaches us as 0.001.
     Fraction::parse(&text).map_err(|error| error.to_string())
 }
 

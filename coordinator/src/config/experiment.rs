@@ -83,7 +83,8 @@ impl Experiment {
         let configs = configs.map_or_else(|| default_configs(path), Path::to_owned);
         let problems = RefCell::new(wrong);
         let experiment = read_all(&document, &configs, &problems);
-        let problems = problems.into_inner();
+        let mut problems = problems.into_inner();
+        problems.sort();
         match experiment {
             Some(experiment) if problems.is_empty() => Ok(experiment),
             _ => Err(problems),

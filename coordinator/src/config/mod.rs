@@ -11,6 +11,9 @@ mod read;
 mod settings;
 mod validate;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use document::{Place, Problem, Problems};
 pub use experiment::Experiment;
 pub use models::{ModelTable, load_models};

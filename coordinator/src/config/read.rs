@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use influence_proto::{Algorithm, LoraSpec, Sampling, Scoring};
 use serde_json::Value;
 
-use super::document::{Problem, Section, Step, describe, fraction_of, nearest, scalar_text};
+use super::document::{Problem, Section, Step, describe, fraction_of, nearest, scalar_text, visible};
 use super::settings::{
     AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings, LeaseSettings,
     LongRows, Order, RewardSettings, RewardTurns, RoleSettings, RowMode, SelectionLevel, SelectionSettings,
@@ -32,7 +32,7 @@ pub(super) fn name(root: &mut Section<'_>) -> String {
     let name = root.required_text("name", "quickstart");
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if !name.is_empty() && (name.len() > 64 || !name.chars().all(plain) || name.starts_with('-')) {
-        let shown = super::document::visible(&name, 70);
+        let shown = visible(&name, 70);
         root.report("name", format_args!("must be 1 to 64 of a-z, 0-9 and -, not starting with -, but is `{shown}`"));
     }
     name
@@ -81,7 +81,8 @@ fn class_folder(section: &Section<'_>, class: &str, configs: &Path) -> Option<Pa
         Some(near) => format!("did you mean `{near}`?"),
         None => "give the name of a folder there, or a path".to_owned(),
     };
-    let shown = folder.display();
+    let shown = visible(&folder.to_string_lossy(), 200);
+    let class = visible(class, 80);
     section.report("class", format_args!("is `{class}`, but there is no folder {shown}; {hint}"));
     None
 }
@@ -209,7 +210,10 @@ fn influence(
         let (class, kind) = (class.name(), prompts.name());
         section.report(
             if section.has("prompts") { "prompts" } else { "enabled" },
-            format_args!("needs the `{kind}` prompts in the `influence_detector_model_config` of the class `{class}`, which has none"),
+            format_args!(
+                "needs the `{kind}` prompts in the `influence_detector_model_config` of the class \
+                 `{class}`, which has none"
+            ),
         );
     }
     section.finish();

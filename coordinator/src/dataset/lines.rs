@@ -62,7 +62,7 @@ pub fn read_rows(mut lines: impl BufRead, name: &str) -> Result<Vec<TrainingRow>
         }
         let text = std::str::from_utf8(&bytes).map_err(|_| refuse("is not UTF-8; save the file as UTF-8".into()))?;
         if !text.trim().is_empty() {
-            rows.push(parse(text).map_err(refuse)?);
+            rows.push(parse(text.trim_end()).map_err(refuse)?);
         }
     }
     Ok(rows)

@@ -5,3 +5,6 @@ mod rows;
 
 pub use lines::{DatasetError, read_rows, write_rows};
 pub use rows::rows;
+
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,7 @@ impl EnvironmentClass {
         let mut all = shared.into_problems(&master.document);
         all.extend(problems);
         if !all.is_empty() {
+            all.sort();
             return Err(all);
         }
         let machine = machine(&master.states)

@@ -214,7 +214,8 @@ fn bind_openings(
         if let Some(last) = messages.iter().chain(start).next_back().filter(|m| m.speaker == Speaker::Agent) {
             let path = [Step::Key(HISTORIES.into()), Step::Key(id.clone())];
             let message = format!(
-                "`{}` ends with the agent's own message, `{}`, so there is nothing for it to answer; end with another role",
+                "`{}` ends with the agent's own message, `{}`, so there is nothing for it to answer; \
+                 end with another role",
                 Dotted(&path),
                 last.content.chars().take(40).collect::<String>().trim()
             );

@@ -10,3 +10,6 @@ mod pools;
 pub use plan::{Phase, PlanError, plan};
 pub(crate) use pools::check_pools;
 pub use pools::{Pool, pool, shares};
+
+#[cfg(test)]
+mod tests;

@@ -103,33 +103,45 @@ pub(crate) fn check_pools(
     seed: u64,
 ) -> Vec<PoolProblem> {
     let mut found = unmatched_fractions(class, settings);
-    let mut add = |key: [&str; 2], note: bool, message: String| {
-        found.push(PoolProblem { key: key.map(str::to_owned).to_vec(), message, note });
-    };
-    for (name, count) in shares(class, settings) {
-        let pool = pool(class, name, settings.held_out, seed);
-        let (n, file) = (pool.training.len(), name);
-        if settings.order == Order::Fixed && count > n {
-            let message = format!(
-                "asks for the first {count} initial states of the environment `{file}`, but only {n} are left for training; \
-                 ask for fewer, hold out fewer, or choose another `order`"
-            );
-            add(["environments", "initial_states"], false, message);
-        }
+    if settings.order == Order::Fixed {
+        let needs = |(name, count): (&str, usize)| {
+            let n = pool(class, name, settings.held_out, seed).training.len();
+            (count > n).then(|| format!("`{name}` needs {count} and has {n} left for training"))
+        };
+        let lacking: Vec<String> = shares(class, settings).into_iter().filter_map(needs).collect();
+        found.extend(listed(&lacking).map(|list| PoolProblem {
+            key: vec!["environments".into(), "initial_states".into()],
+            message: format!(
+                "is too much for the order `fixed`: {list}; ask for fewer, hold out fewer, or choose another `order`"
+            ),
+            note: false,
+        }));
     }
     if !evaluation.after.is_empty() {
-        for name in used(class, settings) {
-            let held_out = pool(class, name, settings.held_out, seed).held_out.len();
-            let wanted = evaluation.initial_states as usize;
-            if held_out < wanted {
-                let message = format!(
-                    "asks for {wanted} held-out initial states, but the environment `{name}` has {held_out}: all of them are used"
-                );
-                add(["evaluation", "initial_states"], true, message);
-            }
-        }
+        let wanted = evaluation.initial_states as usize;
+        let needs = |name: &str| {
+            let n = pool(class, name, settings.held_out, seed).held_out.len();
+            (n < wanted).then(|| format!("`{name}` has {n}"))
+        };
+        let lacking: Vec<String> = used(class, settings).into_iter().filter_map(needs).collect();
+        found.extend(listed(&lacking).map(|list| PoolProblem {
+            key: vec!["evaluation".into(), "initial_states".into()],
+            message: format!(
+                "is {wanted}, but fewer are held out of some environments, and all of those are used: {list}"
+            ),
+            note: true,
+        }));
     }
     found
+}
+
+/// The first few of a list, for a message; none of none.
+fn listed(items: &[String]) -> Option<String> {
+    let more = match items.len().saturating_sub(3) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    (!items.is_empty()).then(|| format!("{}{more}", items[..items.len().min(3)].join(", ")))
 }
 
 fn unmatched_fractions(class: &EnvironmentClass, settings: &EnvironmentSettings) -> Vec<PoolProblem> {

@@ -6,3 +6,6 @@ mod select;
 
 pub use fraction::{Fraction, InvalidFraction};
 pub use select::{Candidate, CandidateTurn, Reward, Selection, reply_characters, select};
+
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,24 @@ impl Document {
         Problem { place: self.place(path), message: message.into() }
     }
 
+    fn depth_in_file(&self, path: &[Step]) -> usize {
+        let mut value = &self.root;
+        for (depth, step) in path.iter().enumerate() {
+            let inner = match step {
+                Step::Key(key) => value.get(key.as_str()),
+                Step::Index(index) => value.get(*index),
+            };
+            match inner {
+                Some(inner) => value = inner,
+                None => return depth,
+            }
+        }
+        path.len()
+    }
+
+    /// The line of a key, or of the nearest one around it that the file has.
     fn line(&self, path: &[Step]) -> Option<usize> {
+        let path = &path[..self.depth_in_file(path)];
         if path.is_empty() {
             return None;
         }

@@ -2,7 +2,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// Where a problem is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// In a file, at a line where that is known.
     File {
@@ -78,6 +78,11 @@ impl Problems {
     /// Nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Puts the problems of each file in the order of its lines.
+    pub(crate) fn sort(&mut self) {
+        self.0.sort_by(|a, b| a.place.cmp(&b.place));
     }
 
     /// In the order they were found.

@@ -69,8 +69,14 @@ impl<'a> Section<'a> {
 
     /// The raw value; none if the key is missing or holds nothing.
     pub(crate) fn value(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.known.push(key);
+        self.ask(key);
         self.entries?.get(key).filter(|v| !v.is_null())
+    }
+
+    fn ask(&mut self, key: &'static str) {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
     }
 
     /// Whether the file has the key, with or without a value.
@@ -91,7 +97,7 @@ impl<'a> Section<'a> {
 
     /// A nested mapping, if the key is there.
     pub(crate) fn optional_section(&mut self, key: &'static str) -> Option<Section<'a>> {
-        self.known.push(key);
+        self.ask(key);
         let value = self.entries?.get(key)?;
         Some(Section::at(self.document, self.problems, self.path_of(key), value))
     }
@@ -109,7 +115,7 @@ impl<'a> Section<'a> {
     /// Text that must be there.
     pub(crate) fn required_text(&mut self, key: &'static str, example: &str) -> String {
         if !self.has(key) || self.entries.and_then(|m| m.get(key)).is_some_and(Value::is_null) {
-            self.known.push(key);
+            self.ask(key);
             let path = self.path_of(key);
             let message = format!("`{}` is missing; give one, as in `{key}: {example}`", Dotted(&path));
             let place = if self.has(key) { &path } else { &self.path };
@@ -142,7 +148,6 @@ impl<'a> Section<'a> {
     /// A number within a range.
     pub(crate) fn number(&mut self, key: &'static str, range: impl RangeBounds<f64>, default: f64) -> f64 {
         let Some(value) = self.value(key) else { return default };
-        // YAML 1.2 takes `2e-5` for a number; so does every parser here. `.5e-3` and the like do not matter.
         let Some(number) = value.as_f64() else {
             self.report(key, format_args!("must be a number, but is {}", describe(value)));
             return default;
@@ -250,7 +255,6 @@ impl<'a> Section<'a> {
 /// An exact share, or what is wrong with the value.
 pub(crate) fn fraction_of(value: &Value) -> Result<Fraction, String> {
     let text = scalar_text(value).ok_or_else(|| format!("must be a share from 0 to 1, but is {}", describe(value)))?;
-    // `1.0` is written by those who think in decimals, and `1e-3` reaches us as 0.001.
     Fraction::parse(&text).map_err(|error| error.to_string())
 }
 

@@ -1,0 +1,9 @@
+//! Experiments, environment classes and model tables from files, good and bad.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod classes;
+mod experiments;
+mod files;
+pub(crate) mod fixture;
+mod identity;
+mod model_tables;

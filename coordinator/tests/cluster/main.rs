@@ -1,0 +1,10 @@
+//! Coordinator and workers over real gRPC on loopback: a run end to end, killed coordinators,
+//! vanished workers, and everything that is refused.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod refusals;
+mod restarts;
+mod setting;
+mod vanishing;
+mod whole_run;
+mod worker;

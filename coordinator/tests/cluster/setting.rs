@@ -1,0 +1,162 @@
+//! Experiments on disk, coordinators that can be killed, and what a run left behind.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use influence_coordinator::artifacts::Artifacts;
+use influence_coordinator::config::Experiment;
+use influence_coordinator::store::{SqliteStore, Store};
+use influence_coordinator::{Coordinator, CoordinatorOptions, Opened, Progress, RunError, open_run};
+use influence_proto::RunId;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const EXPERIMENT: &str = "
+name: demo
+seed: 7
+iterations: 2
+model: made-up
+environments: {class: talk, initial_states: 3, siblings: 2, held_out: 0.25, max_turns: 3}
+selection: {level: initial_state, best: 1/2}
+evaluation: {initial_states: 1, at: [first, last]}
+training: {lora: {rank: 2, alpha: 4}}
+leases: {seconds: 1}
+max_failed: 0
+";
+
+const MODELS: &str = "models: {made-up: {dtype: f32, sources: [{path: /nowhere/made-up.gguf}]}}\n";
+
+const MASTER: &str = r#"
+state_config:
+  initial_state:
+    valid_transitions: {"yes": {next_state: over}, "no": {next_state: initial_state}}
+    default_transition: "no"
+    terminal: false
+  over: {valid_transitions: null, default_transition: null, terminal: true}
+agent_config: {system_prompt: "You talk about {topic}."}
+character_config: {system_prompt: "You ask about {topic}."}
+preference_model_config: {system_prompt: "Rate.", prompt_suffix: "How good?", valid_tokens: ["1", "10"]}
+transition_model_config: {system_prompt: "Over?", prompt_suffix: "Is it over?", valid_tokens: ["yes", "no"]}
+influence_detector_model_config: {system_prompt: "Harm?", prompt_suffix: "Is it?", valid_tokens: ["0", "1"]}
+"#;
+
+/// A folder with an experiment and room for data.
+pub struct Setting {
+    folder: tempfile::TempDir,
+}
+
+impl Setting {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let class = folder.path().join("environments/talk");
+        std::fs::create_dir_all(&class).unwrap();
+        std::fs::create_dir_all(folder.path().join("experiments")).unwrap();
+        std::fs::write(folder.path().join("experiments/demo.yaml"), EXPERIMENT).unwrap();
+        std::fs::write(folder.path().join("models.yaml"), MODELS).unwrap();
+        std::fs::write(class.join("_master_config.yaml"), MASTER).unwrap();
+        for topic in ["tea", "rain"] {
+            let mut text = format!("topic: {topic}\nhistories:\n");
+            for state in 0..8 {
+                text += &format!("  {state}: [{{role: environment, content: \"{topic} {state}?\"}}]\n");
+            }
+            std::fs::write(class.join(format!("{topic}.yaml")), text).unwrap();
+        }
+        Self { folder }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub fn experiment(&self, set: &[(&str, &str)]) -> Experiment {
+        let set: Vec<(String, String)> = set.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let file = self.folder.path().join("experiments/demo.yaml");
+        Experiment::load(&file, None, &set, None, None).unwrap_or_else(|problems| panic!("{problems:?}"))
+    }
+
+    pub fn store(&self) -> Arc<dyn Store> {
+        Arc::new(SqliteStore::open(&self.data().join("influence.sqlite")).unwrap())
+    }
+}
+
+/// A coordinator in a runtime of its own: killing it ends every task at whatever instruction it
+/// stands, and nothing is told goodbye.
+pub struct Living {
+    runtime: Option<Runtime>,
+    pub opened: Opened,
+    pub address: SocketAddr,
+    pub progress: watch::Receiver<Progress>,
+    pub end: tokio::task::JoinHandle<Result<(), RunError>>,
+    pub cancel: CancellationToken,
+}
+
+impl Living {
+    /// Opens the run of `experiment` and carries it on.
+    pub async fn start(setting: &Setting, experiment: Experiment) -> Self {
+        let data = setting.data();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let cancel = CancellationToken::new();
+        let stop = cancel.clone();
+        let (opened, handle) =
+            runtime.spawn(async move { start(&data, experiment, stop).await }).await.unwrap();
+        let (address, progress) = (handle.address, handle.progress.clone());
+        let end = runtime.spawn(handle.wait());
+        Self { runtime: Some(runtime), opened, address, progress, end, cancel }
+    }
+
+    pub fn run(&self) -> &RunId {
+        self.opened.run()
+    }
+
+    /// As `kill -9`, but for the operating system's part.
+    pub fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+
+    /// Waits for the run's end.
+    pub async fn end(mut self) -> Result<(), RunError> {
+        let end = tokio::time::timeout(Duration::from_secs(60), &mut self.end).await.expect("the run ends").unwrap();
+        self.runtime.take().unwrap().shutdown_background();
+        end
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn start(
+    data: &Path,
+    experiment: Experiment,
+    cancel: CancellationToken,
+) -> (Opened, influence_coordinator::RunHandle) {
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data.join("influence.sqlite")).unwrap());
+    let opened = open_run(store.as_ref(), &experiment, false).await.unwrap();
+    let options = |artifacts| CoordinatorOptions {
+        run: opened.run().clone(),
+        store: store.clone(),
+        artifacts,
+        data: data.to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        reclaim: Duration::ZERO,
+        store_patience: Duration::from_secs(10),
+    };
+    // A killed coordinator's runtime may take a moment to let go of the lock, as a dying process does.
+    for _ in 0..500 {
+        let artifacts = Artifacts::open(&data.join("artifacts")).await.unwrap();
+        match Coordinator::start(options(artifacts), experiment.clone(), cancel.clone()).await {
+            Ok(handle) => return (opened, handle),
+            Err(influence_coordinator::StartError::Lock(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the lock is never let go");
+}

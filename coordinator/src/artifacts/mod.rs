@@ -43,7 +43,9 @@ pub enum ArtifactError {
         root: PathBuf,
     },
     /// What is stored is not what was put there.
-    #[error("artifact {digest} in {root} is damaged: its content has the digest {found}; delete it and repeat what made it")]
+    #[error(
+        "artifact {digest} in {root} is damaged: its content has the digest {found}; delete it and repeat what made it"
+    )]
     Damaged {
         /// The address.
         digest: Digest,
@@ -53,7 +55,9 @@ pub enum ArtifactError {
         root: PathBuf,
     },
     /// Reading or writing failed.
-    #[error("an artifact in {root} cannot be read or written: {source}; check the disk's space and the folder's permissions")]
+    #[error(
+        "an artifact in {root} cannot be read or written: {source}; check the disk's space and the folder's permissions"
+    )]
     Io {
         /// The artifacts' folder.
         root: PathBuf,

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use influence_proto::{
-    EpisodeSpec, Failure, HeldLease, Join, Lease, TrainingProgress, TrainingSpec, WorkId, WorkerId,
-};
+use influence_proto::{EpisodeSpec, Failure, HeldLease, Join, Lease, TrainingProgress, TrainingSpec, WorkId, WorkerId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::{Event, Task};

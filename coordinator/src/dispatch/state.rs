@@ -31,7 +31,8 @@ pub(super) struct Item {
     pub(super) losses: u32,
     /// The last loss was an expiry: should its holder be heard of again, it was none.
     pub(super) suspect: bool,
-    /// The last attempt was revoked for standing still: a renewal does not bring it back.
+    /// The last attempt is over, by its holder's own word or for standing still: a renewal that was
+    /// on its way does not bring it back, and a repeated report does not count again.
     pub(super) barred: bool,
     pub(super) not_before: u64,
     pub(super) lease: Option<Held>,
@@ -106,12 +107,12 @@ impl Dispatch {
             Event::Failed { work, attempt, failure } => self.failed(work, attempt, failure, now, &mut effects),
             Event::Returned { work, attempt } => {
                 if self.is_current(&work, attempt) {
-                    self.release(&work, now);
+                    self.release(&work, now, true);
                 }
             }
             Event::GrantLost { work, attempt, stored } => {
                 if self.is_current(&work, attempt) {
-                    self.release(&work, now + self.limits.retry_ms);
+                    self.release(&work, now + self.limits.retry_ms, true);
                     if let Some(item) = self.items.get_mut(&work) {
                         item.attempt = item.attempt.max(stored);
                     }
@@ -189,14 +190,7 @@ impl Dispatch {
         }
     }
 
-    fn renewed(
-        &mut self,
-        worker: &WorkerId,
-        held: Vec<HeldLease>,
-        born: u64,
-        now: u64,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn renewed(&mut self, worker: &WorkerId, held: Vec<HeldLease>, born: u64, now: u64, effects: &mut Vec<Effect>) {
         self.with_worker(worker, now, |_| {});
         for HeldLease { work, attempt, progress } in held {
             if self.heard(worker, &work, attempt, Some(progress), now) {
@@ -258,7 +252,8 @@ impl Dispatch {
 
     fn failed(&mut self, work: WorkId, attempt: u32, failure: Failure, now: u64, effects: &mut Vec<Effect>) {
         let attempts = self.limits.attempts;
-        let Some(item) = self.items.get_mut(&work).filter(|item| item.attempt == attempt) else { return };
+        let current = |item: &&mut Item| item.attempt == attempt && !item.barred;
+        let Some(item) = self.items.get_mut(&work).filter(current) else { return };
         if !std::mem::take(&mut item.suspect) {
             item.losses += 1;
         }
@@ -266,7 +261,7 @@ impl Dispatch {
         if !failure.retryable || item.losses >= attempts {
             return self.exhausted(work, effects);
         }
-        self.release(&work, now + self.limits.retry_ms);
+        self.release(&work, now + self.limits.retry_ms, true);
     }
 
     fn exhausted(&mut self, work: WorkId, effects: &mut Vec<Effect>) {
@@ -275,9 +270,11 @@ impl Dispatch {
         effects.push(Effect::Exhausted { work, attempt: item.attempt, error: item.last_error });
     }
 
-    /// Puts work back to its place in the queue.
-    fn release(&mut self, work: &WorkId, not_before: u64) {
+    /// Puts work back to its place in the queue. Unless `over`, a sign of life of its last attempt
+    /// takes it out again.
+    fn release(&mut self, work: &WorkId, not_before: u64, over: bool) {
         let Some(item) = self.items.get_mut(work) else { return };
+        item.barred = over;
         if let Some(lease) = item.lease.take()
             && let Some(worker) = self.workers.get_mut(&lease.worker)
         {
@@ -305,12 +302,11 @@ impl Dispatch {
             item.last_error = format!("attempt {attempt} on worker `{worker}`: {reason}");
             item.suspect = lease.started && !stalled;
             item.losses += u32::from(lease.started);
-            item.barred = stalled;
             effects.push(Effect::Revoke { worker, work: work.clone(), attempt, reason });
             if item.losses >= self.limits.attempts {
                 self.exhausted(work, effects);
             } else {
-                self.release(&work, now);
+                self.release(&work, now, stalled);
             }
         }
         let forget_ms = self.limits.grace_ms.max(self.limits.lease_ms);

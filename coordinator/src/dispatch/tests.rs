@@ -150,6 +150,20 @@ fn a_failure_that_no_attempt_can_mend_ends_the_work_at_once() {
 }
 
 #[test]
+fn an_attempt_that_its_holder_ended_is_not_revived_by_a_renewal_on_its_way_nor_counted_twice() {
+    let mut d = with_workers(LIMITS, &[1]);
+    d.handle(episode(0, "a", "0"), 0);
+    let failed = || Event::Failed { work: work(0), attempt: 1, failure: failure(true) };
+    assert_eq!(d.handle(failed(), 1), []);
+    assert_eq!(d.handle(failed(), 2), [], "the report is repeated: its answer was lost");
+    let crossed = d.handle(Event::Renewed(worker(0), vec![held(0, 1, 1)]), 3);
+    assert!(matches!(&crossed[..], [Effect::Revoke { attempt: 1, .. }]), "{crossed:?}");
+    assert_eq!(d.items[&work(0)].losses, 1);
+    d.handle(Event::Credits(worker(0), 1), 4);
+    assert_eq!(grants(&d.handle(Event::Tick, 20)), granted("worker0", "w0", 2));
+}
+
+#[test]
 fn after_a_restart_work_waits_for_its_earlier_holder() {
     let limits = Limits { reclaim_ms: 1000, ..LIMITS };
     let mut d = with_workers(limits, &[2]);
@@ -194,6 +208,8 @@ enum Op {
     Disconnect(usize),
     Credits(usize, u32),
     Renew(usize),
+    /// A renewal of the last attempt, whatever became of it.
+    RenewLast(usize, usize),
     Turn(usize),
     Finish(usize),
     LateFinish(usize),
@@ -210,6 +226,7 @@ fn op() -> impl Strategy<Value = Op> {
         (0..3_usize).prop_map(Op::Disconnect),
         (0..3_usize, 0..4_u32).prop_map(|(w, n)| Op::Credits(w, n)),
         (0..3_usize).prop_map(Op::Renew),
+        (0..3_usize, 0..20_usize).prop_map(|(w, i)| Op::RenewLast(w, i)),
         (0..20_usize).prop_map(Op::Turn),
         (0..20_usize).prop_map(Op::Finish),
         (0..20_usize).prop_map(Op::LateFinish),
@@ -230,6 +247,8 @@ struct World {
     attempts: BTreeMap<WorkId, u32>,
     credits: BTreeMap<WorkerId, u32>,
     ended: BTreeSet<WorkId>,
+    /// Attempts that their holders ended.
+    over: BTreeSet<(WorkId, u32)>,
 }
 
 impl World {
@@ -239,7 +258,7 @@ impl World {
             d.handle(Event::Joined { worker: worker(i), can_train: false }, 0);
         }
         let (live, attempts, credits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { d, now: 0, submitted: 0, live, attempts, credits, ended: BTreeSet::new() }
+        Self { d, now: 0, submitted: 0, live, attempts, credits, ended: BTreeSet::new(), over: BTreeSet::new() }
     }
 
     fn tell(&mut self, event: Event) {
@@ -252,6 +271,12 @@ impl World {
                 if self.live.get(work).is_some_and(|(_, a)| a == attempt) =>
             {
                 self.live.remove(work);
+            }
+            _ => {}
+        }
+        match &event {
+            Event::Failed { work, attempt, .. } | Event::Returned { work, attempt } => {
+                self.over.insert((work.clone(), *attempt));
             }
             _ => {}
         }
@@ -279,6 +304,18 @@ impl World {
         }
     }
 
+    /// What must hold whatever has happened.
+    fn check(&mut self) {
+        for (work, item) in &self.d.items {
+            assert!(item.losses <= item.attempt, "an attempt was counted twice");
+            let Some(lease) = &item.lease else { continue };
+            assert!(!self.over.contains(&(work.clone(), item.attempt)), "an ended attempt was revived");
+            // A renewal may have given an expired lease back.
+            let holder = (lease.worker.clone(), item.attempt);
+            assert_eq!(self.live.entry(work.clone()).or_insert(holder.clone()), &holder);
+        }
+    }
+
     fn happen(&mut self, op: Op) {
         let attempt = |s: &Self, i: usize| s.attempts.get(&work(i)).copied();
         match op {
@@ -298,6 +335,11 @@ impl World {
                     .map(|(work, (_, attempt))| HeldLease { work: work.clone(), attempt: *attempt, progress: self.now })
                     .collect();
                 self.tell(Event::Renewed(worker(w), held));
+            }
+            Op::RenewLast(w, i) => {
+                if let Some(attempt) = attempt(self, i) {
+                    self.tell(Event::Renewed(worker(w), vec![held(i, attempt, self.now)]));
+                }
             }
             Op::Turn(i) => {
                 if let Some((worker, attempt)) = self.live.get(&work(i)).cloned() {
@@ -366,6 +408,7 @@ proptest! {
         let mut world = World::new();
         for op in ops {
             world.happen(op);
+            world.check();
         }
         world.settle();
     }

@@ -36,7 +36,9 @@ pub enum RunError {
         source: PlanError,
     },
     /// More episodes failed than the experiment allows.
-    #[error("{failed} of {total} episodes of iteration {iteration} ({phase}) failed, and `max_failed` allows {allowed}; the last one: {last_error}. Mend the cause and give the same command again: the failed episodes are tried once more")]
+    #[error(
+        "{failed} of {total} episodes of iteration {iteration} ({phase}) failed, and `max_failed` allows {allowed}; the last one: {last_error}. Mend the cause and give the same command again: the failed episodes are tried once more"
+    )]
     TooManyFailed {
         /// Training or evaluation.
         phase: Phase,
@@ -52,7 +54,9 @@ pub enum RunError {
         last_error: String,
     },
     /// There is nothing to train on.
-    #[error("nothing can be selected from the {finished} finished episodes of iteration {iteration}: {unscored} are unscored, {vetoed} are vetoed for their influence and {unknown} because it is unscored{reasons}. Lower `scoring.min_mass`, use a model that answers with the allowed answers, or change `selection`")]
+    #[error(
+        "nothing can be selected from the {finished} finished episodes of iteration {iteration}: {unscored} are unscored, {vetoed} are vetoed for their influence and {unknown} because it is unscored{reasons}. Lower `scoring.min_mass`, use a model that answers with the allowed answers, or change `selection`"
+    )]
     NothingSelected {
         /// Which.
         iteration: u32,
@@ -68,7 +72,9 @@ pub enum RunError {
         reasons: String,
     },
     /// The selected episodes hold no token to train on.
-    #[error("the {episodes} selected episodes of iteration {iteration} hold no token to train on: every reply is empty")]
+    #[error(
+        "the {episodes} selected episodes of iteration {iteration} hold no token to train on: every reply is empty"
+    )]
     EmptyDataset {
         /// Which.
         iteration: u32,
@@ -84,7 +90,9 @@ pub enum RunError {
         error: String,
     },
     /// A file of the run's folder cannot be written.
-    #[error("{path} cannot be written: {source}; check the disk's space and the folder's permissions, and give the same command again")]
+    #[error(
+        "{path} cannot be written: {source}; check the disk's space and the folder's permissions, and give the same command again"
+    )]
     Folder {
         /// The file.
         path: PathBuf,

@@ -15,7 +15,7 @@ mod summary;
 mod training;
 
 pub use error::RunError;
-pub use open::{OpenError, Opened, open_run};
 pub(crate) use folder::RunFolder;
+pub use open::{OpenError, Opened, open_run};
 pub(crate) use run::Run;
 pub use summary::{Estimate, IterationSummary, summary};

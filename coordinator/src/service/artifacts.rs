@@ -7,10 +7,7 @@ use tonic::{Status, Streaming};
 use super::status;
 use crate::artifacts::Artifacts;
 
-pub(super) async fn put(
-    artifacts: &Artifacts,
-    mut chunks: Streaming<wire::ArtifactChunk>,
-) -> Result<Digest, Status> {
+pub(super) async fn put(artifacts: &Artifacts, mut chunks: Streaming<wire::ArtifactChunk>) -> Result<Digest, Status> {
     let mut incoming = artifacts.incoming().await.map_err(status::artifact)?;
     loop {
         match chunks.message().await {

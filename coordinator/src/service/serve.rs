@@ -70,9 +70,8 @@ impl Listener {
 pub(crate) async fn serve(listener: Listener, service: Service) {
     let (stop, readers) = (service.stop.clone(), service.readers.clone());
     let incoming = TcpIncoming::from(listener.listener).with_nodelay(Some(true));
-    let server = CoordinatorServer::new(service)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+    let server =
+        CoordinatorServer::new(service).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
     let stopped = CancellationToken::clone(&stop);
     let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))

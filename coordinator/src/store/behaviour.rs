@@ -44,7 +44,8 @@ pub(crate) fn run_id() -> RunId {
 pub(crate) fn spec(id: &str) -> EpisodeSpec {
     let generator = json!({"model": "m", "system_prompt": "s",
         "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8}});
-    let assessor = json!({"model": "m", "system_prompt": "s", "suffix": "?", "answers": ["1", "2"], "sees_tools": false});
+    let assessor =
+        json!({"model": "m", "system_prompt": "s", "suffix": "?", "answers": ["1", "2"], "sees_tools": false});
     let spec: Value = json!({
         "id": id, "environment_class": "therapist", "environment": "smoking", "initial_state": "0",
         "seed": u64::MAX, "max_turns": 2, "agent_name": "Ada",
@@ -214,7 +215,13 @@ pub(crate) async fn a_training_job_ends_once(store: &dyn Store) {
     .unwrap();
     let adapter = AdapterRef { config: Digest::of("c"), weights: Digest::of("w") };
     let report = TrainingReport {
-        adapter, steps: 1, rows: 2, dropped_rows: 0, tokens: 3, first_loss: 0.1, last_loss: 0.30000000000000004,
+        adapter,
+        steps: 1,
+        rows: 2,
+        dropped_rows: 0,
+        tokens: 3,
+        first_loss: 0.1,
+        last_loss: 0.30000000000000004,
     };
     let t = work("demo:training:0");
     store.plan_training(&run, 0, &t, job.clone()).await.unwrap();

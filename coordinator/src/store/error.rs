@@ -48,7 +48,9 @@ pub enum StoreError {
         problem: String,
     },
     /// The disk or the quota is full.
-    #[error("the disk is full: {file} cannot be written ({detail}); free some space and give the same command again: nothing acknowledged is lost")]
+    #[error(
+        "the disk is full: {file} cannot be written ({detail}); free some space and give the same command again: nothing acknowledged is lost"
+    )]
     Full {
         /// The store's file.
         file: PathBuf,
@@ -72,7 +74,9 @@ pub enum StoreError {
         detail: String,
     },
     /// A later release wrote the file.
-    #[error("{file} has schema version {found}, but this release knows only up to {known}; use the release that wrote it, or another --data folder")]
+    #[error(
+        "{file} has schema version {found}, but this release knows only up to {known}; use the release that wrote it, or another --data folder"
+    )]
     Newer {
         /// The store's file.
         file: PathBuf,

@@ -16,7 +16,9 @@ pub struct RunLock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process is at it.
-    #[error("run `{run}` is already being carried on by {holder}; wait for it or end it, or start a run of your own with --name NAME ({path} is its lock)")]
+    #[error(
+        "run `{run}` is already being carried on by {holder}; wait for it or end it, or start a run of your own with --name NAME ({path} is its lock)"
+    )]
     Held {
         /// The run.
         run: RunId,

@@ -45,25 +45,13 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// Writes down the episodes of one iteration's phase, in this order. Precondition: nothing is
     /// planned there yet, or exactly the same specs ([`StoreError::Conflict`] otherwise): a plan is
     /// never changed.
-    async fn plan(
-        &self,
-        run: &RunId,
-        phase: Phase,
-        iteration: u32,
-        specs: Vec<EpisodeSpec>,
-    ) -> Result<(), StoreError>;
+    async fn plan(&self, run: &RunId, phase: Phase, iteration: u32, specs: Vec<EpisodeSpec>) -> Result<(), StoreError>;
 
     /// The planned iterations of a run, in order of iteration, evaluation before training.
     async fn iterations(&self, run: &RunId) -> Result<Vec<IterationRecord>, StoreError>;
 
     /// How long an iteration's phase has been worked on in all. Never makes it less.
-    async fn set_active(
-        &self,
-        run: &RunId,
-        phase: Phase,
-        iteration: u32,
-        active: Duration,
-    ) -> Result<(), StoreError>;
+    async fn set_active(&self, run: &RunId, phase: Phase, iteration: u32, active: Duration) -> Result<(), StoreError>;
 
     /// The episodes of an iteration's phase in plan order; none if it is not planned.
     async fn episodes(&self, run: &RunId, phase: Phase, iteration: u32) -> Result<Vec<EpisodeRecord>, StoreError>;

@@ -97,12 +97,10 @@ impl Living {
     /// Opens the run of `experiment` and carries it on.
     pub async fn start(setting: &Setting, experiment: Experiment) -> Self {
         let data = setting.data();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
-        let (opened, handle) =
-            runtime.spawn(async move { start(&data, experiment, stop).await }).await.unwrap();
+        let (opened, handle) = runtime.spawn(async move { start(&data, experiment, stop).await }).await.unwrap();
         let (address, progress) = (handle.address, handle.progress.clone());
         let end = runtime.spawn(handle.wait());
         Self { runtime: Some(runtime), opened, address, progress, end, cancel }

@@ -43,7 +43,9 @@ impl Session {
         let joined = Joined::try_from(client.join(wire::JoinRequest::from(join)).await?.into_inner()).unwrap();
         let (events, outgoing) = mpsc::channel(16);
         let hello = wire::Hello { worker_id: joined.worker.to_string() };
-        for event in [worker_event::Event::Hello(hello), worker_event::Event::Credits(wire::Credits { episodes: credits })] {
+        for event in
+            [worker_event::Event::Hello(hello), worker_event::Event::Credits(wire::Credits { episodes: credits })]
+        {
             events.send(wire::WorkerEvent { event: Some(event) }).await.unwrap();
         }
         let stream = client.session(ReceiverStream::new(outgoing)).await?.into_inner();

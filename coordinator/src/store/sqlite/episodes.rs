@@ -123,12 +123,7 @@ fn episode_record(row: EpisodeRow) -> Result<EpisodeRecord, CallError> {
     })
 }
 
-pub(super) fn all(
-    c: &Connection,
-    run: &RunId,
-    phase: Phase,
-    iteration: u32,
-) -> Result<Vec<EpisodeRecord>, CallError> {
+pub(super) fn all(c: &Connection, run: &RunId, phase: Phase, iteration: u32) -> Result<Vec<EpisodeRecord>, CallError> {
     let mut statement = c.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM episodes WHERE run = ? AND iteration = ? AND phase = ? ORDER BY position"
     ))?;
@@ -170,12 +165,7 @@ fn conflict(what: String, problem: impl Into<String>) -> CallError {
     StoreError::Conflict { what, problem: problem.into() }.into()
 }
 
-pub(super) fn start_attempt(
-    c: &Connection,
-    run: &RunId,
-    work: &WorkId,
-    attempt: u32,
-) -> Result<Vec<Turn>, CallError> {
+pub(super) fn start_attempt(c: &Connection, run: &RunId, work: &WorkId, attempt: u32) -> Result<Vec<Turn>, CallError> {
     let (status, current, _) = standing(c, run, work)?;
     if status == "finished" {
         return Err(finished(work));
@@ -216,21 +206,14 @@ pub(super) fn record_turn(
         "failed" => return Err(given_up(work)),
         _ => {}
     }
-    c.prepare_cached("INSERT INTO turns (run, episode, turn, attempt, body) VALUES (?, ?, ?, ?, ?)")?.execute(
-        params![run.as_str(), work.as_str(), turn.index, attempt, body],
-    )?;
+    c.prepare_cached("INSERT INTO turns (run, episode, turn, attempt, body) VALUES (?, ?, ?, ?, ?)")?
+        .execute(params![run.as_str(), work.as_str(), turn.index, attempt, body])?;
     c.prepare_cached("UPDATE episodes SET turns = turns + 1 WHERE run = ? AND id = ?")?
         .execute([run.as_str(), work.as_str()])?;
     Ok(())
 }
 
-pub(super) fn finish(
-    c: &Connection,
-    run: &RunId,
-    work: &WorkId,
-    attempt: u32,
-    turns: u32,
-) -> Result<(), CallError> {
+pub(super) fn finish(c: &Connection, run: &RunId, work: &WorkId, attempt: u32, turns: u32) -> Result<(), CallError> {
     let (status, current, stored) = standing(c, run, work)?;
     must_be_current(work, attempt, current)?;
     if status == "failed" {
@@ -243,13 +226,7 @@ pub(super) fn finish(
     set_status(c, run, work, "finished", None)
 }
 
-fn set_status(
-    c: &Connection,
-    run: &RunId,
-    work: &WorkId,
-    status: &str,
-    error: Option<&str>,
-) -> Result<(), CallError> {
+fn set_status(c: &Connection, run: &RunId, work: &WorkId, status: &str, error: Option<&str>) -> Result<(), CallError> {
     c.prepare_cached("UPDATE episodes SET status = ?, error = ? WHERE run = ? AND id = ?")?.execute(params![
         status,
         error,
@@ -259,13 +236,7 @@ fn set_status(
     Ok(())
 }
 
-pub(super) fn fail(
-    c: &Connection,
-    run: &RunId,
-    work: &WorkId,
-    attempt: u32,
-    error: &str,
-) -> Result<(), CallError> {
+pub(super) fn fail(c: &Connection, run: &RunId, work: &WorkId, attempt: u32, error: &str) -> Result<(), CallError> {
     let (status, current, _) = standing(c, run, work)?;
     if status == "finished" {
         return Err(finished(work));
@@ -318,7 +289,15 @@ pub(super) fn judge(
         let selected = v.selected.map(|s| if s == Selected::Best { "best" } else { "worst" });
         let id = v.episode.as_str();
         let changed = update.execute(params![
-            v.reward, v.influence, v.vetoed, v.unscored, selected, run.as_str(), id, iteration, phase_text(phase)
+            v.reward,
+            v.influence,
+            v.vetoed,
+            v.unscored,
+            selected,
+            run.as_str(),
+            id,
+            iteration,
+            phase_text(phase)
         ])?;
         if changed == 0 {
             return Err(StoreError::NoSuchWork { run: run.to_string(), work: id.to_owned() }.into());

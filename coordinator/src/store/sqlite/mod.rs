@@ -40,9 +40,7 @@ impl SqliteStore {
     /// Lets the file grow to at most this many pages of 4 KiB: a full disk, for tests.
     #[cfg(test)]
     async fn limit_pages(&self, pages: u32) -> Result<(), StoreError> {
-        self.writer
-            .call(move |c| Ok(c.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?))
-            .await
+        self.writer.call(move |c| Ok(c.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?)).await
     }
 }
 
@@ -66,13 +64,7 @@ impl Store for SqliteStore {
         self.writer.call(move |c| runs::set_status(c, &run, &status)).await
     }
 
-    async fn plan(
-        &self,
-        run: &RunId,
-        phase: Phase,
-        iteration: u32,
-        specs: Vec<EpisodeSpec>,
-    ) -> Result<(), StoreError> {
+    async fn plan(&self, run: &RunId, phase: Phase, iteration: u32, specs: Vec<EpisodeSpec>) -> Result<(), StoreError> {
         let run = run.clone();
         self.writer.call(move |c| episodes::plan(c, &run, phase, iteration, &specs)).await
     }
@@ -82,13 +74,7 @@ impl Store for SqliteStore {
         self.writer.call(move |c| runs::iterations(c, &run)).await
     }
 
-    async fn set_active(
-        &self,
-        run: &RunId,
-        phase: Phase,
-        iteration: u32,
-        active: Duration,
-    ) -> Result<(), StoreError> {
+    async fn set_active(&self, run: &RunId, phase: Phase, iteration: u32, active: Duration) -> Result<(), StoreError> {
         let run = run.clone();
         self.writer.call(move |c| runs::set_active(c, &run, phase, iteration, active)).await
     }

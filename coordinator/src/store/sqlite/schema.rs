@@ -82,10 +82,8 @@ CREATE TABLE trainings (
 /// Opens `file`, makes the tables if it is new, and checks their version otherwise.
 pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
     if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| StoreError::Io {
-            file: file.to_owned(),
-            detail: format!("its folder cannot be made: {e}"),
-        })?;
+        std::fs::create_dir_all(folder)
+            .map_err(|e| StoreError::Io { file: file.to_owned(), detail: format!("its folder cannot be made: {e}") })?;
     }
     prepare(file).map_err(|e| e.at(file))
 }

@@ -96,13 +96,7 @@ pub(super) fn start_attempt(c: &Connection, run: &RunId, work: &WorkId, attempt:
     Ok(())
 }
 
-pub(super) fn fail(
-    c: &Connection,
-    run: &RunId,
-    work: &WorkId,
-    attempt: u32,
-    error: &str,
-) -> Result<(), CallError> {
+pub(super) fn fail(c: &Connection, run: &RunId, work: &WorkId, attempt: u32, error: &str) -> Result<(), CallError> {
     let (current, report) = standing(c, run, work)?;
     if report.is_some() {
         return Err(StoreError::AlreadyFinished { work: work.to_string() }.into());

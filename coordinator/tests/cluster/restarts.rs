@@ -22,7 +22,7 @@ enum Point {
 /// The kills are spread over the run, and some hit what happens between rollouts.
 fn point(kill: u64) -> Point {
     match kill {
-        8 | 9 | 10 => Point::Phase(RunPhase::Training(0)),
+        8..=10 => Point::Phase(RunPhase::Training(0)),
         17 | 18 => Point::Phase(RunPhase::Training(1)),
         19 => Point::Phase(RunPhase::Evaluation(2)),
         _ => Point::Turns((kill as f64 + stream::uniform(kill)) / 21.0),

@@ -44,12 +44,12 @@ influence_detector_model_config: {system_prompt: "Harm?", prompt_suffix: "Is it?
 "#;
 
 /// A folder with an experiment and room for data.
-pub struct Setting {
+pub(crate) struct Setting {
     folder: tempfile::TempDir,
 }
 
 impl Setting {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let class = folder.path().join("environments/talk");
         std::fs::create_dir_all(&class).unwrap();
@@ -67,35 +67,35 @@ impl Setting {
         Self { folder }
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    pub fn experiment(&self, set: &[(&str, &str)]) -> Experiment {
+    pub(crate) fn experiment(&self, set: &[(&str, &str)]) -> Experiment {
         let set: Vec<(String, String)> = set.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let file = self.folder.path().join("experiments/demo.yaml");
         Experiment::load(&file, None, &set, None, None).unwrap_or_else(|problems| panic!("{problems:?}"))
     }
 
-    pub fn store(&self) -> Arc<dyn Store> {
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
         Arc::new(SqliteStore::open(&self.data().join("influence.sqlite")).unwrap())
     }
 }
 
 /// A coordinator in a runtime of its own: killing it ends every task at whatever instruction it
 /// stands, and nothing is told goodbye.
-pub struct Living {
+pub(crate) struct Living {
     runtime: Option<Runtime>,
-    pub opened: Opened,
-    pub address: SocketAddr,
-    pub progress: watch::Receiver<Progress>,
-    pub end: tokio::task::JoinHandle<Result<(), RunError>>,
-    pub cancel: CancellationToken,
+    pub(crate) opened: Opened,
+    pub(crate) address: SocketAddr,
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) end: tokio::task::JoinHandle<Result<(), RunError>>,
+    pub(crate) cancel: CancellationToken,
 }
 
 impl Living {
     /// Opens the run of `experiment` and carries it on.
-    pub async fn start(setting: &Setting, experiment: Experiment) -> Self {
+    pub(crate) async fn start(setting: &Setting, experiment: Experiment) -> Self {
         let data = setting.data();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let cancel = CancellationToken::new();
@@ -106,17 +106,17 @@ impl Living {
         Self { runtime: Some(runtime), opened, address, progress, end, cancel }
     }
 
-    pub fn run(&self) -> &RunId {
+    pub(crate) fn run(&self) -> &RunId {
         self.opened.run()
     }
 
     /// As `kill -9`, but for the operating system's part.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.runtime.take().unwrap().shutdown_background();
     }
 
     /// Waits for the run's end.
-    pub async fn end(mut self) -> Result<(), RunError> {
+    pub(crate) async fn end(mut self) -> Result<(), RunError> {
         let end = tokio::time::timeout(Duration::from_secs(60), &mut self.end).await.expect("the run ends").unwrap();
         self.runtime.take().unwrap().shutdown_background();
         end

@@ -19,27 +19,30 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
-pub type Client = CoordinatorClient<Channel>;
+/// What it is doing, by work and attempt.
+type Held = BTreeMap<(WorkId, u32), JoinHandle<()>>;
 
-pub async fn client(address: SocketAddr) -> Result<Client, tonic::transport::Error> {
+pub(crate) type Client = CoordinatorClient<Channel>;
+
+pub(crate) async fn client(address: SocketAddr) -> Result<Client, tonic::transport::Error> {
     let client = CoordinatorClient::connect(format!("http://{address}")).await?;
     Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
 }
 
-pub fn join(name: &str, incarnation: u64) -> Join {
+pub(crate) fn join(name: &str, incarnation: u64) -> Join {
     let (version, device) = ("0".into(), "cpu".into());
     Join { protocol: (1, 1), name: name.into(), incarnation, version, device, can_train: true }
 }
 
 /// An open stream.
-pub struct Session {
-    pub worker: WorkerId,
-    pub events: mpsc::Sender<wire::WorkerEvent>,
-    pub stream: Streaming<wire::CoordinatorEvent>,
+pub(crate) struct Session {
+    pub(crate) worker: WorkerId,
+    pub(crate) events: mpsc::Sender<wire::WorkerEvent>,
+    pub(crate) stream: Streaming<wire::CoordinatorEvent>,
 }
 
 impl Session {
-    pub async fn open(client: &mut Client, join: Join, credits: u32) -> Result<Self, Status> {
+    pub(crate) async fn open(client: &mut Client, join: Join, credits: u32) -> Result<Self, Status> {
         let joined = Joined::try_from(client.join(wire::JoinRequest::from(join)).await?.into_inner()).unwrap();
         let (events, outgoing) = mpsc::channel(16);
         let hello = wire::Hello { worker_id: joined.worker.to_string() };
@@ -53,7 +56,7 @@ impl Session {
     }
 
     /// The next lease; other events are passed over.
-    pub async fn lease(&mut self) -> Lease {
+    pub(crate) async fn lease(&mut self) -> Lease {
         loop {
             let event = tokio::time::timeout(Duration::from_secs(10), self.stream.message()).await;
             let event = event.expect("a lease comes").unwrap().expect("the stream is open").event.unwrap();
@@ -66,31 +69,31 @@ impl Session {
 
 /// What a worker does beyond the ordinary.
 #[derive(Clone, Copy, Default)]
-pub struct Temper {
+pub(crate) struct Temper {
     /// Every score it gives is unscored.
-    pub mute: bool,
+    pub(crate) mute: bool,
     /// It fails every episode of the environment `rain`.
-    pub afraid_of_rain: bool,
+    pub(crate) afraid_of_rain: bool,
 }
 
 /// A worker that lives through restarts of the coordinator, until it is told goodbye.
 #[derive(Clone)]
-pub struct Worker {
-    pub address: Arc<Mutex<SocketAddr>>,
-    pub join: Join,
-    pub slots: u32,
-    pub temper: Temper,
-    held: Arc<Mutex<BTreeMap<(WorkId, u32), JoinHandle<()>>>>,
+pub(crate) struct Worker {
+    pub(crate) address: Arc<Mutex<SocketAddr>>,
+    pub(crate) join: Join,
+    pub(crate) slots: u32,
+    pub(crate) temper: Temper,
+    held: Arc<Mutex<Held>>,
 }
 
 impl Worker {
-    pub fn new(address: SocketAddr, name: &str, incarnation: u64) -> Self {
+    pub(crate) fn new(address: SocketAddr, name: &str, incarnation: u64) -> Self {
         let address = Arc::new(Mutex::new(address));
         Self { address, join: join(name, incarnation), slots: 3, temper: Temper::default(), held: Arc::default() }
     }
 
     /// Works until goodbye; returns its reason.
-    pub async fn work(self) -> String {
+    pub(crate) async fn work(self) -> String {
         loop {
             if let Ok(mut client) = self.client().await
                 && let Ok(session) = Session::open(&mut client, self.join.clone(), self.free()).await
@@ -236,18 +239,18 @@ impl Worker {
     }
 }
 
-pub fn record(worker: &WorkerId, work: &WorkId, attempt: u32, turn: &Turn) -> wire::RecordTurnRequest {
+pub(crate) fn record(worker: &WorkerId, work: &WorkId, attempt: u32, turn: &Turn) -> wire::RecordTurnRequest {
     let (worker_id, work) = (worker.to_string(), work.to_string());
     wire::RecordTurnRequest { worker_id, work, attempt, turn: Some(turn.clone().into()) }
 }
 
-pub fn finish(worker: &WorkerId, work: &WorkId, attempt: u32, outcome: Outcome) -> wire::FinishRequest {
+pub(crate) fn finish(worker: &WorkerId, work: &WorkId, attempt: u32, outcome: Outcome) -> wire::FinishRequest {
     let (worker_id, work) = (worker.to_string(), work.to_string());
     wire::FinishRequest { worker_id, work, attempt, outcome: Some(outcome.into()) }
 }
 
 /// A turn as this worker makes it up.
-pub fn turn_of(spec: &EpisodeSpec, index: u32, mute: bool) -> Turn {
+pub(crate) fn turn_of(spec: &EpisodeSpec, index: u32, mute: bool) -> Turn {
     let draw = |purpose| stream::uniform(stream::of_turn(spec.seed, index, purpose));
     let good = draw("preference");
     let preference = if mute {

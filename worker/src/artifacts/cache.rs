@@ -2,10 +2,12 @@
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use influence_proto::Digest;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
+use tokio::sync::Mutex;
 
 use super::digest_of_file;
 use crate::client::{CallError, Client};
@@ -44,12 +46,18 @@ pub(crate) struct ArtifactCache {
     client: Client,
     folder: PathBuf,
     seed: u64,
+    /// Held while an adapter's folder is put together.
+    assembling: Arc<Mutex<()>>,
 }
 
 impl ArtifactCache {
     /// Artifacts below the worker's `cache` folder. `seed` spreads the retries of many workers.
     pub(crate) fn new(client: Client, cache: &Path, seed: u64) -> Self {
-        Self { client, folder: cache.join("artifacts"), seed }
+        Self { client, folder: cache.join("artifacts"), seed, assembling: Arc::default() }
+    }
+
+    pub(super) fn assembling(&self) -> &Mutex<()> {
+        &self.assembling
     }
 
     pub(super) fn folder(&self) -> &Path {

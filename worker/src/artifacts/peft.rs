@@ -15,6 +15,8 @@ pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 impl ArtifactCache {
     /// The adapter's PEFT folder. It appears under its name only when both files are in it.
     pub(crate) async fn adapter(&self, adapter: AdapterRef) -> Result<PathBuf, ArtifactError> {
+        // Episodes that start together ask for the same folder: one makes it, the others find it.
+        let _alone = self.assembling().lock().await;
         let config = self.get(adapter.config).await?;
         let weights = self.get(adapter.weights).await?;
         let parent = self.folder().join("adapters");

@@ -69,6 +69,21 @@ async fn an_upload_of_several_chunks_arrives_whole_after_a_fault() {
     assert_eq!(cache.put(&empty).await.unwrap(), Digest::of(b""));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_episodes_may_ask_for_one_adapter_at_once() {
+    let (coordinator, cache, _folder) = setup().await;
+    let adapter = AdapterRef { config: keep(&coordinator, b"{}"), weights: keep(&coordinator, &[7; 100_000]) };
+    let asked: Vec<_> = (0..16)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.adapter(adapter).await })
+        })
+        .collect();
+    for folder in asked {
+        assert!(folder.await.unwrap().unwrap().join("adapter_model.safetensors").exists());
+    }
+}
+
 #[tokio::test]
 async fn an_adapter_becomes_a_peft_folder() {
     let (coordinator, cache, _folder) = setup().await;

@@ -76,10 +76,9 @@ impl StepBar {
     fn rates(&self, now: &Progress, ended: u32) -> String {
         let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
         let turns = now.turns - self.before.turns;
-        let tokens = (now.prompt_tokens + now.generated_tokens)
-            - (self.before.prompt_tokens + self.before.generated_tokens);
-        let mut text =
-            format!("{:.2} turns/s  {:.0} tokens/s", turns as f64 / seconds, tokens as f64 / seconds);
+        let tokens =
+            (now.prompt_tokens + now.generated_tokens) - (self.before.prompt_tokens + self.before.generated_tokens);
+        let mut text = format!("{:.2} turns/s  {:.0} tokens/s", turns as f64 / seconds, tokens as f64 / seconds);
         let here = ended.saturating_sub(self.before.episodes_done);
         if here > 0 && ended < now.episodes_total {
             let left = f64::from(now.episodes_total - ended) * seconds / f64::from(here);

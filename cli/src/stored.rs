@@ -76,7 +76,13 @@ fn status(status: &RunStatus) -> (&'static str, Option<&str>) {
 async fn all_runs(store: &SqliteStore, as_json: bool) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["run", "experiment", "status", "iterations", "created"]);
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
+        "run",
+        "experiment",
+        "status",
+        "iterations",
+        "created",
+    ]);
     for run in store.runs().await? {
         let (status, _) = status(&run.status);
         let planned = store.iterations(&run.id).await?.iter().map(|i| i.iteration + 1).max().unwrap_or(0);

@@ -52,7 +52,12 @@ fn row(iteration: &IterationSummary, with_influence: bool) -> Vec<String> {
     if with_influence {
         let unread_count = iteration.vetoed_unscored;
         let unread = if unread_count > 0 { format!(" ({unread_count} unscored)") } else { String::new() };
-        cells.push(format!("{} ({} of {})", figure(iteration.influence, 3), iteration.influence_scored, iteration.episodes));
+        cells.push(format!(
+            "{} ({} of {})",
+            figure(iteration.influence, 3),
+            iteration.influence_scored,
+            iteration.episodes
+        ));
         cells.push(format!("{}{unread}", iteration.vetoed + unread_count));
     }
     let loss = iteration.loss.map_or_else(|| "–".to_owned(), |(first, last)| format!("{first:.3} → {last:.3}"));

@@ -75,7 +75,9 @@ fn hostile_files_are_refused_quickly() {
     let lab = Lab::new();
     let mut bomb = String::from("a: &a [x, x, x, x, x, x, x, x, x]\n");
     for (next, last) in ["b", "c", "d", "e", "f", "g", "h", "i", "j"].iter().zip("abcdefghi".chars()) {
-        bomb.push_str(&format!("{next}: &{next} [*{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}]\n"));
+        bomb.push_str(&format!(
+            "{next}: &{next} [*{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}]\n"
+        ));
     }
     lab.write("configs/experiments/bomb.yaml", &bomb);
     lab.write("configs/experiments/deep.yaml", &format!("name: {}", "[".repeat(100_000)));

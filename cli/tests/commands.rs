@@ -20,7 +20,8 @@ fn generate_and_score_print_one_object() {
     let lab = Lab::new();
     lab.write("chat.json", MESSAGES);
     let chat = ["--model", "model", "--messages", "chat.json", "--json"];
-    let generate = |more: &[&str]| json(&lab.succeed(&[&["model", "generate", "--max-tokens", "8"], &chat[..], more].concat()));
+    let generate =
+        |more: &[&str]| json(&lab.succeed(&[&["model", "generate", "--max-tokens", "8"], &chat[..], more].concat()));
     let greedy = generate(&[]);
     let tokens = greedy["token_ids"].as_array().unwrap();
     assert!((1..=8).contains(&tokens.len()), "{greedy}");

@@ -116,7 +116,15 @@ fn a_changed_experiment_is_not_the_same_run() {
     let error = lab.fail(&["run", "configs/experiments/tiny.yaml", "--set", "evaluation.at=[]"]);
     assert!(error.contains("iterations"), "{error}");
     assert!(error.contains("--fresh"), "{error}");
-    lab.succeed(&["run", "configs/experiments/tiny.yaml", "--set", "iterations=1", "--set", "evaluation.at=[]", "--fresh"]);
+    lab.succeed(&[
+        "run",
+        "configs/experiments/tiny.yaml",
+        "--set",
+        "iterations=1",
+        "--set",
+        "evaluation.at=[]",
+        "--fresh",
+    ]);
     let runs: Value = serde_json::from_str(&lab.succeed(&["runs", "--json"])).unwrap();
     assert_eq!(runs.as_array().unwrap().len(), 2, "{runs}");
 }

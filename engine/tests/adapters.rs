@@ -16,11 +16,7 @@ use influence_engine::sample::SamplingOptions;
 
 /// A random adapter on all projections.
 fn adapter(model: &Model, seed: u64) -> LoraWeights {
-    let config = LoraConfig {
-        rank: 4,
-        alpha: 6.0,
-        ..LoraConfig::default()
-    };
+    let config = LoraConfig { rank: 4, alpha: 6.0, ..LoraConfig::default() };
     let mut noise = tiny::Noise(seed);
     let mut pairs = BTreeMap::new();
     for layer in 0..model.config.layers {
@@ -56,9 +52,7 @@ fn merged(base: &HashMap<String, Tensor>, adapter: &LoraWeights) -> HashMap<Stri
             Projection::Up => "mlp.up_proj",
             Projection::Down => "mlp.down_proj",
         };
-        let weight = all
-            .get_mut(&format!("model.layers.{layer}.{part}.weight"))
-            .unwrap();
+        let weight = all.get_mut(&format!("model.layers.{layer}.{part}.weight")).unwrap();
         let update = (pair.b.matmul(&pair.a).unwrap() * adapter.config.scale()).unwrap();
         *weight = (&*weight + update).unwrap();
     }
@@ -92,44 +86,21 @@ async fn every_row_gets_its_own_adapter() {
     let (first, second) = (adapter(&model, 1), adapter(&model, 2));
     let oracles = [
         (None, tiny::Oracle::new(base.clone(), tiny::config_json())),
-        (
-            Some("first"),
-            tiny::Oracle::new(merged(&base, &first), tiny::config_json()),
-        ),
-        (
-            Some("second"),
-            tiny::Oracle::new(merged(&base, &second), tiny::config_json()),
-        ),
+        (Some("first"), tiny::Oracle::new(merged(&base, &first), tiny::config_json())),
+        (Some("second"), tiny::Oracle::new(merged(&base, &second), tiny::config_json())),
     ];
-    let options = EngineOptions {
-        prefill_chunk: 50,
-        ..Default::default()
-    };
+    let options = EngineOptions { prefill_chunk: 50, ..Default::default() };
     let engine = Engine::start(model, options).unwrap();
     load(&engine, "first", &first, folder.path()).await;
     load(&engine, "second", &second, folder.path()).await;
     let prompts = tiny::ragged_prompts(12, 60, 7);
-    let requests: Vec<GenerateRequest> = prompts
-        .iter()
-        .enumerate()
-        .map(|(i, prompt)| request(prompt, oracles[i % 3].0))
-        .collect();
-    let together = join_all(
-        requests
-            .iter()
-            .map(|request| engine.generate(request.clone())),
-    )
-    .await;
+    let requests: Vec<GenerateRequest> =
+        prompts.iter().enumerate().map(|(i, prompt)| request(prompt, oracles[i % 3].0)).collect();
+    let together = join_all(requests.iter().map(|request| engine.generate(request.clone()))).await;
     for (i, (request, together)) in requests.iter().zip(together).enumerate() {
         let together = together.unwrap();
-        let wrong = oracles[i % 3]
-            .1
-            .disagreements(&request.prompt, &together.token_ids);
-        assert!(
-            wrong.is_empty(),
-            "row {i} with {:?}: {wrong:?}",
-            request.adapter
-        );
+        let wrong = oracles[i % 3].1.disagreements(&request.prompt, &together.token_ids);
+        assert!(wrong.is_empty(), "row {i} with {:?}: {wrong:?}", request.adapter);
         let alone = engine.generate(request.clone()).await.unwrap();
         let bits = |logprobs: &[f32]| logprobs.iter().map(|p| p.to_bits()).collect::<Vec<_>>();
         assert_eq!(alone.token_ids, together.token_ids);
@@ -151,10 +122,7 @@ async fn a_name_means_what_was_loaded_last() {
     let prompt: Vec<u32> = (3..40).collect();
     let asked = request(&prompt, Some("agent"));
     let before = engine.generate(asked.clone()).await.unwrap();
-    let refused = engine
-        .load_adapter("agent", folder.path().join("nowhere"))
-        .await
-        .unwrap_err();
+    let refused = engine.load_adapter("agent", folder.path().join("nowhere")).await.unwrap_err();
     assert!(refused.to_string().contains("nowhere"), "{refused}");
     assert_eq!(engine.generate(asked.clone()).await.unwrap(), before);
     load(&engine, "agent", &second, folder.path()).await;
@@ -163,9 +131,6 @@ async fn a_name_means_what_was_loaded_last() {
     assert!(engine.drop_adapter("agent").await.unwrap());
     assert!(!engine.drop_adapter("agent").await.unwrap());
     let gone = engine.generate(asked).await.unwrap_err();
-    assert!(
-        matches!(gone, RequestError::UnknownAdapter { .. }),
-        "{gone}"
-    );
+    assert!(matches!(gone, RequestError::UnknownAdapter { .. }), "{gone}");
     engine.stop().await;
 }

@@ -6,9 +6,7 @@ mod tiny;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use influence_engine::batch::{
-    Engine, EngineOptions, GenerateRequest, Generation, Score, ScoreRequest,
-};
+use influence_engine::batch::{Engine, EngineOptions, GenerateRequest, Generation, Score, ScoreRequest};
 use influence_engine::model::{LogitRows, Model, Segment};
 use influence_engine::sample::{AnswerTree, SamplingOptions};
 
@@ -24,11 +22,7 @@ fn generate_requests() -> Vec<GenerateRequest> {
         .map(|(seed, prompt)| GenerateRequest {
             prompt,
             max_tokens: 5 + seed * 3,
-            sampling: SamplingOptions {
-                temperature: 0.9,
-                top_p: 0.95,
-                top_k: None,
-            },
+            sampling: SamplingOptions { temperature: 0.9, top_p: 0.95, top_k: None },
             seed: seed as u64,
             adapter: None,
         })
@@ -38,36 +32,20 @@ fn generate_requests() -> Vec<GenerateRequest> {
 fn score_requests(model: &Model) -> Vec<ScoreRequest> {
     let answers: Vec<String> = ["1", "2", "10", "Yes", "the inn"].map(str::to_owned).into();
     let answers = Arc::new(AnswerTree::new(&model.tokenizer, &answers).unwrap());
-    assert!(
-        answers.further_steps() >= 2,
-        "the test needs answers of several tokens"
-    );
+    assert!(answers.further_steps() >= 2, "the test needs answers of several tokens");
     let prompts = tiny::ragged_prompts(12, 90, 4).into_iter();
     prompts
-        .map(|prompt| ScoreRequest {
-            prompt,
-            answers: answers.clone(),
-            adapter: None,
-            temperature: 1.0,
-            top_p: 1.0,
-        })
+        .map(|prompt| ScoreRequest { prompt, answers: answers.clone(), adapter: None, temperature: 1.0, top_p: 1.0 })
         .collect()
 }
 
 /// A generation's numbers as bits, so that equality is equality of bits.
 fn generation_bits(reply: &Generation) -> (Vec<u32>, Vec<u32>) {
-    (
-        reply.token_ids.clone(),
-        reply.logprobs.iter().map(|p| p.to_bits()).collect(),
-    )
+    (reply.token_ids.clone(), reply.logprobs.iter().map(|p| p.to_bits()).collect())
 }
 
 fn score_bits(score: &Score) -> (Vec<u64>, u64) {
-    let bits = score
-        .probabilities
-        .iter()
-        .map(|(_, p)| p.to_bits())
-        .collect();
+    let bits = score.probabilities.iter().map(|(_, p)| p.to_bits()).collect();
     (bits, score.mass.to_bits())
 }
 
@@ -81,41 +59,23 @@ async fn results_do_not_depend_on_batch_neighbours_or_chunks() {
     let mut expected = None;
     let plentiful = 1 << 28;
     let little = 150_000;
-    for (max_rows, prefill_chunk, kv_bytes) in [
-        (1, 1000, plentiful),
-        (16, 64, plentiful),
-        (24, 7, plentiful),
-        (5, 1, plentiful),
-        (16, 33, little),
-    ] {
-        let options = EngineOptions {
-            max_rows,
-            prefill_chunk,
-            kv_bytes,
-            queue: 8,
-        };
+    for (max_rows, prefill_chunk, kv_bytes) in
+        [(1, 1000, plentiful), (16, 64, plentiful), (24, 7, plentiful), (5, 1, plentiful), (16, 33, little)]
+    {
+        let options = EngineOptions { max_rows, prefill_chunk, kv_bytes, queue: 8 };
         let engine = Engine::start(model.clone(), options).unwrap();
         let replies = join_all(generations.iter().map(|r| engine.generate(r.clone())));
         let scored = join_all(scores.iter().map(|r| engine.score(r.clone())));
         let (replies, scored) = futures::future::join(replies, scored).await;
         let bits = (
-            replies
-                .iter()
-                .map(|r| generation_bits(r.as_ref().unwrap()))
-                .collect::<Vec<_>>(),
-            scored
-                .iter()
-                .map(|s| score_bits(s.as_ref().unwrap()))
-                .collect::<Vec<_>>(),
+            replies.iter().map(|r| generation_bits(r.as_ref().unwrap())).collect::<Vec<_>>(),
+            scored.iter().map(|s| score_bits(s.as_ref().unwrap())).collect::<Vec<_>>(),
         );
         let counters = engine.counters();
         assert_eq!((counters.generations, counters.scores), (12, 12));
         engine.stop().await;
         let expected = expected.get_or_insert_with(|| bits.clone());
-        assert_eq!(
-            *expected, bits,
-            "{max_rows} rows, chunks of {prefill_chunk}, {kv_bytes} bytes"
-        );
+        assert_eq!(*expected, bits, "{max_rows} rows, chunks of {prefill_chunk}, {kv_bytes} bytes");
     }
 }
 
@@ -126,19 +86,11 @@ async fn a_score_is_what_plain_forward_passes_say() {
     let prompt = tiny::ragged_prompts(1, 90, 8).remove(0);
     let softmax_after = |ids: &[u32]| {
         let mut cache = model.new_cache(ids.len());
-        let segment = Segment {
-            tokens: ids,
-            cache: &mut cache,
-            adapter: None,
-            logits: LogitRows::Last,
-        };
+        let segment = Segment { tokens: ids, cache: &mut cache, adapter: None, logits: LogitRows::Last };
         let logits = model.forward(&mut [segment]).unwrap().unwrap();
         let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
         let total: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
-        logits
-            .into_iter()
-            .map(|x| f64::from(x).exp() / total)
-            .collect::<Vec<f64>>()
+        logits.into_iter().map(|x| f64::from(x).exp() / total).collect::<Vec<f64>>()
     };
     let id = |text: &str| model.tokenizer.token_to_id(text).unwrap();
     let first = softmax_after(&prompt);
@@ -152,20 +104,10 @@ async fn a_score_is_what_plain_forward_passes_say() {
     let answers = ["1".to_owned(), "10".to_owned()];
     let tree = Arc::new(AnswerTree::new(&model.tokenizer, &answers).unwrap());
     let engine = Engine::start(model.clone(), EngineOptions::default()).unwrap();
-    let request = ScoreRequest {
-        prompt,
-        answers: tree,
-        adapter: None,
-        temperature: 1.0,
-        top_p: 1.0,
-    };
+    let request = ScoreRequest { prompt, answers: tree, adapter: None, temperature: 1.0, top_p: 1.0 };
     let score = engine.score(request).await.unwrap();
     let mass = one + ten + spaced_ten;
-    assert!(
-        (score.mass - mass).abs() < 1e-6,
-        "{} is not {mass}",
-        score.mass
-    );
+    assert!((score.mass - mass).abs() < 1e-6, "{} is not {mass}", score.mass);
     assert!((score.probabilities[0].1 - one / mass).abs() < 1e-5);
     assert!((score.probabilities[1].1 - (ten + spaced_ten) / mass).abs() < 1e-5);
     engine.stop().await;

@@ -10,12 +10,7 @@ use influence_engine::model::{LoadError, LogitRows, Model, Segment};
 
 fn logits(model: &Model, tokens: &[u32]) -> Vec<u32> {
     let mut cache = model.new_cache(tokens.len());
-    let segment = Segment {
-        tokens,
-        cache: &mut cache,
-        adapter: None,
-        logits: LogitRows::All,
-    };
+    let segment = Segment { tokens, cache: &mut cache, adapter: None, logits: LogitRows::All };
     let logits = model.forward(&mut [segment]).unwrap().unwrap();
     let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
     logits.into_iter().map(f32::to_bits).collect()
@@ -36,23 +31,12 @@ fn gguf_and_folder_are_the_same_model() {
     assert_eq!(logits(&from_folder, &tokens), logits(&from_file, &tokens));
     assert_eq!(from_file.chat.stop_ids(), [2]);
     assert_eq!(from_folder.chat.stop_ids(), [2]);
-    for text in [
-        "the inn",
-        "Yes! 42\n\n¿ñ? <|im_end|> x",
-        "   indented\ttabs",
-    ] {
-        assert_eq!(
-            from_folder.encode(text).unwrap(),
-            from_file.encode(text).unwrap(),
-            "{text}"
-        );
+    for text in ["the inn", "Yes! 42\n\n¿ñ? <|im_end|> x", "   indented\ttabs"] {
+        assert_eq!(from_folder.encode(text).unwrap(), from_file.encode(text).unwrap(), "{text}");
     }
     let mut config = from_folder.config.clone();
     config.rms_norm_eps = from_file.config.rms_norm_eps;
-    assert_eq!(
-        config, from_file.config,
-        "but for the epsilon's rounding to f32"
-    );
+    assert_eq!(config, from_file.config, "but for the epsilon's rounding to f32");
 }
 
 /// Protects: a sharded folder is the same model as a whole one.
@@ -69,30 +53,18 @@ fn shards_are_put_together() {
     candle_core::safetensors::save(&first, sharded.path().join("a.safetensors")).unwrap();
     candle_core::safetensors::save(&second, sharded.path().join("b.safetensors")).unwrap();
     let file = |name: &str| {
-        if name.contains("mlp") {
-            "a.safetensors"
-        } else {
-            "b.safetensors"
-        }
+        if name.contains("mlp") { "a.safetensors" } else { "b.safetensors" }
     };
-    let map: serde_json::Map<String, serde_json::Value> = weights
-        .keys()
-        .map(|name| (name.clone(), file(name).into()))
-        .collect();
+    let map: serde_json::Map<String, serde_json::Value> =
+        weights.keys().map(|name| (name.clone(), file(name).into())).collect();
     let index = sharded.path().join("model.safetensors.index.json");
     std::fs::write(&index, serde_json::json!({ "weight_map": map }).to_string()).unwrap();
     let tokens: Vec<u32> = (3..40).collect();
     let expected = logits(&Model::load(whole.path()).unwrap(), &tokens);
-    assert_eq!(
-        expected,
-        logits(&Model::load(sharded.path()).unwrap(), &tokens)
-    );
+    assert_eq!(expected, logits(&Model::load(sharded.path()).unwrap(), &tokens));
     let escape = serde_json::json!({ "weight_map": { "x": "../elsewhere.safetensors" } });
     std::fs::write(&index, escape.to_string()).unwrap();
-    assert!(matches!(
-        Model::load(sharded.path()),
-        Err(LoadError::InvalidValue { .. })
-    ));
+    assert!(matches!(Model::load(sharded.path()), Err(LoadError::InvalidValue { .. })));
 }
 
 fn refusal(path: &Path) -> LoadError {
@@ -104,29 +76,12 @@ fn refusal(path: &Path) -> LoadError {
 fn a_truncated_gguf_is_refused_wherever_it_was_cut() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("cut.gguf");
-    tiny::write_gguf(
-        &file,
-        &tiny::gguf_metadata(),
-        &tiny::gguf_tensors(&tiny::weights(1)),
-    );
+    tiny::write_gguf(&file, &tiny::gguf_metadata(), &tiny::gguf_tensors(&tiny::weights(1)));
     let whole = std::fs::read(&file).unwrap();
-    for cut in [
-        0,
-        3,
-        11,
-        40,
-        500,
-        3000,
-        9000,
-        whole.len() / 2,
-        whole.len() - 1,
-    ] {
+    for cut in [0, 3, 11, 40, 500, 3000, 9000, whole.len() / 2, whole.len() - 1] {
         std::fs::write(&file, &whole[..cut]).unwrap();
         let refused = refusal(&file);
-        assert!(
-            refused.to_string().contains("cut.gguf"),
-            "cut at {cut}: {refused}"
-        );
+        assert!(refused.to_string().contains("cut.gguf"), "cut at {cut}: {refused}");
     }
 }
 
@@ -172,50 +127,17 @@ fn wrong_pieces_of_a_gguf_are_named() {
     };
     let text = |text: &str| Some(Value::String(text.to_owned()));
     let cases = [
-        (
-            with("general.architecture", text("mamba")),
-            vec!["mamba", "supported: llama"],
-        ),
-        (
-            with("tokenizer.ggml.pre", text("qwen2")),
-            vec!["qwen2", "smollm"],
-        ),
-        (
-            with("tokenizer.ggml.model", text("llama")),
-            vec!["tokenizer.ggml.model", "gpt2"],
-        ),
-        (
-            with("llama.block_count", None),
-            vec!["no key `llama.block_count`"],
-        ),
-        (
-            with("llama.block_count", Some(Value::U32(4))),
-            vec!["no tensor `blk.3."],
-        ),
-        (
-            with("llama.block_count", Some(Value::U32(u32::MAX))),
-            vec!["4294967295"],
-        ),
-        (
-            with("llama.feed_forward_length", Some(Value::U32(96))),
-            vec!["shape [80, 48]", "[96, 48]"],
-        ),
-        (
-            with("llama.attention.head_count_kv", Some(Value::U32(4))),
-            vec!["divisor of the head count 6"],
-        ),
-        (
-            with("llama.rope.scaling.type", text("yarn")),
-            vec!["yarn", "none"],
-        ),
-        (
-            with("llama.vocab_size", Some(Value::U32(12))),
-            vec!["vocabulary size"],
-        ),
-        (
-            with("tokenizer.chat_template", text("{% if %}")),
-            vec!["chat template does not parse"],
-        ),
+        (with("general.architecture", text("mamba")), vec!["mamba", "supported: llama"]),
+        (with("tokenizer.ggml.pre", text("qwen2")), vec!["qwen2", "smollm"]),
+        (with("tokenizer.ggml.model", text("llama")), vec!["tokenizer.ggml.model", "gpt2"]),
+        (with("llama.block_count", None), vec!["no key `llama.block_count`"]),
+        (with("llama.block_count", Some(Value::U32(4))), vec!["no tensor `blk.3."]),
+        (with("llama.block_count", Some(Value::U32(u32::MAX))), vec!["4294967295"]),
+        (with("llama.feed_forward_length", Some(Value::U32(96))), vec!["shape [80, 48]", "[96, 48]"]),
+        (with("llama.attention.head_count_kv", Some(Value::U32(4))), vec!["divisor of the head count 6"]),
+        (with("llama.rope.scaling.type", text("yarn")), vec!["yarn", "none"]),
+        (with("llama.vocab_size", Some(Value::U32(12))), vec!["vocabulary size"]),
+        (with("tokenizer.chat_template", text("{% if %}")), vec!["chat template does not parse"]),
     ];
     for (message, expected) in &cases {
         for part in expected {
@@ -230,11 +152,7 @@ fn wrong_pieces_of_a_folder_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let nothing = refusal(&folder.path().join("nowhere"));
     assert!(matches!(nothing, LoadError::NotFound { .. }), "{nothing}");
-    assert!(
-        refusal(folder.path())
-            .to_string()
-            .contains("model.safetensors")
-    );
+    assert!(refusal(folder.path()).to_string().contains("model.safetensors"));
     let stray = folder.path().join("weights.bin");
     std::fs::write(&stray, "x").unwrap();
     assert!(refusal(&stray).to_string().contains(".gguf"));
@@ -249,25 +167,13 @@ fn wrong_pieces_of_a_folder_are_named() {
     let cases = [
         (with_config("model_type", "gpt_neox".into()), "gpt_neox"),
         (with_config("attention_bias", true.into()), "attention_bias"),
-        (
-            with_config(
-                "rope_scaling",
-                serde_json::json!({"type": "linear", "factor": 2.0}),
-            ),
-            "linear",
-        ),
+        (with_config("rope_scaling", serde_json::json!({"type": "linear", "factor": 2.0})), "linear"),
         (with_config("hidden_size", 50.into()), "[300, 48]"),
-        (
-            with_config("num_key_value_heads", 0.into()),
-            "key/value head count",
-        ),
+        (with_config("num_key_value_heads", 0.into()), "key/value head count"),
         (with_config("rms_norm_eps", "small".into()), "config.json"),
     ];
     for (message, expected) in &cases {
-        assert!(
-            message.contains(expected),
-            "`{expected}` is not in: {message}"
-        );
+        assert!(message.contains(expected), "`{expected}` is not in: {message}");
     }
     tiny::write_folder(folder.path(), &weights);
     let file = folder.path().join("model.safetensors");
@@ -275,10 +181,7 @@ fn wrong_pieces_of_a_folder_are_named() {
     for cut in [0, 5, 200, whole.len() - 7] {
         std::fs::write(&file, &whole[..cut]).unwrap();
         let refused = refusal(folder.path()).to_string();
-        assert!(
-            refused.contains("model.safetensors"),
-            "cut at {cut}: {refused}"
-        );
+        assert!(refused.contains("model.safetensors"), "cut at {cut}: {refused}");
     }
     tiny::write_folder(folder.path(), &weights);
     let mut spaced = tiny::tokenizer();
@@ -287,17 +190,9 @@ fn wrong_pieces_of_a_folder_are_named() {
     let file = folder.path().join("tokenizer.json");
     let json = spaced.to_string(false).unwrap();
     std::fs::write(&file, json.replace('Ġ', "\u{2581}")).unwrap();
-    assert!(
-        refusal(folder.path())
-            .to_string()
-            .contains("a space put before")
-    );
+    assert!(refusal(folder.path()).to_string().contains("a space put before"));
     std::fs::remove_file(&file).unwrap();
-    assert!(
-        refusal(folder.path())
-            .to_string()
-            .contains("tokenizer.json")
-    );
+    assert!(refusal(folder.path()).to_string().contains("tokenizer.json"));
 }
 
 /// Protects: rotary settings in their newer place are read, not replaced by a default base.
@@ -310,8 +205,5 @@ fn rope_parameters_in_their_newer_place_are_read() {
     config["rope_parameters"] = serde_json::json!({"rope_theta": 123456.0, "rope_type": "default"});
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let model = Model::load(folder.path()).unwrap();
-    assert_eq!(
-        (model.config.rope_theta, model.config.rope_scaling),
-        (123456.0, None)
-    );
+    assert_eq!((model.config.rope_theta, model.config.rope_scaling), (123456.0, None));
 }

@@ -32,18 +32,12 @@ async fn greedy_tokens_are_those_of_candles_llama() {
     for request in &requests {
         alone.push(engine.generate(request.clone()).await.unwrap());
     }
-    let together = requests
-        .iter()
-        .map(|request| engine.generate(request.clone()));
+    let together = requests.iter().map(|request| engine.generate(request.clone()));
     let together = futures::future::join_all(together).await;
     for ((request, alone), together) in requests.iter().zip(&alone).zip(&together) {
         assert_eq!(alone, together.as_ref().unwrap());
         let wrong = oracle.disagreements(&request.prompt, &alone.token_ids);
-        assert!(
-            wrong.is_empty(),
-            "prompt of {}: {wrong:?}",
-            request.prompt.len()
-        );
+        assert!(wrong.is_empty(), "prompt of {}: {wrong:?}", request.prompt.len());
     }
     engine.stop().await;
 }

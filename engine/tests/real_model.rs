@@ -18,7 +18,9 @@ const VARIABLE: &str = "INFLUENCE_TEST_MODEL";
 
 fn model_path() -> PathBuf {
     let path = std::env::var_os(VARIABLE).unwrap_or_else(|| {
-        panic!("{VARIABLE} is not set: run `make test`, which fetches SmolLM2-135M-Instruct, or set it to the .gguf file")
+        panic!(
+            "{VARIABLE} is not set: run `make test`, which fetches SmolLM2-135M-Instruct, or set it to the .gguf file"
+        )
     });
     PathBuf::from(path)
 }
@@ -26,16 +28,11 @@ fn model_path() -> PathBuf {
 /// The weights as candle's model names them.
 fn named_weights(model: &Model) -> HashMap<String, Tensor> {
     let mut all = HashMap::from([
-        (
-            "model.embed_tokens.weight".to_owned(),
-            model.embedding.clone(),
-        ),
+        ("model.embed_tokens.weight".to_owned(), model.embedding.clone()),
         ("model.norm.weight".to_owned(), model.norm.clone()),
     ]);
     for (l, layer) in model.layers.iter().enumerate() {
-        let mut put = |name: &str, tensor: Tensor| {
-            all.insert(format!("model.layers.{l}.{name}.weight"), tensor)
-        };
+        let mut put = |name: &str, tensor: Tensor| all.insert(format!("model.layers.{l}.{name}.weight"), tensor);
         put("input_layernorm", layer.attn_norm.clone());
         put("post_attention_layernorm", layer.ffn_norm.clone());
         put("self_attn.q_proj", layer.q.weight().unwrap());
@@ -99,12 +96,7 @@ async fn smollm2_speaks_as_candles_llama_does() {
         })
         .collect();
     assert_eq!(requests.len(), 20);
-    let together = join_all(
-        requests
-            .iter()
-            .map(|request| engine.generate(request.clone())),
-    )
-    .await;
+    let together = join_all(requests.iter().map(|request| engine.generate(request.clone()))).await;
     let mut texts = Vec::new();
     for (request, together) in requests.iter().zip(together) {
         let alone = engine.generate(request.clone()).await.unwrap();
@@ -123,17 +115,9 @@ async fn smollm2_speaks_as_candles_llama_does() {
 async fn score_makes_sense(engine: &Engine, model: &Model) {
     let answers: Vec<String> = (1..=10).map(|n| n.to_string()).collect();
     let answers = Arc::new(AnswerTree::new(&model.tokenizer, &answers).unwrap());
-    let asked = ChatMessage::user(
-        "On a scale from 1 to 10, how warm is boiling water? Answer with a number.",
-    );
+    let asked = ChatMessage::user("On a scale from 1 to 10, how warm is boiling water? Answer with a number.");
     let prompt = model.chat.scored_prompt(&[asked], SCORE_PREFIX).unwrap();
-    let request = ScoreRequest {
-        prompt,
-        answers,
-        adapter: None,
-        temperature: 1.0,
-        top_p: 1.0,
-    };
+    let request = ScoreRequest { prompt, answers, adapter: None, temperature: 1.0, top_p: 1.0 };
     let score = engine.score(request).await.unwrap();
     assert!(score.mass > 0.5, "{score:?}");
     let total: f64 = score.probabilities.iter().map(|(_, p)| p).sum();

@@ -19,13 +19,7 @@ fn model(seed: u64) -> Arc<Model> {
 }
 
 fn request(prompt: Vec<u32>, max_tokens: usize) -> GenerateRequest {
-    GenerateRequest {
-        prompt,
-        max_tokens,
-        sampling: SamplingOptions::default(),
-        seed: 1,
-        adapter: None,
-    }
+    GenerateRequest { prompt, max_tokens, sampling: SamplingOptions::default(), seed: 1, adapter: None }
 }
 
 /// Protects: bad requests get a typed error that names the numbers, and good ones beside them are served.
@@ -36,47 +30,17 @@ async fn bad_requests_fail_alone() {
     assert_eq!(refusal(request(vec![], 4)).await, RequestError::EmptyPrompt);
     assert_eq!(refusal(request(vec![5], 0)).await, RequestError::NoTokens);
     let long = refusal(request(vec![5; 250], 10)).await;
-    assert_eq!(
-        long,
-        RequestError::TooLong {
-            prompt: 250,
-            more: 10,
-            context: tiny::CONTEXT
-        }
-    );
-    assert!(
-        long.to_string().contains("250") && long.to_string().contains("256"),
-        "{long}"
-    );
+    assert_eq!(long, RequestError::TooLong { prompt: 250, more: 10, context: tiny::CONTEXT });
+    assert!(long.to_string().contains("250") && long.to_string().contains("256"), "{long}");
     let foreign = refusal(request(vec![5, 300], 1)).await;
-    assert_eq!(
-        foreign,
-        RequestError::UnknownToken {
-            token: 300,
-            position: 1,
-            vocabulary: 300
-        }
-    );
-    let unknown = GenerateRequest {
-        adapter: Some("iteration-7".into()),
-        ..request(vec![5], 1)
-    };
+    assert_eq!(foreign, RequestError::UnknownToken { token: 300, position: 1, vocabulary: 300 });
+    let unknown = GenerateRequest { adapter: Some("iteration-7".into()), ..request(vec![5], 1) };
     let unknown = refusal(unknown).await;
     assert!(unknown.to_string().contains("iteration-7"), "{unknown}");
-    let cold = SamplingOptions {
-        temperature: -1.0,
-        ..Default::default()
-    };
-    let cold = refusal(GenerateRequest {
-        sampling: cold,
-        ..request(vec![5], 1)
-    })
-    .await;
+    let cold = SamplingOptions { temperature: -1.0, ..Default::default() };
+    let cold = refusal(GenerateRequest { sampling: cold, ..request(vec![5], 1) }).await;
     assert!(matches!(cold, RequestError::Sampling(_)), "{cold}");
-    let (good, bad) = tokio::join!(
-        engine.generate(request(vec![5, 6, 7], 8)),
-        engine.generate(request(vec![], 8))
-    );
+    let (good, bad) = tokio::join!(engine.generate(request(vec![5, 6, 7], 8)), engine.generate(request(vec![], 8)));
     assert!(bad.is_err());
     let good = good.unwrap();
     assert!(good.finish == FinishReason::Stop || good.token_ids.len() == 8);
@@ -87,19 +51,10 @@ async fn bad_requests_fail_alone() {
 /// Protects: a request that can never fit the cache is refused at once instead of waiting for ever.
 #[tokio::test]
 async fn a_request_that_never_fits_is_refused() {
-    let options = EngineOptions {
-        kv_bytes: 30_000,
-        ..Default::default()
-    };
+    let options = EngineOptions { kv_bytes: 30_000, ..Default::default() };
     let engine = Engine::start(model(1), options).unwrap();
-    let refused = engine
-        .generate(request(vec![5; 100], 20))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(refused, RequestError::TooLarge { positions: 120, .. }),
-        "{refused}"
-    );
+    let refused = engine.generate(request(vec![5; 100], 20)).await.unwrap_err();
+    assert!(matches!(refused, RequestError::TooLarge { positions: 120, .. }), "{refused}");
     assert!(engine.generate(request(vec![5; 10], 2)).await.is_ok());
     engine.stop().await;
 }
@@ -117,22 +72,10 @@ async fn logits_that_are_not_numbers_fail_the_request() {
     let engine = Engine::start(model, EngineOptions::default()).unwrap();
     for _ in 0..2 {
         let refused = engine.generate(request(vec![5, 6], 3)).await.unwrap_err();
-        assert!(
-            matches!(refused, RequestError::Broken { position: 2, .. }),
-            "{refused}"
-        );
+        assert!(matches!(refused, RequestError::Broken { position: 2, .. }), "{refused}");
     }
-    let score = ScoreRequest {
-        prompt: vec![5],
-        answers,
-        adapter: None,
-        temperature: 1.0,
-        top_p: 1.0,
-    };
-    assert!(matches!(
-        engine.score(score).await,
-        Err(RequestError::Broken { .. })
-    ));
+    let score = ScoreRequest { prompt: vec![5], answers, adapter: None, temperature: 1.0, top_p: 1.0 };
+    assert!(matches!(engine.score(score).await, Err(RequestError::Broken { .. })));
     assert_eq!(engine.counters().failed, 3);
     engine.stop().await;
 }
@@ -147,21 +90,12 @@ async fn dropping_the_future_cancels_the_row() {
     weights.insert("lm_head.weight".into(), silent);
     tiny::write_folder(folder.path(), &weights);
     let model = Arc::new(Model::load(folder.path()).unwrap());
-    let options = EngineOptions {
-        max_rows: 1,
-        ..Default::default()
-    };
+    let options = EngineOptions { max_rows: 1, ..Default::default() };
     let engine = Engine::start(model, options).unwrap();
-    let greedy = GenerateRequest {
-        sampling: SamplingOptions::greedy(),
-        ..request(vec![5; 5], 250)
-    };
+    let greedy = GenerateRequest { sampling: SamplingOptions::greedy(), ..request(vec![5; 5], 250) };
     let long = engine.generate(greedy.clone());
     let waiting = engine.generate(greedy.clone());
-    let _ = tokio::time::timeout(Duration::from_millis(1), async {
-        tokio::join!(long, waiting)
-    })
-    .await;
+    let _ = tokio::time::timeout(Duration::from_millis(1), async { tokio::join!(long, waiting) }).await;
     let short = engine.generate(request(vec![5; 5], 1)).await;
     assert!(short.is_ok(), "the cancelled rows held the only place");
     let counters = engine.counters();
@@ -173,15 +107,7 @@ async fn dropping_the_future_cancels_the_row() {
 /// Protects: stopping answers everyone and ends the thread; an engine that stopped says so.
 #[tokio::test]
 async fn stop_turns_everyone_away() {
-    let engine = Engine::start(
-        model(4),
-        EngineOptions {
-            max_rows: 1,
-            queue: 2,
-            ..Default::default()
-        },
-    )
-    .unwrap();
+    let engine = Engine::start(model(4), EngineOptions { max_rows: 1, queue: 2, ..Default::default() }).unwrap();
     let askers: Vec<_> = (0..12)
         .map(|_| {
             let engine = engine.clone();
@@ -193,22 +119,10 @@ async fn stop_turns_everyone_away() {
     engine.stop().await;
     for asker in askers {
         let answer = asker.await.unwrap();
-        assert!(
-            matches!(answer, Ok(_) | Err(RequestError::Stopped)),
-            "{answer:?}"
-        );
+        assert!(matches!(answer, Ok(_) | Err(RequestError::Stopped)), "{answer:?}");
     }
-    assert_eq!(
-        engine.generate(request(vec![5], 1)).await,
-        Err(RequestError::Stopped)
-    );
-    let zero = Engine::start(
-        engine.model().clone(),
-        EngineOptions {
-            max_rows: 0,
-            ..Default::default()
-        },
-    );
+    assert_eq!(engine.generate(request(vec![5], 1)).await, Err(RequestError::Stopped));
+    let zero = Engine::start(engine.model().clone(), EngineOptions { max_rows: 0, ..Default::default() });
     assert!(matches!(zero, Err(StartError::ZeroLimit("max_rows"))));
 }
 
@@ -219,19 +133,10 @@ async fn counters_count_tokens_by_kind() {
     let answers = ["1".to_owned(), "10".to_owned()];
     let answers = Arc::new(AnswerTree::new(&model.tokenizer, &answers).unwrap());
     let further = answers.further_steps() as u64;
-    let options = EngineOptions {
-        prefill_chunk: 4,
-        ..Default::default()
-    };
+    let options = EngineOptions { prefill_chunk: 4, ..Default::default() };
     let engine = Engine::start(model, options).unwrap();
     let reply = engine.generate(request(vec![9; 10], 6)).await.unwrap();
-    let score = ScoreRequest {
-        prompt: vec![7; 13],
-        answers,
-        adapter: None,
-        temperature: 1.0,
-        top_p: 1.0,
-    };
+    let score = ScoreRequest { prompt: vec![7; 13], answers, adapter: None, temperature: 1.0, top_p: 1.0 };
     let score = engine.score(score).await.unwrap();
     assert_eq!(score.prompt_tokens, 13);
     let counters = engine.counters();

@@ -87,14 +87,19 @@ impl Lab {
     pub(crate) fn new() -> Self {
         let lab = Self { folder: tempfile::tempdir().unwrap() };
         write_model(&lab.path("model"));
-        lab.write("configs/models.yaml", &format!(
-            "models:\n  tiny:\n    dtype: f32\n    sources:\n      - path: {}\n", lab.path("model").display()));
+        lab.write(
+            "configs/models.yaml",
+            &format!("models:\n  tiny:\n    dtype: f32\n    sources:\n      - path: {}\n", lab.path("model").display()),
+        );
         lab.write("configs/environments/talk/_master_config.yaml", MASTER);
         for name in ["calm_kim", "loud_lee"] {
             let histories: String = (0..8)
                 .map(|i| format!("  {i}:\n    - {{role: environment, content: 'Hello {i}, I am {{name}}.'}}\n"))
                 .collect();
-            lab.write(&format!("configs/environments/talk/{name}.yaml"), &format!("name: {name}\nhistories:\n{histories}"));
+            lab.write(
+                &format!("configs/environments/talk/{name}.yaml"),
+                &format!("name: {name}\nhistories:\n{histories}"),
+            );
         }
         lab.write("configs/experiments/tiny.yaml", EXPERIMENT);
         lab
@@ -154,4 +159,3 @@ impl Lab {
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
-

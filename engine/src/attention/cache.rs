@@ -19,13 +19,7 @@ impl KvCache {
     /// An empty cache with room for `positions` tokens, rounded up to whole blocks.
     pub fn new(layers: usize, kv_heads: usize, width: usize, positions: usize) -> Self {
         let capacity = positions.next_multiple_of(BLOCK);
-        Self {
-            data: vec![0.0; layers * 2 * kv_heads * width * capacity],
-            kv_heads,
-            width,
-            capacity,
-            len: 0,
-        }
+        Self { data: vec![0.0; layers * 2 * kv_heads * width * capacity], kv_heads, width, capacity, len: 0 }
     }
 
     /// Bytes that such a cache takes.
@@ -62,17 +56,11 @@ impl KvCache {
     /// Writes rows `[tokens, kv_heads * width]` from position `len` on.
     pub(super) fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
         let row = self.kv_heads * self.width;
-        for (i, (key, value)) in keys
-            .chunks_exact(row)
-            .zip(values.chunks_exact(row))
-            .enumerate()
-        {
+        for (i, (key, value)) in keys.chunks_exact(row).zip(values.chunks_exact(row)).enumerate() {
             let position = self.len + i;
             for head in 0..self.kv_heads {
                 let part = head * self.width..(head + 1) * self.width;
-                let first = self.offset(layer, 0, head)
-                    + position / BLOCK * BLOCK * self.width
-                    + position % BLOCK;
+                let first = self.offset(layer, 0, head) + position / BLOCK * BLOCK * self.width + position % BLOCK;
                 let column = self.data[first..].iter_mut().step_by(BLOCK);
                 for (to, from) in column.zip(&key[part.clone()]) {
                     *to = *from;

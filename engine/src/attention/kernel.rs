@@ -129,13 +129,7 @@ fn mix(weights: &[f32], past: &Past<'_>, total: f32, out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn mix_columns<const TILE: usize>(
-    weights: &[f32],
-    past: &Past<'_>,
-    inverse: f32,
-    column: usize,
-    out: &mut [f32],
-) {
+fn mix_columns<const TILE: usize>(weights: &[f32], past: &Past<'_>, inverse: f32, column: usize, out: &mut [f32]) {
     let end = column + TILE * LANES;
     let mut sums = [[0f32; LANES]; TILE];
     for (weight, value) in weights.iter().zip(past.values.chunks_exact(past.width)) {
@@ -177,18 +171,12 @@ mod tests {
             let mut keys = vec![0f32; positions * width];
             for p in 0..positions {
                 for d in 0..width {
-                    keys[p / BLOCK * BLOCK * width + d * BLOCK + p % BLOCK] =
-                        by_position[p * width + d];
+                    keys[p / BLOCK * BLOCK * width + d * BLOCK + p % BLOCK] = by_position[p * width + d];
                 }
             }
             let values = wave(positions * width, 0.29);
             let query = wave(2 * width, 0.71);
-            let past = Past {
-                keys: &keys,
-                values: &values,
-                width,
-                seen,
-            };
+            let past = Past { keys: &keys, values: &values, width, seen };
             let (mut fast, mut plain) = (vec![0f32; 2 * width], vec![0f32; 2 * width]);
             attend(&query, &past, 0.25, &mut Vec::new(), &mut fast);
             attend_body(&query, &past, 0.25, &mut Vec::new(), &mut plain);
@@ -208,30 +196,15 @@ mod tests {
         seen.next_multiple_of(BLOCK)
     }
 
-    fn textbook(
-        query: &[f32],
-        keys: &[f32],
-        values: &[f32],
-        width: usize,
-        seen: usize,
-    ) -> Vec<f64> {
+    fn textbook(query: &[f32], keys: &[f32], values: &[f32], width: usize, seen: usize) -> Vec<f64> {
         let dot = |p: usize| -> f64 {
             let key = &keys[p * width..(p + 1) * width];
-            query
-                .iter()
-                .zip(key)
-                .map(|(q, k)| f64::from(*q) * f64::from(*k))
-                .sum()
+            query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum()
         };
         let weights: Vec<f64> = (0..seen).map(|p| (0.25 * dot(p)).exp()).collect();
         let total: f64 = weights.iter().sum();
         (0..width)
-            .map(|d| {
-                (0..seen)
-                    .map(|p| weights[p] * f64::from(values[p * width + d]))
-                    .sum::<f64>()
-                    / total
-            })
+            .map(|d| (0..seen).map(|p| weights[p] * f64::from(values[p * width + d])).sum::<f64>() / total)
             .collect()
     }
 }

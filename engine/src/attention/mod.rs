@@ -38,11 +38,9 @@ pub(crate) fn attend(
     let scale = 1.0 / (heads.width as f32).sqrt();
     let attended = with_slice(queries, |queries| {
         let mut attended = vec![0f32; queries.len()];
-        attended
-            .par_chunks_mut(group)
-            .zip(queries.par_chunks(group))
-            .enumerate()
-            .for_each_init(Vec::new, |scores, (task, (out, query))| {
+        attended.par_chunks_mut(group).zip(queries.par_chunks(group)).enumerate().for_each_init(
+            Vec::new,
+            |scores, (task, (out, query))| {
                 let (token, head) = (task / heads.kv, task % heads.kv);
                 let (cache, seen) = tokens[token];
                 let past = kernel::Past {
@@ -52,7 +50,8 @@ pub(crate) fn attend(
                     seen,
                 };
                 kernel::attend(query, &past, scale, scores, out);
-            });
+            },
+        );
         attended
     })?;
     Tensor::from_vec(attended, queries.shape(), queries.device())
@@ -110,10 +109,7 @@ impl CustomOp2 for Gated {
 }
 
 /// Lends a contiguous f32 CPU tensor's values.
-pub(crate) fn with_slice<R>(
-    tensor: &Tensor,
-    read: impl FnOnce(&[f32]) -> R,
-) -> candle_core::Result<R> {
+pub(crate) fn with_slice<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => Ok(read(contiguous(storage, layout)?)),

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::request::{
-    EngineOptions, GenerateRequest, Generation, RequestError, Score, ScoreRequest,
-};
+use super::request::{EngineOptions, GenerateRequest, Generation, RequestError, Score, ScoreRequest};
 use super::row::{Generating, Row, Scoring, Work};
 use crate::attention::KvCache;
 use crate::lora::Adapter;
@@ -52,11 +50,7 @@ impl Admissible {
     ) -> Result<Self, RequestError> {
         check_score(&request, model, options)?;
         let prompt_tokens = request.prompt.len();
-        let warp = Warp {
-            temperature: request.temperature,
-            top_p: request.top_p,
-            top_k: None,
-        };
+        let warp = Warp { temperature: request.temperature, top_p: request.top_p, top_k: None };
         let positions = prompt_tokens + request.answers.depth();
         let walk = ScoreWalk::new(request.answers, warp);
         Ok(Self {
@@ -91,17 +85,9 @@ fn check_generation(
     Ok(Sampler::new(&request.sampling, request.seed)?)
 }
 
-fn check_score(
-    request: &ScoreRequest,
-    model: &Model,
-    options: &EngineOptions,
-) -> Result<(), RequestError> {
+fn check_score(request: &ScoreRequest, model: &Model, options: &EngineOptions) -> Result<(), RequestError> {
     check_prompt(&request.prompt, request.answers.depth(), model, options)?;
-    let warp = SamplingOptions {
-        temperature: request.temperature,
-        top_p: request.top_p,
-        top_k: None,
-    };
+    let warp = SamplingOptions { temperature: request.temperature, top_p: request.top_p, top_k: None };
     Sampler::new(&warp, 0)?;
     if request.temperature < 1e-6 {
         return Err(SamplingError::Temperature(request.temperature).into());
@@ -109,12 +95,7 @@ fn check_score(
     Ok(())
 }
 
-fn check_prompt(
-    prompt: &[u32],
-    more: usize,
-    model: &Model,
-    options: &EngineOptions,
-) -> Result<(), RequestError> {
+fn check_prompt(prompt: &[u32], more: usize, model: &Model, options: &EngineOptions) -> Result<(), RequestError> {
     if prompt.is_empty() {
         return Err(RequestError::EmptyPrompt);
     }
@@ -122,28 +103,16 @@ fn check_prompt(
     let positions = prompt.len().saturating_add(more);
     if positions > context {
         let prompt = prompt.len();
-        return Err(RequestError::TooLong {
-            prompt,
-            more,
-            context,
-        });
+        return Err(RequestError::TooLong { prompt, more, context });
     }
     let vocabulary = model.config.vocab_size;
     if let Some(position) = prompt.iter().position(|id| *id as usize >= vocabulary) {
-        return Err(RequestError::UnknownToken {
-            token: prompt[position],
-            position,
-            vocabulary,
-        });
+        return Err(RequestError::UnknownToken { token: prompt[position], position, vocabulary });
     }
     let needed = cache_bytes(model, positions);
     let available = options.kv_bytes;
     if needed > available {
-        return Err(RequestError::TooLarge {
-            positions,
-            needed,
-            available,
-        });
+        return Err(RequestError::TooLarge { positions, needed, available });
     }
     Ok(())
 }

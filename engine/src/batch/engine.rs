@@ -9,9 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admission::{Admissible, Reply};
 use super::counters::{Counters, EngineCounters};
-use super::request::{
-    EngineOptions, GenerateRequest, Generation, RequestError, Score, ScoreRequest, StartError,
-};
+use super::request::{EngineOptions, GenerateRequest, Generation, RequestError, Score, ScoreRequest, StartError};
 use super::step_loop::StepLoop;
 use crate::model::Model;
 
@@ -65,28 +63,12 @@ impl Engine {
         let (alive, ended) = watch::channel(());
         let counters = Arc::new(Counters::default());
         let stopping = Arc::new(AtomicBool::new(false));
-        let step_loop = StepLoop::new(
-            model.clone(),
-            options,
-            inbox,
-            counters.clone(),
-            stopping.clone(),
-        );
-        let thread = std::thread::Builder::new()
-            .name("engine".to_owned())
-            .spawn(move || {
-                step_loop.run();
-                drop(alive);
-            })?;
-        Ok(Self {
-            model,
-            options,
-            commands,
-            counters,
-            stopping,
-            ended,
-            thread: Arc::new(Mutex::new(Some(thread))),
-        })
+        let step_loop = StepLoop::new(model.clone(), options, inbox, counters.clone(), stopping.clone());
+        let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
+            step_loop.run();
+            drop(alive);
+        })?;
+        Ok(Self { model, options, commands, counters, stopping, ended, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
     /// The model that it serves.
@@ -136,15 +118,7 @@ impl Engine {
     ) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
         let (name, directory) = (name.into(), directory.into());
-        self.ask(
-            Command::LoadAdapter {
-                name,
-                directory,
-                reply,
-            },
-            answer,
-        )
-        .await
+        self.ask(Command::LoadAdapter { name, directory, reply }, answer).await
     }
 
     /// Forgets an adapter and says whether it was there. Requests that use it already go on.
@@ -153,14 +127,7 @@ impl Engine {
     /// [`RequestError::Stopped`].
     pub async fn drop_adapter(&self, name: impl Into<String>) -> Result<bool, RequestError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(
-            Command::DropAdapter {
-                name: name.into(),
-                reply,
-            },
-            answer,
-        )
-        .await
+        self.ask(Command::DropAdapter { name: name.into(), reply }, answer).await
     }
 
     /// Stops the step loop and waits until its thread has ended. Requests that are not complete get
@@ -172,11 +139,7 @@ impl Engine {
         let mut ended = self.ended.clone();
         // The sender sends nothing: an error is its end.
         while ended.changed().await.is_ok() {}
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.join().is_err()
         {

@@ -13,6 +13,5 @@ mod step_loop;
 pub use counters::EngineCounters;
 pub use engine::Engine;
 pub use request::{
-    EngineOptions, FinishReason, GenerateRequest, Generation, RequestError, Score, ScoreRequest,
-    StartError,
+    EngineOptions, FinishReason, GenerateRequest, Generation, RequestError, Score, ScoreRequest, StartError,
 };

@@ -19,12 +19,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self {
-            max_rows: 16,
-            prefill_chunk: 256,
-            kv_bytes: 1 << 30,
-            queue: 256,
-        }
+        Self { max_rows: 16, prefill_chunk: 256, kv_bytes: 1 << 30, queue: 256 }
     }
 }
 
@@ -138,9 +133,7 @@ pub enum RequestError {
         available: usize,
     },
     /// An id that the model has no embedding for.
-    #[error(
-        "token {token} at position {position} of the prompt is outside the vocabulary of {vocabulary}"
-    )]
+    #[error("token {token} at position {position} of the prompt is outside the vocabulary of {vocabulary}")]
     UnknownToken {
         /// The id.
         token: u32,

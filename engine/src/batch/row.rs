@@ -68,14 +68,7 @@ impl Row {
         prompt: Vec<u32>,
         bytes: usize,
     ) -> Self {
-        Self {
-            work,
-            adapter,
-            cache,
-            bytes,
-            feed: prompt,
-            fed: 0,
-        }
+        Self { work, adapter, cache, bytes, feed: prompt, fed: 0 }
     }
 
     /// Tokens that wait to be run.
@@ -91,9 +84,7 @@ impl Row {
 
     /// Groups rows that share an adapter; only equality means anything.
     pub(super) fn adapter_key(&self) -> usize {
-        self.adapter
-            .as_ref()
-            .map_or(0, |adapter| Arc::as_ptr(adapter) as usize)
+        self.adapter.as_ref().map_or(0, |adapter| Arc::as_ptr(adapter) as usize)
     }
 
     /// Counts `count` tokens as run.
@@ -194,21 +185,9 @@ pub(super) struct Generating {
 }
 
 impl Generating {
-    pub(super) fn new(
-        sampler: Sampler,
-        max_tokens: usize,
-        prompt_tokens: usize,
-        reply: Reply<Generation>,
-    ) -> Self {
+    pub(super) fn new(sampler: Sampler, max_tokens: usize, prompt_tokens: usize, reply: Reply<Generation>) -> Self {
         let (token_ids, logprobs) = (Vec::new(), Vec::new());
-        Self {
-            sampler,
-            max_tokens,
-            prompt_tokens,
-            token_ids,
-            logprobs,
-            reply,
-        }
+        Self { sampler, max_tokens, prompt_tokens, token_ids, logprobs, reply }
     }
 
     fn next(&mut self, logits: &[f32], ending: Ending<'_>) -> Result<Next, Refusal> {
@@ -217,9 +196,7 @@ impl Generating {
         self.logprobs.push(sampled.logprob);
         let stopped = ending.stop_ids.contains(&sampled.token);
         if !stopped && self.token_ids.len() < self.max_tokens {
-            return Ok(Next::Append {
-                token: sampled.token,
-            });
+            return Ok(Next::Append { token: sampled.token });
         }
         let visible = self.token_ids.len() - usize::from(stopped);
         let text = ending.tokenizer.decode(&self.token_ids[..visible], true);
@@ -227,11 +204,7 @@ impl Generating {
             text: text.map_err(|e| Refusal::Decode(e.to_string()))?,
             token_ids: std::mem::take(&mut self.token_ids),
             logprobs: std::mem::take(&mut self.logprobs),
-            finish: if stopped {
-                FinishReason::Stop
-            } else {
-                FinishReason::Length
-            },
+            finish: if stopped { FinishReason::Stop } else { FinishReason::Length },
             prompt_tokens: self.prompt_tokens,
         })))
     }
@@ -247,11 +220,7 @@ pub(super) struct Scoring {
 
 impl Scoring {
     pub(super) fn new(walk: ScoreWalk, prompt_tokens: usize, reply: Reply<Score>) -> Self {
-        Self {
-            walk,
-            prompt_tokens,
-            reply,
-        }
+        Self { walk, prompt_tokens, reply }
     }
 
     fn next(&mut self, logits: &[f32]) -> Result<Next, Refusal> {

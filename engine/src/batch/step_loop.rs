@@ -103,20 +103,13 @@ impl StepLoop {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Admit(request) => self.queue(*request),
-            Command::LoadAdapter {
-                name,
-                directory,
-                reply,
-            } => {
+            Command::LoadAdapter { name, directory, reply } => {
                 let loaded = match Adapter::load(&directory, &self.model.config) {
                     Ok(adapter) => {
                         self.adapters.insert(name, Arc::new(adapter));
                         Ok(())
                     }
-                    Err(e) => Err(RequestError::Adapter {
-                        name,
-                        reason: e.to_string(),
-                    }),
+                    Err(e) => Err(RequestError::Adapter { name, reason: e.to_string() }),
                 };
                 let _ = reply.send(loaded);
             }
@@ -133,10 +126,7 @@ impl StepLoop {
             Some(name) => match self.adapters.get(name) {
                 Some(adapter) => Some(adapter.clone()),
                 None => {
-                    let error = RequestError::UnknownAdapter {
-                        name: name.clone(),
-                        loaded: self.adapter_names(),
-                    };
+                    let error = RequestError::UnknownAdapter { name: name.clone(), loaded: self.adapter_names() };
                     self.finish(request.work, Err(error));
                     return;
                 }
@@ -156,8 +146,7 @@ impl StepLoop {
     fn forget_abandoned(&mut self) {
         let before = self.running.len() + self.waiting.len();
         self.running.retain(|row| !row.work.is_abandoned());
-        self.waiting
-            .retain(|waiting| !waiting.request.work.is_abandoned());
+        self.waiting.retain(|waiting| !waiting.request.work.is_abandoned());
         let gone = before - self.running.len() - self.waiting.len();
         Counters::add(&self.counters.cancelled, gone);
     }
@@ -211,8 +200,7 @@ impl StepLoop {
             Ok(finished) => finished,
             Err(error) => {
                 tracing::error!(%error, rows = shares.len(), "a forward pass failed");
-                let failed =
-                    |share: &Share| (share.row, Err(RequestError::Compute(error.to_string())));
+                let failed = |share: &Share| (share.row, Err(RequestError::Compute(error.to_string())));
                 shares.iter().map(failed).collect()
             }
         };
@@ -222,26 +210,15 @@ impl StepLoop {
     /// Runs the step's forward pass and hands every row that asked for logits its own.
     fn forward(&mut self, shares: &[Share]) -> candle_core::Result<Vec<Finished>> {
         let mut rows: Vec<Option<&mut Row>> = self.running.iter_mut().map(Some).collect();
-        let mut chosen: Vec<(Share, &mut Row)> = shares
-            .iter()
-            .filter_map(|share| Some((*share, rows[share.row].take()?)))
-            .collect();
+        let mut chosen: Vec<(Share, &mut Row)> =
+            shares.iter().filter_map(|share| Some((*share, rows[share.row].take()?))).collect();
         let mut segments: Vec<Segment<'_>> = chosen
             .iter_mut()
             .map(|(share, row)| {
                 let last = row.remaining() == share.tokens;
                 let (tokens, cache, adapter) = row.next_tokens(share.tokens);
-                let logits = if last {
-                    LogitRows::Last
-                } else {
-                    LogitRows::None
-                };
-                Segment {
-                    tokens,
-                    cache,
-                    adapter,
-                    logits,
-                }
+                let logits = if last { LogitRows::Last } else { LogitRows::None };
+                Segment { tokens, cache, adapter, logits }
             })
             .collect();
         let logits = self.model.forward(&mut segments)?;
@@ -253,13 +230,9 @@ impl StepLoop {
             return Ok(Vec::new());
         };
         let vocabulary = self.model.config.vocab_size;
-        let ending = Ending {
-            stop_ids: self.model.chat.stop_ids(),
-            tokenizer: &self.model.tokenizer,
-        };
+        let ending = Ending { stop_ids: self.model.chat.stop_ids(), tokenizer: &self.model.tokenizer };
         let complete = chosen.into_iter().filter(|(_, row)| row.remaining() == 0);
-        let mut complete: Vec<(usize, &mut Row)> =
-            complete.map(|(share, row)| (share.row, row)).collect();
+        let mut complete: Vec<(usize, &mut Row)> = complete.map(|(share, row)| (share.row, row)).collect();
         with_slice(&logits, |logits| {
             complete
                 .par_iter_mut()
@@ -274,8 +247,7 @@ impl StepLoop {
 
     /// Takes finished rows out and answers their askers.
     fn retire(&mut self, finished: Vec<Finished>) {
-        let mut results: BTreeMap<usize, Result<Outcome, RequestError>> =
-            finished.into_iter().collect();
+        let mut results: BTreeMap<usize, Result<Outcome, RequestError>> = finished.into_iter().collect();
         // From the back, so that the indices in front stay right and the order of admission is kept.
         while let Some((index, result)) = results.pop_last() {
             let row = self.running.remove(index);

@@ -54,11 +54,7 @@ impl Encoder {
             .filter(|(_, token)| token.special && !token.content.is_empty())
             .collect();
         controls.sort_by_key(|(id, token)| (std::cmp::Reverse(token.content.len()), *id));
-        Ok(Self {
-            tokenizer,
-            plain,
-            controls,
-        })
+        Ok(Self { tokenizer, plain, controls })
     }
 
     /// Hides the control tokens that the messages spell out, and makes the shield fit for `more`, which the caller hides.
@@ -82,9 +78,7 @@ impl Encoder {
             !in_messages && !more.contains(*letter)
         };
         let letters = ('\u{F0000}'..='\u{FFFFD}').filter(unused);
-        let shield = Shield {
-            hidden: found.into_iter().zip(letters).collect(),
-        };
+        let shield = Shield { hidden: found.into_iter().zip(letters).collect() };
         for message in messages {
             message.content = shield.hide(&message.content);
         }
@@ -100,19 +94,11 @@ impl Encoder {
         let mut rest = text;
         while let Some((start, id, token)) = self.next_control(rest) {
             let before = &rest[..start];
-            let before = if token.lstrip {
-                before.trim_end()
-            } else {
-                before
-            };
+            let before = if token.lstrip { before.trim_end() } else { before };
             all.extend(self.encode_plain(&shield.reveal(before))?);
             all.push(id);
             rest = &rest[start + token.content.len()..];
-            rest = if token.rstrip {
-                rest.trim_start()
-            } else {
-                rest
-            };
+            rest = if token.rstrip { rest.trim_start() } else { rest };
         }
         all.extend(self.encode_plain(&shield.reveal(rest))?);
         Ok(all)

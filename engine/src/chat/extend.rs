@@ -32,9 +32,7 @@ impl ChatFormat {
         }
         let before = template.render(&before, true)?;
         let whole = template.render(&whole, true)?;
-        let rest = whole
-            .strip_prefix(&before)
-            .and_then(|rest| rest.strip_prefix(SENTINEL));
+        let rest = whole.strip_prefix(&before).and_then(|rest| rest.strip_prefix(SENTINEL));
         let Some(rest) = rest else {
             return Ok(None);
         };
@@ -42,10 +40,7 @@ impl ChatFormat {
         let Some((end, rest)) = parts.encoder.leading_control(rest.trim_start()) else {
             return Ok(None);
         };
-        let stopped = closed
-            && reply_ids
-                .last()
-                .is_some_and(|id| parts.stop_ids.contains(id));
+        let stopped = closed && reply_ids.last().is_some_and(|id| parts.stop_ids.contains(id));
         let mut ids = if stopped { Vec::new() } else { vec![end] };
         if !rest.is_empty() {
             ids.extend(parts.encoder.encode(rest, &shield)?);

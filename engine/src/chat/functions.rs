@@ -7,11 +7,7 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 /// The day that every template is told: 26 July 2024, the one that Llama 3's templates fall back to. A prompt is a pure
 /// function of its messages, so that a run that is resumed tomorrow still builds the same one.
-const TODAY: Date = Date {
-    year: 2024,
-    month: 7,
-    day: 26,
-};
+const TODAY: Date = Date { year: 2024, month: 7, day: 26 };
 
 const MONTHS: [&str; 12] = [
     "January",
@@ -36,12 +32,9 @@ struct Date {
 }
 
 pub(super) fn register(environment: &mut Environment<'static>) {
-    environment.add_function(
-        "raise_exception",
-        |message: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        },
-    );
+    environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
     environment.add_function("strftime_now", |format: String| strftime(&format, &TODAY));
     environment.add_filter("tojson", to_json);
 }
@@ -96,26 +89,15 @@ fn serialise(value: &Value, formatter: impl Formatter) -> Result<String, serde_j
 struct PythonSpacing;
 
 impl Formatter for PythonSpacing {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
+    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
         writer.write_all(if first { b"" } else { b", " })
     }
 
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
+    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
         writer.write_all(if first { b"" } else { b", " })
     }
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-    ) -> std::io::Result<()> {
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
         writer.write_all(b": ")
     }
 }

@@ -47,30 +47,17 @@ impl ChatFormat {
     ///
     /// # Errors
     /// A template that does not parse, or that cannot render a plain user message.
-    pub fn new(
-        source: ChatSource,
-        tokenizer: Arc<Tokenizer>,
-        declared_stops: &[u32],
-    ) -> Result<Self, ChatError> {
+    pub fn new(source: ChatSource, tokenizer: Arc<Tokenizer>, declared_stops: &[u32]) -> Result<Self, ChatError> {
         let encoder = Encoder::new(tokenizer)?;
         let template = Template::compile(source)?;
         let rules = match &template {
             Some(template) => RoleRules::probe(template)?,
             None => RoleRules::default(),
         };
-        let mut parts = Parts {
-            template,
-            rules,
-            encoder,
-            stop_ids: declared_stops.to_vec(),
-        };
+        let mut parts = Parts { template, rules, encoder, stop_ids: declared_stops.to_vec() };
         let own = parts.end_of_turn();
-        parts
-            .stop_ids
-            .extend(own.filter(|id| !declared_stops.contains(id)));
-        Ok(Self {
-            parts: Arc::new(parts),
-        })
+        parts.stop_ids.extend(own.filter(|id| !declared_stops.contains(id)));
+        Ok(Self { parts: Arc::new(parts) })
     }
 
     /// The tokens that end a reply: those that the model's files declare, and the template's end of turn.
@@ -100,11 +87,7 @@ impl ChatFormat {
     ///
     /// # Errors
     /// As [`ChatFormat::prompt_text`].
-    pub fn scored_prompt(
-        &self,
-        messages: &[ChatMessage],
-        prefix: &str,
-    ) -> Result<Vec<u32>, ChatError> {
+    pub fn scored_prompt(&self, messages: &[ChatMessage], prefix: &str) -> Result<Vec<u32>, ChatError> {
         let parts = &self.parts;
         let mut messages = parts.arranged(messages)?;
         let shield = parts.encoder.shield(&mut messages, prefix);
@@ -121,12 +104,7 @@ impl Parts {
 
     /// The messages as this template can render them.
     fn arranged(&self, messages: &[ChatMessage]) -> Result<Vec<ChatMessage>, ChatError> {
-        Ok(self
-            .rules
-            .arrange(messages)?
-            .into_iter()
-            .map(|(message, _)| message)
-            .collect())
+        Ok(self.rules.arrange(messages)?.into_iter().map(|(message, _)| message).collect())
     }
 
     /// The control token that closes an assistant message, if the template shows one.

@@ -44,10 +44,7 @@ pub struct ChatMessage {
 impl ChatMessage {
     /// A message of any role.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self {
-            role,
-            content: content.into(),
-        }
+        Self { role, content: content.into() }
     }
 
     /// Instructions.
@@ -89,13 +86,8 @@ impl RoleRules {
             text.is_ok_and(|text| text.contains(SENTINEL))
         };
         let with = |role| ChatMessage::new(role, SENTINEL);
-        let alternate = !shows(&[asked.clone(), with(Role::User)])
-            || !shows(&[with(Role::System), asked.clone()]);
-        let answered = [
-            asked.clone(),
-            ChatMessage::assistant("probe"),
-            with(Role::Ipython),
-        ];
+        let alternate = !shows(&[asked.clone(), with(Role::User)]) || !shows(&[with(Role::System), asked.clone()]);
+        let answered = [asked.clone(), ChatMessage::assistant("probe"), with(Role::Ipython)];
         Ok(Self {
             alternate,
             // Where two roles must alternate there is no place for a third.
@@ -111,16 +103,9 @@ impl RoleRules {
         }
         let renamed = messages.iter().enumerate().map(|(index, message)| {
             let role = self.renamed(message.role);
-            (
-                ChatMessage::new(role, message.content.as_str()),
-                vec![index],
-            )
+            (ChatMessage::new(role, message.content.as_str()), vec![index])
         });
-        Ok(if self.alternate {
-            alternating(renamed)
-        } else {
-            renamed.collect()
-        })
+        Ok(if self.alternate { alternating(renamed) } else { renamed.collect() })
     }
 
     fn renamed(&self, role: Role) -> Role {

@@ -37,28 +37,16 @@ impl Template {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         functions::register(&mut environment);
         environment
             .add_template_owned(NAME, without_generation_marks(&text))
             .map_err(|e| ChatError::Syntax(reason(&e)))?;
-        Ok(Some(Self {
-            environment,
-            bos: source.bos.unwrap_or_default(),
-            eos: source.eos.unwrap_or_default(),
-        }))
+        Ok(Some(Self { environment, bos: source.bos.unwrap_or_default(), eos: source.eos.unwrap_or_default() }))
     }
 
-    pub(super) fn render(
-        &self,
-        messages: &[ChatMessage],
-        add_generation_prompt: bool,
-    ) -> Result<String, ChatError> {
-        let failed = |e: minijinja::Error| ChatError::Render {
-            messages: messages.len(),
-            reason: reason(&e),
-        };
+    pub(super) fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String, ChatError> {
+        let failed = |e: minijinja::Error| ChatError::Render { messages: messages.len(), reason: reason(&e) };
         let values: Vec<Value> = messages
             .iter()
             .map(|message| {

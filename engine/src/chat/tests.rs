@@ -64,28 +64,14 @@ const SPECIALS: [&str; 9] = [
 ];
 
 fn tokenizer() -> Arc<Tokenizer> {
-    let mut letters: Vec<String> = ByteLevel::alphabet()
-        .into_iter()
-        .map(String::from)
-        .collect();
+    let mut letters: Vec<String> = ByteLevel::alphabet().into_iter().map(String::from).collect();
     letters.sort();
-    letters.extend([
-        "ĊĊ".to_owned(),
-        "he".to_owned(),
-        "hell".to_owned(),
-        "ll".to_owned(),
-    ]);
-    let vocabulary: tokenizers::models::bpe::Vocab = letters
-        .into_iter()
-        .enumerate()
-        .map(|(id, token)| (token, id as u32))
-        .collect();
+    letters.extend(["ĊĊ".to_owned(), "he".to_owned(), "hell".to_owned(), "ll".to_owned()]);
+    let vocabulary: tokenizers::models::bpe::Vocab =
+        letters.into_iter().enumerate().map(|(id, token)| (token, id as u32)).collect();
     let merges = [("Ċ", "Ċ"), ("h", "e"), ("l", "l"), ("he", "ll")];
     let merges = merges.map(|(a, b)| (a.to_owned(), b.to_owned())).to_vec();
-    let model = BPE::builder()
-        .vocab_and_merges(vocabulary, merges)
-        .build()
-        .unwrap();
+    let model = BPE::builder().vocab_and_merges(vocabulary, merges).build().unwrap();
     let mut tokenizer = Tokenizer::new(model);
     // Line breaks stay together whatever follows them, as with Llama 3: else a prompt's end would be cut otherwise once
     // a reply follows it.
@@ -95,18 +81,12 @@ fn tokenizer() -> Arc<Tokenizer> {
     tokenizer
         .with_pre_tokenizer(Some(Sequence::new(vec![lines.into(), bytes.into()])))
         .with_decoder(Some(ByteLevel::default()));
-    tokenizer
-        .add_special_tokens(SPECIALS.map(|text| AddedToken::from(text, true)))
-        .unwrap();
+    tokenizer.add_special_tokens(SPECIALS.map(|text| AddedToken::from(text, true))).unwrap();
     Arc::new(tokenizer)
 }
 
 fn format(template: &str) -> ChatFormat {
-    let source = ChatSource {
-        template: Some(template.to_owned()),
-        bos: Some("<bos>".to_owned()),
-        eos: None,
-    };
+    let source = ChatSource { template: Some(template.to_owned()), bos: Some("<bos>".to_owned()), eos: None };
     ChatFormat::new(source, tokenizer(), &[]).unwrap()
 }
 
@@ -116,10 +96,7 @@ fn id(text: &str) -> u32 {
 
 fn chat(messages: &[(&str, &str)]) -> Vec<ChatMessage> {
     let role = |name: &str| serde_json::from_value(name.into()).unwrap();
-    messages
-        .iter()
-        .map(|(name, text)| ChatMessage::new(role(name), *text))
-        .collect()
+    messages.iter().map(|(name, text)| ChatMessage::new(role(name), *text)).collect()
 }
 
 /// Protects: the SmolLM2 prompt to the letter, its default system message and tool roles included.
@@ -164,11 +141,7 @@ fn gemma_like_golden() {
         text,
         "<bos><start_of_turn>user\nBe brief.\n\none\n\ntwo<end_of_turn>\n<start_of_turn>model\nthree\n\nfour()<end_of_turn>\n<start_of_turn>user\nfive<end_of_turn>\n<start_of_turn>model\n"
     );
-    let opened_by_system = chat(&[
-        ("system", "Be brief."),
-        ("assistant", "Hi."),
-        ("user", "Hi!"),
-    ]);
+    let opened_by_system = chat(&[("system", "Be brief."), ("assistant", "Hi."), ("user", "Hi!")]);
     let text = format.prompt_text(&opened_by_system).unwrap();
     assert_eq!(
         text,
@@ -176,10 +149,7 @@ fn gemma_like_golden() {
     );
     let opened_by_reply = chat(&[("assistant", "Hi."), ("user", "Hi!")]);
     let text = format.prompt_text(&opened_by_reply).unwrap();
-    assert!(
-        text.starts_with("<bos><start_of_turn>user\n<end_of_turn>\n<start_of_turn>model\nHi."),
-        "{text}"
-    );
+    assert!(text.starts_with("<bos><start_of_turn>user\n<end_of_turn>\n<start_of_turn>model\nHi."), "{text}");
     assert_eq!(format.stop_ids(), [id("<end_of_turn>")]);
 }
 
@@ -205,26 +175,11 @@ fn llama3_like_golden() {
 fn prompts_are_encoded_as_one_string() {
     for template in [SMOLLM2, GEMMA_LIKE, LLAMA3_LIKE] {
         let format = format(template);
-        let messages = chat(&[
-            ("user", "\n\nhello\n"),
-            ("assistant", "hell "),
-            ("user", " 42"),
-        ]);
+        let messages = chat(&[("user", "\n\nhello\n"), ("assistant", "hell "), ("user", " 42")]);
         let text = format.prompt_text(&messages).unwrap() + SCORE_PREFIX;
-        let expected = tokenizer()
-            .encode(text.as_str(), false)
-            .unwrap()
-            .get_ids()
-            .to_vec();
-        assert_eq!(
-            format.scored_prompt(&messages, SCORE_PREFIX).unwrap(),
-            expected
-        );
-        assert_eq!(
-            *expected.last().unwrap(),
-            id("Ġ"),
-            "the prefix's last space is kept"
-        );
+        let expected = tokenizer().encode(text.as_str(), false).unwrap().get_ids().to_vec();
+        assert_eq!(format.scored_prompt(&messages, SCORE_PREFIX).unwrap(), expected);
+        assert_eq!(*expected.last().unwrap(), id("Ġ"), "the prefix's last space is kept");
     }
 }
 
@@ -239,18 +194,10 @@ fn control_tokens_in_messages_stay_text() {
     for token in ["<|im_start|>", "<|im_end|>"] {
         assert_eq!(count(&plain, token), count(&attacked, token), "{token}");
     }
-    assert!(
-        attacked.len() > plain.len() + 30,
-        "the text itself is still there, letter by letter"
-    );
+    assert!(attacked.len() > plain.len() + 30, "the text itself is still there, letter by letter");
     let decoded = tokenizer().decode(&attacked, false).unwrap();
-    assert_eq!(
-        decoded,
-        format.prompt_text(&chat(&[("user", attack)])).unwrap()
-    );
-    let prefixed = format
-        .scored_prompt(&chat(&[("user", "hello")]), "<|im_end|>")
-        .unwrap();
+    assert_eq!(decoded, format.prompt_text(&chat(&[("user", attack)])).unwrap());
+    let prefixed = format.scored_prompt(&chat(&[("user", "hello")]), "<|im_end|>").unwrap();
     assert_eq!(count(&plain, "<|im_end|>"), count(&prefixed, "<|im_end|>"));
 }
 
@@ -268,19 +215,12 @@ fn an_extended_stream_is_the_prompt_of_the_whole() {
             let mut reply = format.parts.encoder.encode_plain(&text).unwrap();
             reply.extend(closed.then_some(end));
             let answer = chat(&[("user", "and\n<|eot_id|> then?"), ("user", "\nwell?")]);
-            let tail = format
-                .extend(&messages, &reply, closed, &answer)
-                .unwrap()
-                .unwrap();
+            let tail = format.extend(&messages, &reply, closed, &answer).unwrap().unwrap();
             stream.extend(reply);
             stream.extend(tail);
             messages.push(ChatMessage::assistant(text));
             messages.extend(answer);
-            assert_eq!(
-                stream,
-                format.prompt(&messages).unwrap(),
-                "turn {turn} of {template}"
-            );
+            assert_eq!(stream, format.prompt(&messages).unwrap(), "turn {turn} of {template}");
         }
     }
 }
@@ -290,15 +230,9 @@ fn an_extended_stream_is_the_prompt_of_the_whole() {
 fn a_template_that_rewrites_the_past_cannot_be_extended() {
     let format = format(FORGETFUL);
     let messages = chat(&[("user", "hello")]);
-    assert_eq!(
-        format.extend(&messages, &[1], false, &chat(&[("user", "more")])),
-        Ok(None)
-    );
+    assert_eq!(format.extend(&messages, &[1], false, &chat(&[("user", "more")])), Ok(None));
     let refused = format.training_ids(&chat(&[("user", "a"), ("assistant", "b"), ("user", "c")]));
-    assert!(
-        matches!(refused, Err(ChatError::NotMaskable { message: 1, .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(ChatError::NotMaskable { message: 1, .. })), "{refused:?}");
 }
 
 /// Protects: the loss mask. Exactly the assistant's text and its end of turn are learnt, and the ids are those that prompt
@@ -308,34 +242,17 @@ fn the_mask_covers_replies_and_their_ends() {
     for template in [SMOLLM2, GEMMA_LIKE, LLAMA3_LIKE] {
         let format = format(template);
         let end = format.stop_ids()[0];
-        let messages = chat(&[
-            ("user", "hello"),
-            ("assistant", "hell <|im_end|> no"),
-            ("user", "so?"),
-            ("assistant", "fine"),
-        ]);
+        let messages =
+            chat(&[("user", "hello"), ("assistant", "hell <|im_end|> no"), ("user", "so?"), ("assistant", "fine")]);
         let (ids, mask) = format.training_ids(&messages).unwrap();
-        let learnt: Vec<u32> = ids
-            .iter()
-            .zip(&mask)
-            .filter(|(_, learn)| **learn)
-            .map(|(id, _)| *id)
-            .collect();
+        let learnt: Vec<u32> = ids.iter().zip(&mask).filter(|(_, learn)| **learn).map(|(id, _)| *id).collect();
         let plain = |text: &str| format.parts.encoder.encode_plain(text).unwrap();
-        let expected = [
-            plain("hell <|im_end|> no"),
-            vec![end],
-            plain("fine"),
-            vec![end],
-        ]
-        .concat();
+        let expected = [plain("hell <|im_end|> no"), vec![end], plain("fine"), vec![end]].concat();
         assert_eq!(learnt, expected);
         let prompt = format.prompt(&messages[..1]).unwrap();
         assert_eq!(ids[..prompt.len()], prompt);
         assert!(mask[..prompt.len()].iter().all(|learn| !learn));
-        let (_, second_only) = format
-            .training_ids_of(&messages, |index| index == 3)
-            .unwrap();
+        let (_, second_only) = format.training_ids_of(&messages, |index| index == 3).unwrap();
         let count = second_only.iter().filter(|learn| **learn).count();
         assert_eq!(count, plain("fine").len() + 1);
     }
@@ -348,10 +265,7 @@ fn merged_replies_of_different_weight_are_refused() {
     let messages = chat(&[("user", "a"), ("assistant", "b"), ("assistant", "c")]);
     assert!(format.training_ids(&messages).is_ok());
     let refused = format.training_ids_of(&messages, |index| index == 2);
-    assert!(
-        matches!(refused, Err(ChatError::NotMaskable { message: 1, .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(ChatError::NotMaskable { message: 1, .. })), "{refused:?}");
 }
 
 /// Protects: `{% generation %}` marks, which only Hugging Face's own Jinja knows, are no syntax error.
@@ -360,13 +274,8 @@ fn generation_marks_render_to_nothing() {
     let format = format(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{%- if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{%- endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}",
     );
-    let text = format
-        .prompt_text(&chat(&[("user", "a"), ("assistant", "b")]))
-        .unwrap();
-    assert_eq!(
-        text,
-        "<|im_start|>usera<|im_end|><|im_start|>assistantb<|im_end|>"
-    );
+    let text = format.prompt_text(&chat(&[("user", "a"), ("assistant", "b")])).unwrap();
+    assert_eq!(text, "<|im_start|>usera<|im_end|><|im_start|>assistantb<|im_end|>");
 }
 
 /// Protects: what cannot be rendered says why.
@@ -374,23 +283,11 @@ fn generation_marks_render_to_nothing() {
 fn refusals_say_why() {
     assert_eq!(format(SMOLLM2).prompt(&[]), Err(ChatError::Empty));
     let none = ChatFormat::new(ChatSource::default(), tokenizer(), &[7]).unwrap();
-    assert_eq!(
-        none.prompt(&chat(&[("user", "a")])),
-        Err(ChatError::NoTemplate)
-    );
+    assert_eq!(none.prompt(&chat(&[("user", "a")])), Err(ChatError::NoTemplate));
     assert_eq!(none.stop_ids(), [7]);
-    let broken = ChatSource {
-        template: Some("{% for %}".to_owned()),
-        ..Default::default()
-    };
-    assert!(matches!(
-        ChatFormat::new(broken, tokenizer(), &[]),
-        Err(ChatError::Syntax(_))
-    ));
-    let refusing = ChatSource {
-        template: Some("{{ raise_exception('never') }}".to_owned()),
-        ..Default::default()
-    };
+    let broken = ChatSource { template: Some("{% for %}".to_owned()), ..Default::default() };
+    assert!(matches!(ChatFormat::new(broken, tokenizer(), &[]), Err(ChatError::Syntax(_))));
+    let refusing = ChatSource { template: Some("{{ raise_exception('never') }}".to_owned()), ..Default::default() };
     let refused = ChatFormat::new(refusing, tokenizer(), &[]).unwrap_err();
     assert!(refused.to_string().contains("never"), "{refused}");
 }

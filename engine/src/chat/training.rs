@@ -11,10 +11,7 @@ impl ChatFormat {
     /// # Errors
     /// [`ChatError::NotMaskable`] if the template changes, moves or does not close an assistant message; else as
     /// [`ChatFormat::prompt_text`].
-    pub fn training_ids(
-        &self,
-        messages: &[ChatMessage],
-    ) -> Result<(Vec<u32>, Vec<bool>), ChatError> {
+    pub fn training_ids(&self, messages: &[ChatMessage]) -> Result<(Vec<u32>, Vec<bool>), ChatError> {
         self.training_ids_of(messages, |_| true)
     }
 
@@ -98,10 +95,7 @@ impl Parts {
             .map(|(index, message)| (index, message.content.as_str()))
             .collect();
         let first = replies.first().map_or(0, |(index, _)| *index);
-        let refuse = |message: usize, reason: &str| ChatError::NotMaskable {
-            message,
-            reason: reason.to_owned(),
-        };
+        let refuse = |message: usize, reason: &str| ChatError::NotMaskable { message, reason: reason.to_owned() };
         if stretches.len() != replies.len() + 1 {
             return Err(refuse(first, "it is left out or repeated"));
         }
@@ -110,31 +104,17 @@ impl Parts {
         let trimmed = |text: &str| text.trim().to_owned();
         let texts = [kept as fn(&str) -> String, trimmed]
             .into_iter()
-            .map(|change| {
-                replies
-                    .iter()
-                    .map(|(_, text)| change(text))
-                    .collect::<Vec<_>>()
-            })
+            .map(|change| replies.iter().map(|(_, text)| change(text)).collect::<Vec<_>>())
             .find(|texts| stitched(&stretches, texts) == rendered)
             .ok_or_else(|| refuse(first, "its text, or what is around it, changes with it"))?;
         let marked = replies.iter().zip(texts).zip(&stretches[1..]);
         let replies = marked.map(|(((message, _), text), after)| {
             let closed = self.encoder.leading_control(after.trim_start());
-            let (end, after) =
-                closed.ok_or_else(|| refuse(*message, "no end of turn follows it"))?;
+            let (end, after) = closed.ok_or_else(|| refuse(*message, "no end of turn follows it"))?;
             let (message, after) = (*message, after.to_owned());
-            Ok(MarkedReply {
-                message,
-                text,
-                end,
-                after,
-            })
+            Ok(MarkedReply { message, text, end, after })
         });
-        Ok(Marked {
-            opening: stretches[0].to_owned(),
-            replies: replies.collect::<Result<_, ChatError>>()?,
-        })
+        Ok(Marked { opening: stretches[0].to_owned(), replies: replies.collect::<Result<_, ChatError>>()? })
     }
 }
 

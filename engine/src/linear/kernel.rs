@@ -164,9 +164,8 @@ fn fold(mut lanes: [f32; LANES]) -> f32 {
 mod x86 {
     use super::{BACK_TILE, BackTile, LANES, PANEL, PanelRow, Tile, fold_all};
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_fmadd_ps, _mm256_load_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_storeu_ps,
+        __m256, __m512, _mm256_fmadd_ps, _mm256_load_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
     #[target_feature(enable = "avx512f")]
@@ -259,8 +258,7 @@ mod x86 {
         for panel in 0..panels {
             let weights = &weight(panel)[..BACK_TILE];
             for half in 0..PANEL / LANES {
-                let values: [__m512; BACK_TILE] =
-                    std::array::from_fn(|row| load16(&grad[row][panel], half));
+                let values: [__m512; BACK_TILE] = std::array::from_fn(|row| load16(&grad[row][panel], half));
                 for input in 0..BACK_TILE {
                     let weight = load16(&weights[input], half);
                     for row in 0..BACK_TILE {
@@ -327,11 +325,7 @@ unsafe impl Sync for SharedOutput<'_> {}
 
 impl<'a> SharedOutput<'a> {
     pub(super) fn new(output: &'a mut [f32]) -> Self {
-        Self {
-            start: output.as_mut_ptr(),
-            length: output.len(),
-            owner: std::marker::PhantomData,
-        }
+        Self { start: output.as_mut_ptr(), length: output.len(), owner: std::marker::PhantomData }
     }
 
     /// The part of the output from `offset` on, `length` elements.

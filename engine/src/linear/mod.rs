@@ -13,9 +13,7 @@ mod kernel;
 mod panels;
 mod product;
 
-use candle_core::{
-    CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail,
-};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail};
 use kernel::Instructions;
 use std::sync::Arc;
 
@@ -44,11 +42,7 @@ impl FrozenLinear {
         Self::with_instructions(weight, bias, Instructions::best())
     }
 
-    fn with_instructions(
-        weight: &Tensor,
-        bias: Option<Tensor>,
-        instructions: Instructions,
-    ) -> Result<Self> {
+    fn with_instructions(weight: &Tensor, bias: Option<Tensor>, instructions: Instructions) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
         let values = weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         let panels = Panels::pack(&values, outputs, inputs)?;
@@ -56,21 +50,12 @@ impl FrozenLinear {
             None => None,
             Some(bias) => {
                 if bias.dims() != [outputs] {
-                    bail!(
-                        "a linear bias has shape {:?}, and the weight has {outputs} outputs",
-                        bias.dims()
-                    );
+                    bail!("a linear bias has shape {:?}, and the weight has {outputs} outputs", bias.dims());
                 }
                 Some(bias.to_dtype(DType::F32)?.to_vec1()?)
             }
         };
-        Ok(Self {
-            packed: Arc::new(Packed {
-                panels,
-                bias,
-                instructions,
-            }),
-        })
+        Ok(Self { packed: Arc::new(Packed { panels, bias, instructions }) })
     }
 
     /// `x Wᵀ + b` for `x` of shape `[.., in]` (f32, on the CPU): `[.., out]`. Differentiable in `x`.
@@ -98,11 +83,7 @@ impl FrozenLinear {
     /// # Errors
     /// When candle cannot build the tensor.
     pub fn weight(&self) -> Result<Tensor> {
-        Tensor::from_vec(
-            self.packed.panels.unpack(),
-            (self.out_features(), self.in_features()),
-            &Device::Cpu,
-        )
+        Tensor::from_vec(self.packed.panels.unpack(), (self.out_features(), self.in_features()), &Device::Cpu)
     }
 }
 
@@ -165,18 +146,12 @@ fn rows_of<'a>(
     operation: &'static str,
 ) -> Result<(&'a [f32], usize, Shape)> {
     let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!(
-            "{operation} needs a contiguous tensor, not strides {:?}",
-            layout.stride()
-        );
+        bail!("{operation} needs a contiguous tensor, not strides {:?}", layout.stride());
     };
     let mut dims = layout.dims().to_vec();
     match dims.last_mut() {
         Some(last) if *last == from => *last = to,
-        _ => bail!(
-            "{operation} of a weight with rows of {from} cannot take a tensor of shape {:?}",
-            layout.dims()
-        ),
+        _ => bail!("{operation} of a weight with rows of {from} cannot take a tensor of shape {:?}", layout.dims()),
     }
     let values = &f32::cpu_storage_as_slice(storage)?[start..end];
     Ok((values, values.len() / from, Shape::from_dims(&dims)))

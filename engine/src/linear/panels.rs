@@ -30,34 +30,21 @@ impl Panels {
     /// Packs a row-major weight `[outputs, inputs]`.
     pub(crate) fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Result<Self> {
         if inputs == 0 || outputs == 0 || weight.len() != outputs * inputs {
-            bail!(
-                "a linear weight of shape [{outputs}, {inputs}] cannot be packed from {} values",
-                weight.len()
-            );
+            bail!("a linear weight of shape [{outputs}, {inputs}] cannot be packed from {} values", weight.len());
         }
         let mut rows = vec![PanelRow::ZERO; outputs.div_ceil(PANEL) * inputs];
-        rows.par_chunks_mut(inputs)
-            .zip(weight.par_chunks(PANEL * inputs))
-            .for_each(|(panel, source)| {
-                for (lane, output) in source.chunks_exact(inputs).enumerate() {
-                    for (row, value) in panel.iter_mut().zip(output) {
-                        row.0[lane] = *value;
-                    }
+        rows.par_chunks_mut(inputs).zip(weight.par_chunks(PANEL * inputs)).for_each(|(panel, source)| {
+            for (lane, output) in source.chunks_exact(inputs).enumerate() {
+                for (row, value) in panel.iter_mut().zip(output) {
+                    row.0[lane] = *value;
                 }
-            });
-        Ok(Self {
-            rows,
-            inputs,
-            outputs,
-        })
+            }
+        });
+        Ok(Self { rows, inputs, outputs })
     }
 
     /// Packs the transpose of a row-major weight: `transposed [inputs, outputs]`, for products that sum over rows.
-    pub(crate) fn pack_transposed(
-        transposed: &[f32],
-        inputs: usize,
-        outputs: usize,
-    ) -> Result<Self> {
+    pub(crate) fn pack_transposed(transposed: &[f32], inputs: usize, outputs: usize) -> Result<Self> {
         if inputs == 0 || outputs == 0 || transposed.len() != outputs * inputs {
             bail!(
                 "a transposed weight of shape [{inputs}, {outputs}] cannot be packed from {} values",
@@ -71,11 +58,7 @@ impl Panels {
                 row.0[..lanes.len()].copy_from_slice(&source[lanes.clone()]);
             }
         }
-        Ok(Self {
-            rows,
-            inputs,
-            outputs,
-        })
+        Ok(Self { rows, inputs, outputs })
     }
 
     /// `x [rows, inputs]` times the weight, transposed: row-major `[rows, outputs]`.
@@ -85,14 +68,7 @@ impl Panels {
 
     /// The sums of one panel over a range of inputs, for up to [`TILE_ROWS`] rows: `x` holds `rows` interleaved
     /// values for each input of the range.
-    pub(crate) fn tile(
-        &self,
-        panel: usize,
-        inputs: Range<usize>,
-        x: &[f32],
-        rows: usize,
-        tile: &mut Tile,
-    ) {
+    pub(crate) fn tile(&self, panel: usize, inputs: Range<usize>, x: &[f32], rows: usize, tile: &mut Tile) {
         debug_assert!(rows <= TILE_ROWS && x.len() == inputs.len() * rows);
         Instructions::best().tile(&self.panel(panel)[inputs], x, rows, tile);
     }
@@ -100,16 +76,15 @@ impl Panels {
     /// The row-major weight `[outputs, inputs]` again.
     pub(crate) fn unpack(&self) -> Vec<f32> {
         let mut weight = vec![0.0; self.outputs * self.inputs];
-        weight
-            .par_chunks_mut(PANEL * self.inputs)
-            .zip(self.rows.par_chunks(self.inputs))
-            .for_each(|(target, panel)| {
+        weight.par_chunks_mut(PANEL * self.inputs).zip(self.rows.par_chunks(self.inputs)).for_each(
+            |(target, panel)| {
                 for (lane, output) in target.chunks_exact_mut(self.inputs).enumerate() {
                     for (row, value) in panel.iter().zip(output) {
                         *value = row.0[lane];
                     }
                 }
-            });
+            },
+        );
         weight
     }
 

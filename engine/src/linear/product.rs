@@ -81,12 +81,7 @@ fn interleave(x: &[f32], inputs: usize, rows: usize) -> Vec<f32> {
 }
 
 /// The gradient of the input: `grad [rows, outputs]` times the weight: row-major `[rows, inputs]`.
-pub(super) fn backward(
-    instructions: Instructions,
-    panels: &Panels,
-    grad: &[f32],
-    rows: usize,
-) -> Vec<f32> {
+pub(super) fn backward(instructions: Instructions, panels: &Panels, grad: &[f32], rows: usize) -> Vec<f32> {
     let (inputs, outputs) = (panels.inputs(), panels.outputs());
     let mut output = vec![0.0f32; rows * inputs];
     let padded = pad_to_panels(grad, outputs, rows);
@@ -103,8 +98,7 @@ pub(super) fn backward(
                     let tile = strip.times(instructions, &padded, row, rows);
                     for (offset, sums) in tile[..BACK_TILE.min(rows - row)].iter().enumerate() {
                         // SAFETY: each (row, input) belongs to exactly one task.
-                        let target =
-                            unsafe { shared.part((row + offset) * inputs + input, strip.width) };
+                        let target = unsafe { shared.part((row + offset) * inputs + input, strip.width) };
                         for (element, sum) in target.iter_mut().zip(sums) {
                             *element += sum;
                         }
@@ -121,10 +115,7 @@ pub(super) fn backward(
 fn pad_to_panels(grad: &[f32], outputs: usize, rows: usize) -> Vec<PanelRow> {
     let per_row = outputs.div_ceil(PANEL);
     let mut padded = vec![PanelRow::ZERO; rows * per_row];
-    for (target, source) in padded
-        .chunks_exact_mut(per_row)
-        .zip(grad.chunks_exact(outputs))
-    {
+    for (target, source) in padded.chunks_exact_mut(per_row).zip(grad.chunks_exact(outputs)) {
         for (row, values) in target.iter_mut().zip(source.chunks(PANEL)) {
             row.0[..values.len()].copy_from_slice(values);
         }
@@ -155,25 +146,12 @@ impl<'a> Strip<'a> {
                 target[..width].copy_from_slice(source);
             }
         }
-        Self {
-            panels,
-            first_panel,
-            count,
-            input,
-            width,
-            filled,
-        }
+        Self { panels, first_panel, count, input, width, filled }
     }
 
     /// This strip's share of the gradient of up to [`BACK_TILE`] rows from `row` on. Rows beyond the last
     /// one repeat it; the caller drops them.
-    fn times(
-        &self,
-        instructions: Instructions,
-        grad: &[PanelRow],
-        row: usize,
-        rows: usize,
-    ) -> BackTile {
+    fn times(&self, instructions: Instructions, grad: &[PanelRow], row: usize, rows: usize) -> BackTile {
         let per_row = self.panels.count();
         let grad = std::array::from_fn(|offset| {
             let start = (row + offset).min(rows - 1) * per_row + self.first_panel;

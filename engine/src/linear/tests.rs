@@ -97,10 +97,7 @@ fn large_products_do_not_depend_on_threads_or_rows() {
     let x = noise(rows * inputs, 6);
     let grad = noise(rows * outputs, 7);
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let best = Instructions::best();
             (
@@ -166,19 +163,10 @@ fn wrong_shapes_and_types_are_errors() {
     let weight = tensor(noise(12, 9), (4, 3));
     let layer = FrozenLinear::new(&weight, None).unwrap();
     let message = layer.forward(&weight.t().unwrap()).unwrap_err().to_string();
-    assert!(
-        message.contains("rows of 3") && message.contains("[3, 4]"),
-        "{message}"
-    );
-    assert!(
-        layer
-            .forward(&weight.to_dtype(DType::F64).unwrap())
-            .is_err()
-    );
+    assert!(message.contains("rows of 3") && message.contains("[3, 4]"), "{message}");
+    assert!(layer.forward(&weight.to_dtype(DType::F64).unwrap()).is_err());
     let bias = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
-    let message = FrozenLinear::new(&weight, Some(bias))
-        .unwrap_err()
-        .to_string();
+    let message = FrozenLinear::new(&weight, Some(bias)).unwrap_err().to_string();
     assert!(message.contains("4 outputs"), "{message}");
     let empty = Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap();
     assert!(FrozenLinear::new(&empty, None).is_err());

@@ -31,19 +31,12 @@ impl Adapter {
     pub fn pack(weights: &LoraWeights) -> std::result::Result<Self, AdapterError> {
         let mut pairs = BTreeMap::new();
         for ((layer, projection), pair) in &weights.pairs {
-            let tensor = |source| AdapterError::Tensor {
-                layer: *layer,
-                projection: *projection,
-                source,
-            };
+            let tensor = |source| AdapterError::Tensor { layer: *layer, projection: *projection, source };
             let a = FrozenLinear::new(&pair.a, None).map_err(tensor)?;
             let b = FrozenLinear::new(&pair.b, None).map_err(tensor)?;
             pairs.insert((*layer, *projection), (a, b));
         }
-        Ok(Self {
-            config: weights.config.clone(),
-            pairs,
-        })
+        Ok(Self { config: weights.config.clone(), pairs })
     }
 
     /// The settings.
@@ -57,12 +50,7 @@ impl Adapter {
     ///
     /// # Errors
     /// When `x` does not have the projection's width.
-    pub fn delta(
-        &self,
-        layer: usize,
-        projection: Projection,
-        x: &Tensor,
-    ) -> Result<Option<Tensor>> {
+    pub fn delta(&self, layer: usize, projection: Projection, x: &Tensor) -> Result<Option<Tensor>> {
         match self.pairs.get(&(layer, projection)) {
             None => Ok(None),
             Some((a, b)) => Ok(Some((b.forward(&a.forward(x)?)? * self.config.scale())?)),

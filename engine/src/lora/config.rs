@@ -21,13 +21,7 @@ pub struct LoraConfig {
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        Self {
-            rank: 16,
-            alpha: 32.0,
-            dropout: 0.0,
-            rank_stabilized: true,
-            targets: Projection::ALL.to_vec(),
-        }
+        Self { rank: 16, alpha: 32.0, dropout: 0.0, rank_stabilized: true, targets: Projection::ALL.to_vec() }
     }
 }
 
@@ -36,12 +30,7 @@ impl LoraConfig {
     #[must_use]
     pub fn scale(&self) -> f64 {
         let rank = self.rank as f64;
-        self.alpha
-            / if self.rank_stabilized {
-                rank.sqrt()
-            } else {
-                rank
-            }
+        self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
     }
 
     /// Checks the bounds of every setting.
@@ -49,13 +38,7 @@ impl LoraConfig {
     /// # Errors
     /// [`AdapterError::Setting`] with the first setting out of its bounds.
     pub fn check(&self) -> Result<(), AdapterError> {
-        let refuse = |setting, value: String, expected| {
-            Err(AdapterError::Setting {
-                setting,
-                value,
-                expected,
-            })
-        };
+        let refuse = |setting, value: String, expected| Err(AdapterError::Setting { setting, value, expected });
         if self.rank == 0 || self.rank > 4096 {
             return refuse("rank", self.rank.to_string(), "give 1 to 4096");
         }
@@ -79,10 +62,7 @@ impl LoraConfig {
     }
 
     pub(super) fn target_names(&self) -> Vec<String> {
-        self.targets
-            .iter()
-            .map(|target| target.name().to_owned())
-            .collect()
+        self.targets.iter().map(|target| target.name().to_owned()).collect()
     }
 }
 
@@ -154,12 +134,7 @@ impl PeftConfig {
     /// Our settings, or the first key whose value we cannot honour.
     pub(super) fn into_config(self, path: &Path) -> Result<LoraConfig, AdapterError> {
         let unsupported = |key, value: String, supported| {
-            Err(AdapterError::Unsupported {
-                path: path.to_owned(),
-                key,
-                value,
-                supported,
-            })
+            Err(AdapterError::Unsupported { path: path.to_owned(), key, value, supported })
         };
         if self.peft_type != "LORA" {
             return unsupported("peft_type", self.peft_type, "LORA");
@@ -180,10 +155,7 @@ impl PeftConfig {
             let supported = "null (every layer)";
             return unsupported("layers_to_transform", layers.to_string(), supported);
         }
-        for (key, pattern) in [
-            ("rank_pattern", self.rank_pattern),
-            ("alpha_pattern", self.alpha_pattern),
-        ] {
+        for (key, pattern) in [("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)] {
             if !pattern.is_empty() {
                 let value = serde_json::Value::Object(pattern).to_string();
                 return unsupported(key, value, "{} (one rank and alpha for all)");

@@ -43,15 +43,9 @@ impl LoraWeights {
         let config = read_config(&folder.join(CONFIG_FILE))?;
         let path = folder.join(WEIGHTS_FILE);
         let bytes = fs::read(&path).map_err(io("read", &path))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| AdapterError::Damaged {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
-        let reader = Reader {
-            path: &path,
-            rank: config.rank,
-            file,
-        };
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|error| AdapterError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        let reader = Reader { path: &path, rank: config.rank, file };
         let mut pairs = BTreeMap::new();
         for layer in 0..model.layers {
             for projection in &config.targets {
@@ -78,10 +72,8 @@ impl LoraWeights {
         fs::create_dir_all(&partial).map_err(io("create", &partial))?;
         let config = PeftConfig::of(&self.config, base_model);
         let path = partial.join(CONFIG_FILE);
-        let json = serde_json::to_vec_pretty(&config).map_err(|error| AdapterError::Config {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
+        let json = serde_json::to_vec_pretty(&config)
+            .map_err(|error| AdapterError::Config { path: path.clone(), reason: error.to_string() })?;
         write_synced(&path, &json)?;
         let path = partial.join(WEIGHTS_FILE);
         write_synced(&path, &self.serialize(&path)?)?;
@@ -96,11 +88,7 @@ impl LoraWeights {
                 let values = tensor
                     .flatten_all()
                     .and_then(|tensor| tensor.to_vec1::<f32>())
-                    .map_err(|source| AdapterError::Tensor {
-                        layer: *layer,
-                        projection: *projection,
-                        source,
-                    })?;
+                    .map_err(|source| AdapterError::Tensor { layer: *layer, projection: *projection, source })?;
                 let bytes = values.into_iter().flat_map(f32::to_le_bytes).collect();
                 let name = projection.tensor_name(*layer, factor);
                 tensors.push((name, tensor.dims().to_vec(), bytes));
@@ -124,10 +112,8 @@ impl LoraWeights {
 
 fn read_config(path: &Path) -> Result<LoraConfig, AdapterError> {
     let text = fs::read_to_string(path).map_err(io("read", path))?;
-    let config: PeftConfig = serde_json::from_str(&text).map_err(|error| AdapterError::Config {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })?;
+    let config: PeftConfig = serde_json::from_str(&text)
+        .map_err(|error| AdapterError::Config { path: path.to_owned(), reason: error.to_string() })?;
     config.into_config(path)
 }
 
@@ -140,10 +126,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn tensor(&self, name: &str, expected: [usize; 2]) -> Result<Tensor, AdapterError> {
         let Ok(view) = self.file.tensor(name) else {
-            return Err(AdapterError::MissingTensor {
-                path: self.path.to_owned(),
-                tensor: name.to_owned(),
-            });
+            return Err(AdapterError::MissingTensor { path: self.path.to_owned(), tensor: name.to_owned() });
         };
         if view.shape() != expected {
             return Err(AdapterError::Shape {
@@ -163,9 +146,7 @@ impl Reader<'_> {
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
             other => {
-                return Err(damaged(format!(
-                    "{other:?} values; F32, F16, BF16 are read"
-                )));
+                return Err(damaged(format!("{other:?} values; F32, F16, BF16 are read")));
             }
         };
         let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)
@@ -178,10 +159,7 @@ impl Reader<'_> {
         if values.iter().all(|value| value.is_finite()) {
             Ok(tensor)
         } else {
-            Err(AdapterError::NotFinite {
-                path: self.path.to_owned(),
-                tensor: name.to_owned(),
-            })
+            Err(AdapterError::NotFinite { path: self.path.to_owned(), tensor: name.to_owned() })
         }
     }
 
@@ -210,11 +188,7 @@ impl Reader<'_> {
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AdapterError {
     let path = path.to_owned();
-    move |source| AdapterError::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| AdapterError::Io { action, path, source }
 }
 
 /// `.NAME.suffix` beside `folder`: on the same file system, so that a rename is atomic.
@@ -230,16 +204,12 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
 }
 
 fn sync_folder(folder: &Path) -> Result<(), AdapterError> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(io("write", folder))
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("write", folder))
 }
 
 fn remove(folder: &Path) -> Result<(), AdapterError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(io("remove", folder)(error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", folder)(error)),
         _ => Ok(()),
     }
 }

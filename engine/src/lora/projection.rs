@@ -23,15 +23,7 @@ pub enum Projection {
 
 impl Projection {
     /// All of them, in the order in which a layer applies them.
-    pub const ALL: [Self; 7] = [
-        Self::Q,
-        Self::K,
-        Self::V,
-        Self::O,
-        Self::Gate,
-        Self::Up,
-        Self::Down,
-    ];
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
     /// Its name in PEFT's `target_modules` and in Hugging Face weights.
     #[must_use]
@@ -50,9 +42,7 @@ impl Projection {
     /// The projection of that name, if there is one.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|projection| projection.name() == name)
+        Self::ALL.into_iter().find(|projection| projection.name() == name)
     }
 
     /// Its `(in, out)` widths in a model.

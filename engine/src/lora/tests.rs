@@ -32,10 +32,7 @@ fn weights(config: LoraConfig) -> LoraWeights {
             let (inputs, outputs) = projection.widths(&shape());
             let ramp = |rows: usize, columns: usize, start: f32| {
                 let values = (0..rows * columns).map(|i| start + i as f32 * 0.01);
-                Tensor::from_iter(values, &Device::Cpu)
-                    .unwrap()
-                    .reshape((rows, columns))
-                    .unwrap()
+                Tensor::from_iter(values, &Device::Cpu).unwrap().reshape((rows, columns)).unwrap()
             };
             let a = ramp(config.rank, inputs, layer as f32);
             let b = ramp(outputs, config.rank, -1.0);
@@ -54,8 +51,7 @@ fn written(config: LoraConfig) -> (tempfile::TempDir, std::path::PathBuf) {
 
 fn edit(folder: &Path, key: &str, value: serde_json::Value) {
     let path = folder.join("adapter_config.json");
-    let mut json: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     json[key] = value;
     fs::write(&path, json.to_string()).unwrap();
 }
@@ -67,17 +63,9 @@ fn error(folder: &Path) -> String {
 /// Protects: nothing is lost between memory and disk, in either scaling and for a part of the targets.
 #[test]
 fn an_adapter_comes_back_as_it_was_written() {
-    for (rank_stabilized, targets) in [
-        (true, Projection::ALL.to_vec()),
-        (false, vec![Projection::Q, Projection::Down]),
-    ] {
-        let config = LoraConfig {
-            rank: 3,
-            alpha: 6.0,
-            dropout: 0.25,
-            rank_stabilized,
-            targets,
-        };
+    for (rank_stabilized, targets) in [(true, Projection::ALL.to_vec()), (false, vec![Projection::Q, Projection::Down])]
+    {
+        let config = LoraConfig { rank: 3, alpha: 6.0, dropout: 0.25, rank_stabilized, targets };
         let (_root, folder) = written(config.clone());
         let back = LoraWeights::read(&folder, &shape()).unwrap();
         assert_eq!(back.config, config);
@@ -85,14 +73,8 @@ fn an_adapter_comes_back_as_it_was_written() {
         assert!(back.pairs.keys().eq(original.pairs.keys()));
         for (key, pair) in &original.pairs {
             let read = &back.pairs[key];
-            assert_eq!(
-                pair.a.to_vec2::<f32>().unwrap(),
-                read.a.to_vec2::<f32>().unwrap()
-            );
-            assert_eq!(
-                pair.b.to_vec2::<f32>().unwrap(),
-                read.b.to_vec2::<f32>().unwrap()
-            );
+            assert_eq!(pair.a.to_vec2::<f32>().unwrap(), read.a.to_vec2::<f32>().unwrap());
+            assert_eq!(pair.b.to_vec2::<f32>().unwrap(), read.b.to_vec2::<f32>().unwrap());
         }
     }
 }
@@ -102,8 +84,7 @@ fn an_adapter_comes_back_as_it_was_written() {
 fn the_folder_has_the_form_of_peft() {
     let (_root, folder) = written(LoraConfig::default());
     let json: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(folder.join("adapter_config.json")).unwrap())
-            .unwrap();
+        serde_json::from_str(&fs::read_to_string(folder.join("adapter_config.json")).unwrap()).unwrap();
     assert_eq!(json["peft_type"], "LORA");
     assert_eq!(json["task_type"], "CAUSAL_LM");
     assert_eq!(json["base_model_name_or_path"], "org/base");
@@ -135,19 +116,9 @@ fn a_delta_is_the_scaled_product() {
         let x = Tensor::rand(-1f32, 1.0, (5, 12), &Device::Cpu).unwrap();
         let ours = adapter.delta(1, Projection::Gate, &x).unwrap().unwrap();
         let pair = &content.pairs[&(1, Projection::Gate)];
-        let plain = x
-            .matmul(&pair.a.t().unwrap())
-            .unwrap()
-            .matmul(&pair.b.t().unwrap())
-            .unwrap();
+        let plain = x.matmul(&pair.a.t().unwrap()).unwrap().matmul(&pair.b.t().unwrap()).unwrap();
         let plain = (plain * scale).unwrap().to_vec2::<f32>().unwrap();
-        for (a, b) in ours
-            .to_vec2::<f32>()
-            .unwrap()
-            .concat()
-            .iter()
-            .zip(plain.concat())
-        {
+        for (a, b) in ours.to_vec2::<f32>().unwrap().concat().iter().zip(plain.concat()) {
             assert!((a - b).abs() < 1e-3, "{a} is not {b}");
         }
         assert!(adapter.delta(1, Projection::Up, &x).unwrap().is_none());
@@ -163,10 +134,7 @@ fn damaged_and_foreign_folders_are_refused() {
     for length in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {
         fs::write(&file, &bytes[..length]).unwrap();
         let message = error(&folder);
-        assert!(
-            message.contains("not a whole safetensors file"),
-            "{message}"
-        );
+        assert!(message.contains("not a whole safetensors file"), "{message}");
     }
     fs::remove_file(&file).unwrap();
     assert!(error(&folder).contains("adapter_model.safetensors"));
@@ -174,39 +142,18 @@ fn damaged_and_foreign_folders_are_refused() {
 
     edit(&folder, "r", 8.into());
     let message = error(&folder);
-    assert!(
-        message.contains("[16, 12]") && message.contains("[8, 12]"),
-        "{message}"
-    );
+    assert!(message.contains("[16, 12]") && message.contains("[8, 12]"), "{message}");
     edit(&folder, "r", 16.into());
-    edit(
-        &folder,
-        "target_modules",
-        serde_json::json!(["q_proj", "v_proj"]),
-    );
+    edit(&folder, "target_modules", serde_json::json!(["q_proj", "v_proj"]));
     assert!(error(&folder).contains("fits none of the targets (q_proj, v_proj)"));
     edit(&folder, "target_modules", "all-linear".into());
     assert!(LoraWeights::read(&folder, &shape()).is_ok());
 
-    let deeper = ModelConfig {
-        layers: 3,
-        ..shape()
-    };
+    let deeper = ModelConfig { layers: 3, ..shape() };
     let message = LoraWeights::read(&folder, &deeper).unwrap_err().to_string();
-    assert!(
-        message.contains("layers.2.self_attn.q_proj.lora_A"),
-        "{message}"
-    );
-    let wider = ModelConfig {
-        hidden_size: 16,
-        ..shape()
-    };
-    assert!(
-        LoraWeights::read(&folder, &wider)
-            .unwrap_err()
-            .to_string()
-            .contains("[16, 16]")
-    );
+    assert!(message.contains("layers.2.self_attn.q_proj.lora_A"), "{message}");
+    let wider = ModelConfig { hidden_size: 16, ..shape() };
+    assert!(LoraWeights::read(&folder, &wider).unwrap_err().to_string().contains("[16, 16]"));
 
     fs::write(folder.join("adapter_config.json"), "{\"r\": ").unwrap();
     assert!(error(&folder).contains("not a PEFT adapter configuration"));
@@ -235,10 +182,7 @@ fn settings_that_we_cannot_honour_are_refused() {
         edit(&folder, key, value);
         let message = error(&folder);
         let named = key.trim_start_matches("lora_");
-        assert!(
-            message.contains(named) || message.contains("rank"),
-            "{key}: {message}"
-        );
+        assert!(message.contains(named) || message.contains("rank"), "{key}: {message}");
     }
 }
 
@@ -252,10 +196,7 @@ fn undefined_values_are_refused() {
     pair.b = (&pair.b * f64::NAN).unwrap();
     content.write(&folder, None).unwrap();
     let message = error(&folder);
-    assert!(
-        message.contains("layers.1.self_attn.k_proj.lora_B"),
-        "{message}"
-    );
+    assert!(message.contains("layers.1.self_attn.k_proj.lora_B"), "{message}");
 }
 
 /// Protects: what an interrupted write left behind is neither loaded nor in the way, and writing again
@@ -269,25 +210,13 @@ fn writing_replaces_as_one_and_survives_leftovers() {
     fs::write(partial.join("adapter_model.safetensors"), "half").unwrap();
     assert!(LoraWeights::read(&folder, &shape()).is_err());
     for rank in [2, 5] {
-        let config = LoraConfig {
-            rank,
-            ..LoraConfig::default()
-        };
+        let config = LoraConfig { rank, ..LoraConfig::default() };
         weights(config).write(&folder, None).unwrap();
-        assert_eq!(
-            LoraWeights::read(&folder, &shape()).unwrap().config.rank,
-            rank
-        );
+        assert_eq!(LoraWeights::read(&folder, &shape()).unwrap().config.rank, rank);
     }
-    let names: Vec<_> = fs::read_dir(root.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let names: Vec<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["adapter"]);
     let nowhere = root.path().join("adapter/adapter_config.json/adapter");
-    let message = weights(LoraConfig::default())
-        .write(&nowhere, None)
-        .unwrap_err()
-        .to_string();
+    let message = weights(LoraConfig::default()).write(&nowhere, None).unwrap_err().to_string();
     assert!(message.contains("adapter_config.json"), "{message}");
 }

@@ -75,10 +75,7 @@ impl ModelConfig {
 
     /// From the text of a Hugging Face `config.json`; `path` is for messages.
     pub(super) fn from_hugging_face(text: &str, path: &Path) -> Result<Self, LoadError> {
-        let malformed = |e: serde_json::Error| LoadError::Malformed {
-            path: path.to_owned(),
-            reason: e.to_string(),
-        };
+        let malformed = |e: serde_json::Error| LoadError::Malformed { path: path.to_owned(), reason: e.to_string() };
         let mut value: serde_json::Value = serde_json::from_str(text).map_err(malformed)?;
         lift_rope_parameters(&mut value);
         check_family(&value, path)?;
@@ -87,11 +84,7 @@ impl ModelConfig {
             .get("head_dim")
             .and_then(serde_json::Value::as_u64)
             .map(|d| d as usize)
-            .unwrap_or_else(|| {
-                raw.hidden_size
-                    .checked_div(raw.num_attention_heads)
-                    .unwrap_or(0)
-            });
+            .unwrap_or_else(|| raw.hidden_size.checked_div(raw.num_attention_heads).unwrap_or(0));
         let rope_scaling = raw.rope_scaling.as_ref().and_then(|s| match s.rope_type {
             Llama3RopeType::Default => None,
             Llama3RopeType::Llama3 => Some(RopeScaling {
@@ -161,25 +154,13 @@ impl ModelConfig {
             );
         }
         if !self.head_dim.is_multiple_of(2) {
-            return invalid(
-                "head width",
-                self.head_dim.to_string(),
-                "an even number (rotary embeddings turn pairs)",
-            );
+            return invalid("head width", self.head_dim.to_string(), "an even number (rotary embeddings turn pairs)");
         }
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
-            return invalid(
-                "norm epsilon",
-                self.rms_norm_eps.to_string(),
-                "a small positive number",
-            );
+            return invalid("norm epsilon", self.rms_norm_eps.to_string(), "a small positive number");
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
-            return invalid(
-                "rope base",
-                self.rope_theta.to_string(),
-                "a positive number",
-            );
+            return invalid("rope base", self.rope_theta.to_string(), "a positive number");
         }
         Ok(())
     }
@@ -199,10 +180,7 @@ fn lift_rope_parameters(config: &mut serde_json::Value) {
     }
     let plain = map.get("rope_scaling").is_some_and(|scaling| {
         let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
-        matches!(
-            kind.and_then(serde_json::Value::as_str),
-            None | Some("default")
-        )
+        matches!(kind.and_then(serde_json::Value::as_str), None | Some("default"))
     });
     if plain {
         map.remove("rope_scaling");
@@ -240,9 +218,7 @@ fn check_family(config: &serde_json::Value, path: &Path) -> Result<(), LoadError
         Some(serde_json::Value::String(name)) if name == "silu" => {}
         Some(other) => return unsupported("hidden_act", other, "silu"),
     }
-    let kind = config
-        .get("rope_scaling")
-        .and_then(|scaling| scaling.get("rope_type").or_else(|| scaling.get("type")));
+    let kind = config.get("rope_scaling").and_then(|scaling| scaling.get("rope_type").or_else(|| scaling.get("type")));
     match kind.and_then(serde_json::Value::as_str) {
         None | Some("default" | "llama3") => Ok(()),
         Some(other) => unsupported("rope_scaling.rope_type", &other.into(), "default, llama3"),

@@ -31,16 +31,8 @@ pub(super) struct ChatFiles {
 impl ModelFolder {
     pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
         let index = path.join("model.safetensors.index.json");
-        let files = if index.is_file() {
-            sharded(path, &index)?
-        } else {
-            whole(path)?
-        };
-        Ok(Self {
-            path: path.to_owned(),
-            files,
-            open: None,
-        })
+        let files = if index.is_file() { sharded(path, &index)? } else { whole(path)? };
+        Ok(Self { path: path.to_owned(), files, open: None })
     }
 
     pub(super) fn config(&self) -> Result<ModelConfig, LoadError> {
@@ -61,17 +53,11 @@ impl ModelFolder {
 
     pub(super) fn tokenizer(&self) -> Result<Tokenizer, LoadError> {
         let path = self.path.join("tokenizer.json");
-        let failed = |e: tokenizers::Error| LoadError::Tokenizer {
-            path: path.clone(),
-            reason: e.to_string(),
-        };
+        let failed = |e: tokenizers::Error| LoadError::Tokenizer { path: path.clone(), reason: e.to_string() };
         let tokenizer = Tokenizer::from_bytes(read_text(&path)?).map_err(failed)?;
         // Such a space would stand before every piece that is encoded alone: answers' forms, replies in training rows.
         let probe = tokenizer.encode_fast("a", false).map_err(failed)?;
-        let first = probe
-            .get_ids()
-            .first()
-            .and_then(|id| tokenizer.id_to_token(*id));
+        let first = probe.get_ids().first().and_then(|id| tokenizer.id_to_token(*id));
         if first.is_some_and(|token| token.starts_with('\u{2581}')) {
             return Err(LoadError::Unsupported {
                 path,
@@ -92,11 +78,7 @@ impl ModelFolder {
         } else {
             raw.chat_template.and_then(RawTemplate::default_one)
         };
-        Ok(ChatFiles {
-            template,
-            bos: raw.bos_token.map(RawToken::text),
-            eos: raw.eos_token.map(RawToken::text),
-        })
+        Ok(ChatFiles { template, bos: raw.bos_token.map(RawToken::text), eos: raw.eos_token.map(RawToken::text) })
     }
 }
 
@@ -108,10 +90,7 @@ impl WeightSource for ModelFolder {
     fn read(&mut self, weight: Weight, config: &ModelConfig) -> Result<Tensor, LoadError> {
         let name = weight.hugging_face_name();
         let Some(path) = self.files.get(&name).cloned() else {
-            return Err(LoadError::MissingTensor {
-                path: self.path.clone(),
-                tensor: name,
-            });
+            return Err(LoadError::MissingTensor { path: self.path.clone(), tensor: name });
         };
         if self.open.as_ref().is_none_or(|(open, _)| *open != path) {
             self.open = Some((path.clone(), read_bytes(&path)?));
@@ -123,20 +102,13 @@ impl WeightSource for ModelFolder {
         };
         let expected = weight.shape(config);
         if view.shape() != expected {
-            return Err(LoadError::WrongShape {
-                path,
-                tensor: name,
-                found: view.shape().to_vec(),
-                expected,
-            });
+            return Err(LoadError::WrongShape { path, tensor: name, found: view.shape().to_vec(), expected });
         }
-        view.load(&Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(DType::F32))
-            .map_err(|source| LoadError::Tensor {
-                path,
-                tensor: name,
-                source: Box::new(source),
-            })
+        view.load(&Device::Cpu).and_then(|tensor| tensor.to_dtype(DType::F32)).map_err(|source| LoadError::Tensor {
+            path,
+            tensor: name,
+            source: Box::new(source),
+        })
     }
 }
 
@@ -177,14 +149,9 @@ fn whole(folder: &Path) -> Result<BTreeMap<String, PathBuf>, LoadError> {
     Ok(names.map(|name| (name.to_owned(), path.clone())).collect())
 }
 
-fn deserialize<'a>(
-    bytes: &'a [u8],
-    path: &Path,
-) -> Result<safetensors::SafeTensors<'a>, LoadError> {
-    safetensors::SafeTensors::deserialize(bytes).map_err(|e| LoadError::Malformed {
-        path: path.to_owned(),
-        reason: e.to_string(),
-    })
+fn deserialize<'a>(bytes: &'a [u8], path: &Path) -> Result<safetensors::SafeTensors<'a>, LoadError> {
+    safetensors::SafeTensors::deserialize(bytes)
+        .map_err(|e| LoadError::Malformed { path: path.to_owned(), reason: e.to_string() })
 }
 
 fn end_tokens(text: &str, path: &Path) -> Result<Vec<u32>, LoadError> {
@@ -231,10 +198,7 @@ impl RawTemplate {
     fn default_one(self) -> Option<String> {
         match self {
             Self::One(template) => Some(template),
-            Self::Named(all) => all
-                .into_iter()
-                .find(|named| named.name == "default")
-                .map(|named| named.template),
+            Self::Named(all) => all.into_iter().find(|named| named.name == "default").map(|named| named.template),
         }
     }
 }
@@ -256,22 +220,13 @@ impl RawToken {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T, LoadError> {
-    serde_json::from_str(text).map_err(|e| LoadError::Malformed {
-        path: path.to_owned(),
-        reason: e.to_string(),
-    })
+    serde_json::from_str(text).map_err(|e| LoadError::Malformed { path: path.to_owned(), reason: e.to_string() })
 }
 
 fn read_text(path: &Path) -> Result<String, LoadError> {
-    std::fs::read_to_string(path).map_err(|source| LoadError::Read {
-        path: path.to_owned(),
-        source,
-    })
+    std::fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>, LoadError> {
-    std::fs::read(path).map_err(|source| LoadError::Read {
-        path: path.to_owned(),
-        source,
-    })
+    std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })
 }

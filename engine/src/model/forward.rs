@@ -62,17 +62,10 @@ impl Model {
         let rope = self.rope.gather(&positions)?;
         let ids = Tensor::from_vec(ids, rows, &Device::Cpu)?;
         let mut x = self.embedding.index_select(&ids, 0)?;
-        let mut sequences: Vec<(&mut KvCache, usize)> = segments
-            .iter_mut()
-            .map(|segment| (&mut *segment.cache, segment.tokens.len()))
-            .collect();
+        let mut sequences: Vec<(&mut KvCache, usize)> =
+            segments.iter_mut().map(|segment| (&mut *segment.cache, segment.tokens.len())).collect();
         for (index, layer) in self.layers.iter().enumerate() {
-            let pass = LayerPass {
-                model: self,
-                layer,
-                index,
-                stretches: &stretches,
-            };
+            let pass = LayerPass { model: self, layer, index, stretches: &stretches };
             x = pass.run(&x, &rope, &mut sequences)?;
         }
         for (cache, tokens) in sequences {
@@ -83,9 +76,7 @@ impl Model {
         }
         let count = wanted.len();
         let x = x.index_select(&Tensor::from_vec(wanted, count, &Device::Cpu)?, 0)?;
-        self.lm_head
-            .forward(&self.normed(&x, &self.norm)?)
-            .map(Some)
+        self.lm_head.forward(&self.normed(&x, &self.norm)?).map(Some)
     }
 
     fn check_segments(&self, segments: &[Segment<'_>]) -> candle_core::Result<()> {
@@ -133,11 +124,7 @@ impl LayerPass<'_> {
         let v = self.project(&layer.v, Projection::V, &normed)?;
         attention::remember(&k, &v, sequences, self.index)?;
         let views: Vec<(&KvCache, usize)> = sequences.iter().map(|(c, n)| (&**c, *n)).collect();
-        let heads = Heads {
-            query: model.config.heads,
-            kv: model.config.kv_heads,
-            width: model.config.head_dim,
-        };
+        let heads = Heads { query: model.config.heads, kv: model.config.kv_heads, width: model.config.head_dim };
         let attended = attention::attend(&q, &views, self.index, heads)?;
         let x = (x + self.project(&layer.o, Projection::O, &attended)?)?;
         let normed = model.normed(&x, &layer.ffn_norm)?;
@@ -148,18 +135,9 @@ impl LayerPass<'_> {
     }
 
     /// The frozen product of all rows, plus each stretch's own adapter.
-    fn project(
-        &self,
-        weight: &FrozenLinear,
-        projection: Projection,
-        x: &Tensor,
-    ) -> candle_core::Result<Tensor> {
+    fn project(&self, weight: &FrozenLinear, projection: Projection, x: &Tensor) -> candle_core::Result<Tensor> {
         let y = weight.forward(x)?;
-        if self
-            .stretches
-            .iter()
-            .all(|stretch| stretch.adapter.is_none())
-        {
+        if self.stretches.iter().all(|stretch| stretch.adapter.is_none()) {
             return Ok(y);
         }
         let parts = self.stretches.iter().map(|stretch| {
@@ -217,11 +195,7 @@ fn stretches<'a>(segments: &[Segment<'a>]) -> Vec<Stretch<'a>> {
         };
         match all.last_mut() {
             Some(last) if same(last.adapter, segment.adapter) => last.rows += rows,
-            _ => all.push(Stretch {
-                first,
-                rows,
-                adapter: segment.adapter,
-            }),
+            _ => all.push(Stretch { first, rows, adapter: segment.adapter }),
         }
         first += rows;
     }

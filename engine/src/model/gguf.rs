@@ -20,25 +20,15 @@ pub(super) struct GgufFile {
 
 impl GgufFile {
     pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
-        let file = File::open(path).map_err(|source| LoadError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let file = File::open(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
         let mut reader = BufReader::new(file);
         // The reader divides by the file's own alignment value, so a damaged header can panic inside it.
         let content = catch_unwind(AssertUnwindSafe(|| Content::read(&mut reader)));
-        let malformed = |reason: String| LoadError::Malformed {
-            path: path.to_owned(),
-            reason,
-        };
+        let malformed = |reason: String| LoadError::Malformed { path: path.to_owned(), reason };
         let content = content
             .map_err(|_| malformed("the header contradicts itself".to_owned()))?
             .map_err(|e| malformed(e.to_string()))?;
-        Ok(Self {
-            path: path.to_owned(),
-            reader,
-            content,
-        })
+        Ok(Self { path: path.to_owned(), reader, content })
     }
 
     pub(super) fn config(&self) -> Result<ModelConfig, LoadError> {
@@ -64,9 +54,7 @@ impl GgufFile {
             intermediate_size: self.number("llama.feed_forward_length")?,
             layers: self.number("llama.block_count")?,
             heads,
-            kv_heads: self
-                .optional_number("llama.attention.head_count_kv")?
-                .unwrap_or(heads),
+            kv_heads: self.optional_number("llama.attention.head_count_kv")?.unwrap_or(heads),
             head_dim,
             rms_norm_eps: f64::from(self.float("llama.attention.layer_norm_rms_epsilon")?),
             rope_theta: match self.content.metadata.get("llama.rope.freq_base") {
@@ -122,9 +110,7 @@ impl GgufFile {
         let Some(id) = self.optional_number(key)? else {
             return Ok(None);
         };
-        u32::try_from(id)
-            .map(Some)
-            .map_err(|_| self.invalid(key, &id.to_string(), "a token id"))
+        u32::try_from(id).map(Some).map_err(|_| self.invalid(key, &id.to_string(), "a token id"))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -172,11 +158,7 @@ impl GgufFile {
 
     fn get(&self, key: &str) -> Result<&Value, LoadError> {
         let value = self.content.metadata.get(key);
-        value.ok_or_else(|| LoadError::MissingKey {
-            path: self.path.clone(),
-            key: key.to_owned(),
-            for_what: "model",
-        })
+        value.ok_or_else(|| LoadError::MissingKey { path: self.path.clone(), key: key.to_owned(), for_what: "model" })
     }
 
     fn number(&self, key: &str) -> Result<usize, LoadError> {
@@ -212,10 +194,7 @@ impl WeightSource for GgufFile {
     fn read(&mut self, weight: Weight, config: &ModelConfig) -> Result<Tensor, LoadError> {
         let name = weight.gguf_name();
         let Some(info) = self.content.tensor_infos.get(&name) else {
-            return Err(LoadError::MissingTensor {
-                path: self.path.clone(),
-                tensor: name,
-            });
+            return Err(LoadError::MissingTensor { path: self.path.clone(), tensor: name });
         };
         // Before the bytes are read: a damaged shape must not decide how much is allocated.
         let expected = weight.shape(config);
@@ -236,11 +215,7 @@ impl WeightSource for GgufFile {
                 Weight::Key(_) => to_half_split(&tensor, config.kv_heads),
                 _ => Ok(tensor),
             });
-        tensor.map_err(|source| LoadError::Tensor {
-            path: self.path.clone(),
-            tensor: name,
-            source: Box::new(source),
-        })
+        tensor.map_err(|source| LoadError::Tensor { path: self.path.clone(), tensor: name, source: Box::new(source) })
     }
 }
 
@@ -248,11 +223,7 @@ impl WeightSource for GgufFile {
 /// PEFT adapter) keeps all first members of a head, then all second ones. `[heads * head_dim, in]` to the same shape.
 pub(super) fn to_half_split(weight: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let (rows, columns) = weight.dims2()?;
-    weight
-        .reshape((heads, rows / heads / 2, 2, columns))?
-        .transpose(1, 2)?
-        .contiguous()?
-        .reshape((rows, columns))
+    weight.reshape((heads, rows / heads / 2, 2, columns))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))
 }
 
 fn as_count(value: &Value) -> Option<usize> {

@@ -28,21 +28,13 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<Tokenizer, LoadError> {
     if kind != "gpt2" {
         return Err(file.unsupported("tokenizer.ggml.model", kind, "gpt2 (byte-level BPE)"));
     }
-    let pre = file
-        .optional_text("tokenizer.ggml.pre")?
-        .unwrap_or("default");
+    let pre = file.optional_text("tokenizer.ggml.pre")?.unwrap_or("default");
     let (pre_tokenizer, ignore_merges) = pre_tokenizer(pre, file)?;
     let tokens = texts(file, "tokenizer.ggml.tokens")?;
     let merges = merges(file, &tokens)?;
-    let failed = |e: tokenizers::Error| LoadError::Tokenizer {
-        path: file.path().to_owned(),
-        reason: e.to_string(),
-    };
-    let vocabulary: std::collections::HashMap<String, u32> = tokens
-        .iter()
-        .enumerate()
-        .map(|(id, token)| ((*token).to_owned(), id as u32))
-        .collect();
+    let failed = |e: tokenizers::Error| LoadError::Tokenizer { path: file.path().to_owned(), reason: e.to_string() };
+    let vocabulary: std::collections::HashMap<String, u32> =
+        tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), id as u32)).collect();
     if vocabulary.len() != tokens.len() {
         let repeated = tokens.len() - vocabulary.len();
         return Err(file.invalid(
@@ -52,19 +44,12 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<Tokenizer, LoadError> {
         ));
     }
     let model = BPE::builder()
-        .vocab_and_merges(
-            vocabulary
-                .into_iter()
-                .collect::<tokenizers::models::bpe::Vocab>(),
-            merges,
-        )
+        .vocab_and_merges(vocabulary.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
         .ignore_merges(ignore_merges)
         .build()
         .map_err(failed)?;
     let mut tokenizer = Tokenizer::new(model);
-    tokenizer
-        .with_pre_tokenizer(Some(pre_tokenizer))
-        .with_decoder(Some(ByteLevel::default()));
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizer)).with_decoder(Some(ByteLevel::default()));
     add_tokens(&mut tokenizer, file, &tokens).map_err(failed)?;
     Ok(tokenizer)
 }
@@ -73,18 +58,13 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<Tokenizer, LoadError> {
 fn pre_tokenizer(name: &str, file: &GgufFile) -> Result<(PreTokenizerWrapper, bool), LoadError> {
     let byte_level = |use_regex| ByteLevel::new(false, true, use_regex);
     match name {
-        "smollm" => Ok((
-            Sequence::new(vec![Digits::new(true).into(), byte_level(true).into()]).into(),
-            false,
-        )),
+        "smollm" => Ok((Sequence::new(vec![Digits::new(true).into(), byte_level(true).into()]).into(), false)),
         "gpt-2" | "default" => Ok((byte_level(true).into(), false)),
         "llama-bpe" => {
             let pattern = SplitPattern::Regex(LLAMA3_SPLIT.to_owned());
             let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false);
-            let split = split.map_err(|e| LoadError::Tokenizer {
-                path: file.path().to_owned(),
-                reason: e.to_string(),
-            })?;
+            let split =
+                split.map_err(|e| LoadError::Tokenizer { path: file.path().to_owned(), reason: e.to_string() })?;
             let steps = vec![split.into(), byte_level(false).into()];
             Ok((Sequence::new(steps).into(), true))
         }
@@ -102,28 +82,17 @@ fn merges(file: &GgufFile, tokens: &[&str]) -> Result<Vec<(String, String)>, Loa
             Some((left, right)) if known.contains(format!("{left}{right}").as_str()) => {
                 Ok((left.to_owned(), right.to_owned()))
             }
-            _ => Err(file.invalid(
-                KEY,
-                &format!("`{merge}`"),
-                "two parts whose union is a token",
-            )),
+            _ => Err(file.invalid(KEY, &format!("`{merge}`"), "two parts whose union is a token")),
         })
         .collect()
 }
 
-fn add_tokens(
-    tokenizer: &mut Tokenizer,
-    file: &GgufFile,
-    tokens: &[&str],
-) -> Result<(), tokenizers::Error> {
+fn add_tokens(tokenizer: &mut Tokenizer, file: &GgufFile, tokens: &[&str]) -> Result<(), tokenizers::Error> {
     let Ok(types) = file.array("tokenizer.ggml.token_type") else {
         return Ok(());
     };
     let added = tokens.iter().zip(types).filter_map(|(token, kind)| {
-        let kind = kind
-            .to_i32()
-            .map(i64::from)
-            .or_else(|_| kind.to_u32().map(i64::from));
+        let kind = kind.to_i32().map(i64::from).or_else(|_| kind.to_u32().map(i64::from));
         match kind.ok()? {
             CONTROL => Some(AddedToken::from(*token, true)),
             USER_DEFINED => Some(AddedToken::from(*token, false).normalized(false)),

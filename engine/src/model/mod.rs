@@ -63,17 +63,12 @@ impl Model {
         } else if path.is_file() {
             Self::load_gguf(path)
         } else {
-            Err(LoadError::NotFound {
-                path: path.to_owned(),
-            })
+            Err(LoadError::NotFound { path: path.to_owned() })
         }
     }
 
     fn load_gguf(path: &Path) -> Result<Self, LoadError> {
-        if path
-            .extension()
-            .is_none_or(|e| !e.eq_ignore_ascii_case("gguf"))
-        {
+        if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("gguf")) {
             return Err(LoadError::NotAModel {
                 path: path.to_owned(),
                 reason: "a single file must be a .gguf file".to_owned(),
@@ -87,9 +82,7 @@ impl Model {
             Ok(id.and_then(|id| tokenizer.id_to_token(id)))
         };
         let source = ChatSource {
-            template: file
-                .optional_text("tokenizer.chat_template")?
-                .map(str::to_owned),
+            template: file.optional_text("tokenizer.chat_template")?.map(str::to_owned),
             bos: token_text("tokenizer.ggml.bos_token_id")?,
             eos: token_text("tokenizer.ggml.eos_token_id")?,
         };
@@ -101,11 +94,7 @@ impl Model {
         let config = folder.config()?;
         let tokenizer = folder.tokenizer()?;
         let files = folder.chat_files()?;
-        let source = ChatSource {
-            template: files.template,
-            bos: files.bos,
-            eos: files.eos,
-        };
+        let source = ChatSource { template: files.template, bos: files.bos, eos: files.eos };
         Self::assemble(&mut folder, config, tokenizer, source)
     }
 
@@ -118,20 +107,12 @@ impl Model {
         let path = source.path().to_owned();
         let failed = |tensor: &'static str| {
             let path = path.clone();
-            move |source| LoadError::Tensor {
-                path,
-                tensor: tensor.to_owned(),
-                source: Box::new(source),
-            }
+            move |source| LoadError::Tensor { path, tensor: tensor.to_owned(), source: Box::new(source) }
         };
         check_vocabulary(&tokenizer, &config, &path)?;
         let tokenizer = Arc::new(tokenizer);
-        let chat = ChatFormat::new(chat, tokenizer.clone(), &config.eos).map_err(|source| {
-            LoadError::Chat {
-                path: path.clone(),
-                source,
-            }
-        })?;
+        let chat = ChatFormat::new(chat, tokenizer.clone(), &config.eos)
+            .map_err(|source| LoadError::Chat { path: path.clone(), source })?;
         let embedding = source.read(Weight::Embedding, &config)?;
         let layers = (0..config.layers)
             .map(|layer| LayerWeights::read(source, layer, &config))
@@ -144,16 +125,7 @@ impl Model {
         let norm = source.read(Weight::OutputNorm, &config)?;
         let rope = RopeTable::new(&config).map_err(failed("the rotary tables"))?;
         tracing::info!(path = %path.display(), layers = config.layers, vocab = config.vocab_size, "model loaded");
-        Ok(Self {
-            config,
-            embedding,
-            layers,
-            norm,
-            lm_head,
-            rope,
-            tokenizer,
-            chat,
-        })
+        Ok(Self { config, embedding, layers, norm, lm_head, rope, tokenizer, chat })
     }
 
     /// Encodes plain text: no special tokens are added, and special tokens that the text spells out are recognised.
@@ -166,11 +138,7 @@ impl Model {
 }
 
 /// A tokenizer that can produce ids without an embedding belongs to another model.
-fn check_vocabulary(
-    tokenizer: &Tokenizer,
-    config: &ModelConfig,
-    path: &Path,
-) -> Result<(), LoadError> {
+fn check_vocabulary(tokenizer: &Tokenizer, config: &ModelConfig, path: &Path) -> Result<(), LoadError> {
     let highest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
     if highest >= config.vocab_size {
         return Err(LoadError::InvalidValue {

@@ -27,26 +27,19 @@ impl RopeTable {
             }
         }
         let shape = (config.context_length, frequencies.len());
-        Ok(Self {
-            cos: Tensor::from_vec(cos, shape, &Device::Cpu)?,
-            sin: Tensor::from_vec(sin, shape, &Device::Cpu)?,
-        })
+        Ok(Self { cos: Tensor::from_vec(cos, shape, &Device::Cpu)?, sin: Tensor::from_vec(sin, shape, &Device::Cpu)? })
     }
 
     /// The rows of the given positions, each table `[positions, head_dim / 2]`.
     pub fn gather(&self, positions: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        Ok((
-            self.cos.index_select(positions, 0)?,
-            self.sin.index_select(positions, 0)?,
-        ))
+        Ok((self.cos.index_select(positions, 0)?, self.sin.index_select(positions, 0)?))
     }
 }
 
 /// Radians per position of each pair, after scaling.
 fn frequencies(config: &ModelConfig) -> Vec<f32> {
-    let plain = (0..config.head_dim)
-        .step_by(2)
-        .map(|i| 1f32 / config.rope_theta.powf(i as f32 / config.head_dim as f32));
+    let plain =
+        (0..config.head_dim).step_by(2).map(|i| 1f32 / config.rope_theta.powf(i as f32 / config.head_dim as f32));
     let Some(scaling) = config.rope_scaling else {
         return plain.collect();
     };

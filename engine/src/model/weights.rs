@@ -111,11 +111,7 @@ pub struct LayerWeights {
 }
 
 impl LayerWeights {
-    pub(super) fn read(
-        source: &mut dyn WeightSource,
-        layer: usize,
-        config: &ModelConfig,
-    ) -> Result<Self, LoadError> {
+    pub(super) fn read(source: &mut dyn WeightSource, layer: usize, config: &ModelConfig) -> Result<Self, LoadError> {
         Ok(Self {
             attn_norm: source.read(Weight::AttentionNorm(layer), config)?,
             q: packed(source, Weight::Query(layer), config)?,

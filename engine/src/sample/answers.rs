@@ -24,9 +24,7 @@ pub enum AnswerError {
         index: usize,
     },
     /// Two answers share a form, so a reply could be either.
-    #[error(
-        "the answers `{first}` and `{second}` share the form `{form}`: answers must differ in more than case"
-    )]
+    #[error("the answers `{first}` and `{second}` share the form `{form}`: answers must differ in more than case")]
     Shared {
         /// One answer.
         first: String,
@@ -88,15 +86,11 @@ impl AnswerTree {
             }
             for form in surface_forms(answer) {
                 let encoding = tokenizer.encode_fast(form.as_str(), false);
-                let encoding = encoding.map_err(|e| AnswerError::Encode {
-                    answer: answer.clone(),
-                    reason: e.to_string(),
-                })?;
+                let encoding =
+                    encoding.map_err(|e| AnswerError::Encode { answer: answer.clone(), reason: e.to_string() })?;
                 let ids = encoding.get_ids().to_vec();
                 if ids.is_empty() || ids.iter().any(is_special) {
-                    return Err(AnswerError::Control {
-                        answer: answer.clone(),
-                    });
+                    return Err(AnswerError::Control { answer: answer.clone() });
                 }
                 forms.push((owner, form, ids));
             }
@@ -105,10 +99,7 @@ impl AnswerTree {
     }
 
     /// From forms that are encoded already: (answer's index, text, ids).
-    fn from_forms(
-        answers: Vec<String>,
-        forms: Vec<(usize, String, Vec<u32>)>,
-    ) -> Result<Self, AnswerError> {
+    fn from_forms(answers: Vec<String>, forms: Vec<(usize, String, Vec<u32>)>) -> Result<Self, AnswerError> {
         if answers.is_empty() {
             return Err(AnswerError::None);
         }
@@ -135,11 +126,7 @@ impl AnswerTree {
                 stack.extend(children.values().rev());
             }
         }
-        Ok(Self {
-            answers,
-            nodes,
-            visits,
-        })
+        Ok(Self { answers, nodes, visits })
     }
 
     /// The answers, in the order in which they were given.
@@ -149,11 +136,7 @@ impl AnswerTree {
 
     /// The most tokens that are appended to the prompt while scoring.
     pub fn depth(&self) -> usize {
-        self.visits
-            .iter()
-            .map(|node| self.nodes[*node].depth)
-            .max()
-            .unwrap_or(0)
+        self.visits.iter().map(|node| self.nodes[*node].depth).max().unwrap_or(0)
     }
 
     /// Forward passes that a score needs after the prompt's own.
@@ -191,12 +174,7 @@ fn insert(nodes: &mut Vec<Node>, ids: &[u32]) -> usize {
             None => {
                 let child = nodes.len();
                 nodes[at].children.insert(*token, child);
-                nodes.push(Node {
-                    parent: at,
-                    token: *token,
-                    depth: depth + 1,
-                    ..Node::default()
-                });
+                nodes.push(Node { parent: at, token: *token, depth: depth + 1, ..Node::default() });
                 child
             }
         };
@@ -207,18 +185,9 @@ fn insert(nodes: &mut Vec<Node>, ids: &[u32]) -> usize {
 /// The texts that count as this answer, equal ones merged.
 fn surface_forms(answer: &str) -> Vec<String> {
     let mut letters = answer.chars();
-    let first: String = letters
-        .by_ref()
-        .take(1)
-        .flat_map(char::to_uppercase)
-        .collect();
+    let first: String = letters.by_ref().take(1).flat_map(char::to_uppercase).collect();
     let capitalised = first + &letters.as_str().to_lowercase();
-    let cases = [
-        answer.to_owned(),
-        answer.to_lowercase(),
-        answer.to_uppercase(),
-        capitalised,
-    ];
+    let cases = [answer.to_owned(), answer.to_lowercase(), answer.to_uppercase(), capitalised];
     let mut forms: Vec<String> = Vec::new();
     for case in cases {
         for form in [case.clone(), format!(" {case}")] {
@@ -270,12 +239,7 @@ impl ScoreWalk {
     pub fn new(tree: Arc<AnswerTree>, warp: Warp) -> Self {
         let mut reached = vec![0.0; tree.nodes.len()];
         reached[0] = 1.0;
-        Self {
-            tree,
-            warp,
-            reached,
-            visited: 0,
-        }
+        Self { tree, warp, reached, visited: 0 }
     }
 
     /// Takes the logits after the prompt (first call) or after the token that was asked for.
@@ -293,10 +257,7 @@ impl ScoreWalk {
         Ok(match self.tree.visits.get(self.visited) {
             Some(next) => {
                 let node = &self.tree.nodes[*next];
-                Step::Visit {
-                    kept: node.depth - 1,
-                    token: node.token,
-                }
+                Step::Visit { kept: node.depth - 1, token: node.token }
             }
             None => Step::Done(self.finish()),
         })
@@ -307,13 +268,7 @@ impl ScoreWalk {
         let mass: f64 = raw.iter().sum();
         let share = |p: f64| if mass > 0.0 { p / mass } else { 0.0 };
         AnswerDistribution {
-            probabilities: self
-                .tree
-                .answers
-                .iter()
-                .cloned()
-                .zip(raw.into_iter().map(share))
-                .collect(),
+            probabilities: self.tree.answers.iter().cloned().zip(raw.into_iter().map(share)).collect(),
             mass,
         }
     }

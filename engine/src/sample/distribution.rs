@@ -23,11 +23,7 @@ pub struct Warp {
 
 impl Default for Warp {
     fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: None,
-        }
+        Self { temperature: 1.0, top_p: 1.0, top_k: None }
     }
 }
 
@@ -36,9 +32,7 @@ pub(super) fn highest(logits: &[f32]) -> Result<f32, NotANumber> {
     let mut highest = f32::NEG_INFINITY;
     for (token, logit) in logits.iter().enumerate() {
         if logit.is_nan() || *logit == f32::INFINITY {
-            return Err(NotANumber {
-                token: token as u32,
-            });
+            return Err(NotANumber { token: token as u32 });
         }
         highest = if *logit > highest { *logit } else { highest };
     }
@@ -64,17 +58,8 @@ impl<'a> Distribution<'a> {
     pub(super) fn new(logits: &'a [f32], warp: &Warp) -> Result<Self, NotANumber> {
         let highest = highest(logits)?;
         let factor = 1.0 / warp.temperature;
-        let mut all = Self {
-            logits,
-            highest,
-            factor,
-            total: sum_of_exp(logits, highest, factor),
-            kept: None,
-        };
-        let most = warp
-            .top_k
-            .unwrap_or(logits.len())
-            .clamp(1, logits.len().max(1));
+        let mut all = Self { logits, highest, factor, total: sum_of_exp(logits, highest, factor), kept: None };
+        let most = warp.top_k.unwrap_or(logits.len()).clamp(1, logits.len().max(1));
         if most < logits.len() {
             let kept = all.most_probable(most);
             all.total = kept.iter().map(|id| all.weight(*id)).sum();
@@ -88,10 +73,7 @@ impl<'a> Distribution<'a> {
 
     /// The probability of a token after warping; 0 if it was cut or does not exist.
     pub(super) fn probability(&self, token: u32) -> f64 {
-        let cut = self
-            .kept
-            .as_ref()
-            .is_some_and(|kept| !kept.contains(&token));
+        let cut = self.kept.as_ref().is_some_and(|kept| !kept.contains(&token));
         if cut || token as usize >= self.logits.len() {
             return 0.0;
         }
@@ -123,9 +105,7 @@ impl<'a> Distribution<'a> {
     }
 
     fn weight(&self, token: u32) -> f64 {
-        f64::from(exp(
-            (self.logits[token as usize] - self.highest) * self.factor
-        ))
+        f64::from(exp((self.logits[token as usize] - self.highest) * self.factor))
     }
 
     fn cut_to_nucleus(&mut self, top_p: f64) {

@@ -17,21 +17,14 @@ pub struct SamplingOptions {
 
 impl Default for SamplingOptions {
     fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: None,
-        }
+        Self { temperature: 1.0, top_p: 1.0, top_k: None }
     }
 }
 
 impl SamplingOptions {
     /// The most probable token, always.
     pub fn greedy() -> Self {
-        Self {
-            temperature: 0.0,
-            ..Self::default()
-        }
+        Self { temperature: 0.0, ..Self::default() }
     }
 }
 
@@ -72,11 +65,7 @@ impl Sampler {
     /// # Errors
     /// Options outside their range.
     pub fn new(options: &SamplingOptions, seed: u64) -> Result<Self, SamplingError> {
-        let SamplingOptions {
-            temperature,
-            top_p,
-            top_k,
-        } = *options;
+        let SamplingOptions { temperature, top_p, top_k } = *options;
         if !(temperature.is_finite() && temperature >= 0.0) {
             return Err(SamplingError::Temperature(temperature));
         }
@@ -88,14 +77,7 @@ impl Sampler {
         }
         // Below this the reciprocal overflows; the distribution is a single token long before.
         let greedy = temperature < 1e-6;
-        Ok(Self {
-            warp: (!greedy).then_some(Warp {
-                temperature,
-                top_p,
-                top_k,
-            }),
-            seed,
-        })
+        Ok(Self { warp: (!greedy).then_some(Warp { temperature, top_p, top_k }), seed })
     }
 
     /// Draws token number `index` of the reply from the logits `[vocab]`.
@@ -105,18 +87,12 @@ impl Sampler {
     pub fn sample(&self, logits: &[f32], index: u64) -> Result<Sampled, NotANumber> {
         let highest = highest(logits)?;
         let token = match &self.warp {
-            None => logits
-                .iter()
-                .position(|logit| *logit == highest)
-                .unwrap_or(0) as u32,
+            None => logits.iter().position(|logit| *logit == highest).unwrap_or(0) as u32,
             Some(warp) => Distribution::new(logits, warp)?.pick(uniform(self.seed, index)),
         };
         let total = sum_of_exp(logits, highest, 1.0);
         let logprob = f64::from(logits[token as usize]) - f64::from(highest) - total.ln();
-        Ok(Sampled {
-            token,
-            logprob: logprob as f32,
-        })
+        Ok(Sampled { token, logprob: logprob as f32 })
     }
 }
 
@@ -127,9 +103,7 @@ mod tests {
 
     fn draws(options: &SamplingOptions, logits: &[f32], n: u64) -> Vec<u32> {
         let sampler = Sampler::new(options, 11).unwrap();
-        (0..n)
-            .map(|i| sampler.sample(logits, i).unwrap().token)
-            .collect()
+        (0..n).map(|i| sampler.sample(logits, i).unwrap().token).collect()
     }
 
     /// Protects: greedy decoding is deterministic down to ties, and the log-probability is that of the plain softmax.
@@ -147,19 +121,13 @@ mod tests {
     #[test]
     fn frequencies_follow_the_distribution() {
         let logits = [0.0, 1.0, 2.0, f32::NEG_INFINITY];
-        let options = SamplingOptions {
-            temperature: 2.0,
-            ..Default::default()
-        };
+        let options = SamplingOptions { temperature: 2.0, ..Default::default() };
         let drawn = draws(&options, &logits, 20_000);
         let total: f64 = (0..3).map(|i| (f64::from(i) / 2.0).exp()).sum();
         for token in 0..3u32 {
             let share = drawn.iter().filter(|t| **t == token).count() as f64 / 20_000.0;
             let expected = (f64::from(token) / 2.0).exp() / total;
-            assert!(
-                (share - expected).abs() < 0.012,
-                "token {token}: {share} is not {expected}"
-            );
+            assert!((share - expected).abs() < 0.012, "token {token}: {share} is not {expected}");
         }
         assert!(!drawn.contains(&3), "an impossible token was drawn");
     }
@@ -169,37 +137,18 @@ mod tests {
     #[test]
     fn cuts_keep_the_most_probable_tokens() {
         let logits = [1.0, 4.0, 3.0, 2.0];
-        let top_k = SamplingOptions {
-            top_k: Some(2),
-            ..Default::default()
-        };
-        assert!(
-            draws(&top_k, &logits, 500)
-                .iter()
-                .all(|t| [1, 2].contains(t))
-        );
+        let top_k = SamplingOptions { top_k: Some(2), ..Default::default() };
+        assert!(draws(&top_k, &logits, 500).iter().all(|t| [1, 2].contains(t)));
         // e^4 / (e^1 + .. + e^4) = 0.64: a nucleus of 0.6 is one token, of 0.65 two.
-        let one = SamplingOptions {
-            top_p: 0.6,
-            ..Default::default()
-        };
+        let one = SamplingOptions { top_p: 0.6, ..Default::default() };
         assert!(draws(&one, &logits, 500).iter().all(|t| *t == 1));
-        let two = SamplingOptions {
-            top_p: 0.65,
-            ..Default::default()
-        };
+        let two = SamplingOptions { top_p: 0.65, ..Default::default() };
         let drawn = draws(&two, &logits, 500);
         assert!(drawn.iter().all(|t| [1, 2].contains(t)) && drawn.contains(&2));
         let flat = vec![0f32; 1000];
-        let half = SamplingOptions {
-            top_p: 0.5,
-            ..Default::default()
-        };
+        let half = SamplingOptions { top_p: 0.5, ..Default::default() };
         let drawn = draws(&half, &flat, 2000);
-        assert!(
-            drawn.iter().all(|t| *t < 500),
-            "equal tokens are kept by id"
-        );
+        assert!(drawn.iter().all(|t| *t < 500), "equal tokens are kept by id");
         assert!(drawn.iter().any(|t| *t > 450));
     }
 
@@ -207,32 +156,14 @@ mod tests {
     #[test]
     fn refuses_logits_and_options_that_mean_nothing() {
         let sampler = Sampler::new(&SamplingOptions::default(), 1).unwrap();
-        assert_eq!(
-            sampler.sample(&[0.0, f32::NAN], 0),
-            Err(NotANumber { token: 1 })
-        );
+        assert_eq!(sampler.sample(&[0.0, f32::NAN], 0), Err(NotANumber { token: 1 }));
         assert!(sampler.sample(&[f32::NEG_INFINITY; 3], 0).is_err());
         for options in [
-            SamplingOptions {
-                temperature: -1.0,
-                ..Default::default()
-            },
-            SamplingOptions {
-                temperature: f32::NAN,
-                ..Default::default()
-            },
-            SamplingOptions {
-                top_p: 0.0,
-                ..Default::default()
-            },
-            SamplingOptions {
-                top_p: 1.5,
-                ..Default::default()
-            },
-            SamplingOptions {
-                top_k: Some(0),
-                ..Default::default()
-            },
+            SamplingOptions { temperature: -1.0, ..Default::default() },
+            SamplingOptions { temperature: f32::NAN, ..Default::default() },
+            SamplingOptions { top_p: 0.0, ..Default::default() },
+            SamplingOptions { top_p: 1.5, ..Default::default() },
+            SamplingOptions { top_k: Some(0), ..Default::default() },
         ] {
             assert!(Sampler::new(&options, 1).is_err(), "{options:?}");
         }

@@ -16,10 +16,7 @@ fn stream(seed: u64, purpose: Purpose, counters: [u64; 3]) -> ChaCha8Rng {
     let mut key = [0u8; 32];
     // The purpose shares the last counter's top byte: layers and projections fit far below it.
     let last = counters[2] | (purpose as u64) << 56;
-    for (bytes, word) in key
-        .chunks_exact_mut(8)
-        .zip([seed, counters[0], counters[1], last])
-    {
+    for (bytes, word) in key.chunks_exact_mut(8).zip([seed, counters[0], counters[1], last]) {
         bytes.copy_from_slice(&word.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)
@@ -36,18 +33,10 @@ fn place(layer: usize, projection: Projection) -> u64 {
 
 /// Initial A `[rank, inputs]` of a projection: uniform between the bounds `±1/sqrt(inputs)`, which is what
 /// Kaiming's uniform draw with `a = sqrt(5)` comes to (arXiv 1502.01852; the choice of PEFT).
-pub(super) fn initial_a(
-    seed: u64,
-    layer: usize,
-    projection: Projection,
-    rank: usize,
-    inputs: usize,
-) -> Vec<f32> {
+pub(super) fn initial_a(seed: u64, layer: usize, projection: Projection, rank: usize, inputs: usize) -> Vec<f32> {
     let mut random = stream(seed, Purpose::Initial, [0, 0, place(layer, projection)]);
     let bound = 1.0 / (inputs as f32).sqrt();
-    (0..rank * inputs)
-        .map(|_| (2.0 * unit(&mut random) - 1.0) * bound)
-        .collect()
+    (0..rank * inputs).map(|_| (2.0 * unit(&mut random) - 1.0) * bound).collect()
 }
 
 /// The order of `count` rows in an epoch: a Fisher-Yates shuffle.
@@ -86,8 +75,6 @@ impl DropoutDraw {
         let counters = [self.step as u64, self.row as u64, place(layer, projection)];
         let mut random = stream(self.seed, Purpose::Dropout, counters);
         let (rate, kept) = (self.rate as f32, (1.0 / (1.0 - self.rate)) as f32);
-        (0..count)
-            .map(|_| if unit(&mut random) < rate { 0.0 } else { kept })
-            .collect()
+        (0..count).map(|_| if unit(&mut random) < rate { 0.0 } else { kept }).collect()
     }
 }

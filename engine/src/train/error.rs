@@ -17,9 +17,7 @@ pub enum TrainError {
         expected: String,
     },
     /// There is nothing to train on.
-    #[error(
-        "no rows to train on: {given} given, {dropped} of them left out as longer than max_length {max_length}"
-    )]
+    #[error("no rows to train on: {given} given, {dropped} of them left out as longer than max_length {max_length}")]
     NoRows {
         /// Rows given.
         given: usize,
@@ -107,9 +105,7 @@ pub enum TrainError {
         factor: &'static str,
     },
     /// The training diverged.
-    #[error(
-        "step {step}: the {what} is {value}; lower the learning rate, or look at the rows of this step: {rows:?}"
-    )]
+    #[error("step {step}: the {what} is {value}; lower the learning rate, or look at the rows of this step: {rows:?}")]
     NotFinite {
         /// The step.
         step: usize,

@@ -17,28 +17,17 @@ pub(super) struct Gradients {
 
 impl Gradients {
     pub(super) fn new(parameters: &Parameters) -> Self {
-        Self {
-            sums: parameters.vars().map(|_| None).collect(),
-        }
+        Self { sums: parameters.vars().map(|_| None).collect() }
     }
 
     /// Adds what a backward pass gave the variables of layer `layer`; each must have got something.
-    pub(super) fn add(
-        &mut self,
-        parameters: &Parameters,
-        layer: usize,
-        store: &GradStore,
-    ) -> Result<(), TrainError> {
+    pub(super) fn add(&mut self, parameters: &Parameters, layer: usize, store: &GradStore) -> Result<(), TrainError> {
         for (sum, (place, var)) in self.sums.iter_mut().zip(parameters.vars()) {
             if place.0 != layer {
                 continue;
             }
             let Some(gradient) = store.get(var.as_tensor()) else {
-                return Err(TrainError::MissingGradient {
-                    layer,
-                    projection: place.1,
-                    factor: place.2,
-                });
+                return Err(TrainError::MissingGradient { layer, projection: place.1, factor: place.2 });
             };
             *sum = Some(match sum.take() {
                 None => gradient.detach(),
@@ -55,11 +44,7 @@ impl Gradients {
             .zip(parameters.vars())
             .map(|(sum, ((layer, projection, factor), _))| match sum {
                 Some(sum) => Ok(sum.flatten_all()?.to_vec1()?),
-                None => Err(TrainError::MissingGradient {
-                    layer,
-                    projection,
-                    factor,
-                }),
+                None => Err(TrainError::MissingGradient { layer, projection, factor }),
             })
             .collect()
     }
@@ -99,10 +84,7 @@ pub(super) fn add_row_gradients(
         gradient = match store.get(input.as_tensor()) {
             Some(gradient) => gradient.detach(),
             None => {
-                return Err(candle_core::Error::Msg(format!(
-                    "layer {layer} cut the gradient of its input"
-                ))
-                .into());
+                return Err(candle_core::Error::Msg(format!("layer {layer} cut the gradient of its input")).into());
             }
         };
         input = Var::from_tensor(&inputs[previous])?;

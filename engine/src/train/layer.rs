@@ -34,12 +34,7 @@ impl<'a> Pass<'a> {
         dropout: Option<DropoutDraw>,
         tokens: usize,
     ) -> Result<Self> {
-        Ok(Self {
-            model,
-            parameters,
-            dropout,
-            rotation: Rotation::new(&model.rope, tokens)?,
-        })
+        Ok(Self { model, parameters, dropout, rotation: Rotation::new(&model.rope, tokens)? })
     }
 
     /// The embedded tokens `[tokens, hidden]`.
@@ -52,11 +47,7 @@ impl<'a> Pass<'a> {
     pub(super) fn layer(&self, index: usize, x: &Tensor, graph: Graph) -> Result<Tensor> {
         let weights = &self.model.layers[index];
         let eps = self.model.config.rms_norm_eps;
-        let layer = Layer {
-            pass: self,
-            index,
-            graph,
-        };
+        let layer = Layer { pass: self, index, graph };
         let normed = operations::rms_norm(x, &weights.attn_norm, eps)?;
         let x = (x + layer.attend(weights, &normed)?)?;
         let normed = operations::rms_norm(&x, &weights.ffn_norm, eps)?;
@@ -79,11 +70,7 @@ impl Layer<'_, '_> {
         let q = self.project(Projection::Q, &weights.q, x)?;
         let k = self.project(Projection::K, &weights.k, x)?;
         let v = self.project(Projection::V, &weights.v, x)?;
-        let heads = HeadLayout {
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            width: config.head_dim,
-        };
+        let heads = HeadLayout { heads: config.heads, kv_heads: config.kv_heads, width: config.head_dim };
         let q = operations::rotate(&q, &self.pass.rotation)?;
         let k = operations::rotate(&k, &self.pass.rotation)?;
         let mixed = operations::attention(&q, &k, &v, heads)?;
@@ -92,11 +79,7 @@ impl Layer<'_, '_> {
 
     /// The projection, with the adapter's update where it has one.
     fn project(&self, projection: Projection, frozen: &FrozenLinear, x: &Tensor) -> Result<Tensor> {
-        let Pass {
-            parameters,
-            dropout,
-            ..
-        } = self.pass;
+        let Pass { parameters, dropout, .. } = self.pass;
         let Some(pair) = parameters.pair(self.index, projection) else {
             return frozen.forward(x);
         };

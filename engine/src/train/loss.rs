@@ -11,9 +11,7 @@ const CHUNK: usize = 64;
 
 /// `-log softmax(logits)[target]` of each row, in nats: `[rows, vocab] -> [rows]`. Differentiable.
 pub(super) fn negative_log_likelihood(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
-    logits.contiguous()?.apply_op1(CrossEntropy {
-        targets: targets.to_vec(),
-    })
+    logits.contiguous()?.apply_op1(CrossEntropy { targets: targets.to_vec() })
 }
 
 /// The summed loss of a row and the gradient that it sends into the last layer's output.
@@ -83,10 +81,7 @@ impl CustomOp1 for CrossEntropy {
     }
 
     fn bwd(&self, logits: &Tensor, _losses: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let operation = CrossEntropyGradient {
-            targets: &self.targets,
-            factors: grad.to_vec1()?,
-        };
+        let operation = CrossEntropyGradient { targets: &self.targets, factors: grad.to_vec1()? };
         Ok(Some(logits.apply_op1_no_bwd(&operation)?))
     }
 }
@@ -119,20 +114,13 @@ fn log_sum_exp(row: &[f32]) -> f64 {
     f64::from(highest) + sum_of_exp(row, highest, 1.0).ln()
 }
 
-fn rows_of<'a>(
-    storage: &'a CpuStorage,
-    layout: &Layout,
-    targets: &[u32],
-) -> Result<(&'a [f32], usize)> {
+fn rows_of<'a>(storage: &'a CpuStorage, layout: &Layout, targets: &[u32]) -> Result<(&'a [f32], usize)> {
     let (rows, width) = layout.shape().dims2()?;
     let Some((start, end)) = layout.contiguous_offsets() else {
         bail!("a cross-entropy needs contiguous logits");
     };
     if rows != targets.len() || targets.iter().any(|target| *target as usize >= width) {
-        bail!(
-            "{} targets do not fit logits of shape [{rows}, {width}]",
-            targets.len()
-        );
+        bail!("{} targets do not fit logits of shape [{rows}, {width}]", targets.len());
     }
     Ok((&f32::cpu_storage_as_slice(storage)?[start..end], width))
 }

@@ -16,10 +16,7 @@ pub(super) fn schedule(_step: usize, _total: usize) -> f64 {
 /// The Euclidean norm of all gradients together.
 pub(super) fn global_norm(gradients: &[Vec<f32>]) -> f64 {
     let squares = gradients.iter().flatten();
-    squares
-        .map(|value| f64::from(*value) * f64::from(*value))
-        .sum::<f64>()
-        .sqrt()
+    squares.map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>().sqrt()
 }
 
 /// Scales the gradients down to the norm `highest` if theirs, `norm`, is larger.
@@ -48,15 +45,8 @@ struct Moments {
 
 impl AdamW {
     pub(super) fn new(parameters: &Parameters, weight_decay: f64) -> Self {
-        let moments = parameters
-            .vars()
-            .map(|(_, var)| vec![Moments::default(); var.elem_count()])
-            .collect();
-        Self {
-            steps: 0,
-            weight_decay,
-            moments,
-        }
+        let moments = parameters.vars().map(|(_, var)| vec![Moments::default(); var.elem_count()]).collect();
+        Self { steps: 0, weight_decay, moments }
     }
 
     /// One step against the gradients, which come in the order of the parameters.
@@ -70,18 +60,12 @@ impl AdamW {
         let correction1 = 1.0 - BETA1.powi(self.steps);
         let correction2 = 1.0 - BETA2.powi(self.steps);
         let kept = 1.0 - learning_rate * self.weight_decay;
-        for ((moments, gradient), (_, var)) in self
-            .moments
-            .iter_mut()
-            .zip(gradients)
-            .zip(parameters.vars())
-        {
+        for ((moments, gradient), (_, var)) in self.moments.iter_mut().zip(gradients).zip(parameters.vars()) {
             let mut values = var.flatten_all()?.to_vec1::<f32>()?;
             for ((value, gradient), moments) in values.iter_mut().zip(gradient).zip(moments) {
                 let gradient = f64::from(*gradient);
                 let first = BETA1 * f64::from(moments.first) + (1.0 - BETA1) * gradient;
-                let second =
-                    BETA2 * f64::from(moments.second) + (1.0 - BETA2) * gradient * gradient;
+                let second = BETA2 * f64::from(moments.second) + (1.0 - BETA2) * gradient * gradient;
                 let direction = first / correction1 / ((second / correction2).sqrt() + EPSILON);
                 *value = (f64::from(*value) * kept - learning_rate * direction) as f32;
                 moments.first = first as f32;

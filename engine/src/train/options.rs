@@ -71,13 +71,7 @@ impl SftOptions {
     /// Checks the bounds of every setting against a model with a context of `context` tokens.
     pub(super) fn check(&self, context: usize) -> Result<(), TrainError> {
         self.lora.check()?;
-        let refuse = |setting, value: String, expected: String| {
-            Err(TrainError::Setting {
-                setting,
-                value,
-                expected,
-            })
-        };
+        let refuse = |setting, value: String, expected: String| Err(TrainError::Setting { setting, value, expected });
         let rate = self.learning_rate;
         if !(rate.is_finite() && rate > 0.0) {
             return refuse("learning_rate", rate.to_string(), "above 0".to_owned());

@@ -27,11 +27,7 @@ pub(super) type Place = (usize, Projection, &'static str);
 
 impl Parameters {
     /// A fresh adapter from the seed (A random, B zero, so that it changes nothing yet), or the one in `start`.
-    pub(super) fn new(
-        model: &ModelConfig,
-        options: &SftOptions,
-        start: Option<&Path>,
-    ) -> Result<Self, TrainError> {
+    pub(super) fn new(model: &ModelConfig, options: &SftOptions, start: Option<&Path>) -> Result<Self, TrainError> {
         match start {
             None => Self::fresh(model, &options.lora, options.seed),
             Some(folder) => {
@@ -53,17 +49,11 @@ impl Parameters {
                 pairs.insert((layer, *projection), VarPair::new(&a, &b)?);
             }
         }
-        Ok(Self {
-            config: config.clone(),
-            pairs,
-        })
+        Ok(Self { config: config.clone(), pairs })
     }
 
     /// Variables with the values of `weights`.
-    pub(super) fn from_weights(
-        weights: &LoraWeights,
-        config: LoraConfig,
-    ) -> Result<Self, TrainError> {
+    pub(super) fn from_weights(weights: &LoraWeights, config: LoraConfig) -> Result<Self, TrainError> {
         let pairs = weights
             .pairs
             .iter()
@@ -74,17 +64,10 @@ impl Parameters {
 
     /// The values, to be written or packed.
     pub(super) fn weights(&self) -> LoraWeights {
-        let pair = |pair: &VarPair| LoraPair {
-            a: pair.a.as_detached_tensor(),
-            b: pair.b.as_detached_tensor(),
-        };
+        let pair = |pair: &VarPair| LoraPair { a: pair.a.as_detached_tensor(), b: pair.b.as_detached_tensor() };
         LoraWeights {
             config: self.config.clone(),
-            pairs: self
-                .pairs
-                .iter()
-                .map(|(place, vars)| (*place, pair(vars)))
-                .collect(),
+            pairs: self.pairs.iter().map(|(place, vars)| (*place, pair(vars))).collect(),
         }
     }
 
@@ -99,20 +82,14 @@ impl Parameters {
     /// Every variable with its place, in the order of all lists of gradients and moments.
     pub(super) fn vars(&self) -> impl Iterator<Item = (Place, &Var)> {
         self.pairs.iter().flat_map(|((layer, projection), pair)| {
-            [
-                ((*layer, *projection, "lora_A"), &pair.a),
-                ((*layer, *projection, "lora_B"), &pair.b),
-            ]
+            [((*layer, *projection, "lora_A"), &pair.a), ((*layer, *projection, "lora_B"), &pair.b)]
         })
     }
 }
 
 impl VarPair {
     fn new(a: &Tensor, b: &Tensor) -> candle_core::Result<Self> {
-        Ok(Self {
-            a: Var::from_tensor(a)?,
-            b: Var::from_tensor(b)?,
-        })
+        Ok(Self { a: Var::from_tensor(a)?, b: Var::from_tensor(b)? })
     }
 }
 
@@ -122,11 +99,7 @@ fn check_start(found: &LoraConfig, wanted: &LoraConfig) -> Result<(), TrainError
         if found == wanted {
             return Ok(());
         }
-        Err(TrainError::StartMismatch {
-            setting,
-            found,
-            wanted,
-        })
+        Err(TrainError::StartMismatch { setting, found, wanted })
     };
     let names = |config: &LoraConfig| {
         let mut targets = config.targets.clone();
@@ -136,10 +109,6 @@ fn check_start(found: &LoraConfig, wanted: &LoraConfig) -> Result<(), TrainError
     };
     differ("rank", found.rank.to_string(), wanted.rank.to_string())?;
     differ("alpha", found.alpha.to_string(), wanted.alpha.to_string())?;
-    differ(
-        "rank_stabilized",
-        found.rank_stabilized.to_string(),
-        wanted.rank_stabilized.to_string(),
-    )?;
+    differ("rank_stabilized", found.rank_stabilized.to_string(), wanted.rank_stabilized.to_string())?;
     differ("targets", names(found), names(wanted))
 }

@@ -27,16 +27,8 @@ pub(super) struct ReadyRows {
 
 impl ReadyRows {
     /// Checks every row and deals with the long ones.
-    pub(super) fn check(
-        rows: &[TrainRow],
-        options: &SftOptions,
-        vocabulary: usize,
-    ) -> Result<Self, TrainError> {
-        let mut ready = Self {
-            rows: Vec::with_capacity(rows.len()),
-            dropped: 0,
-            cut: 0,
-        };
+    pub(super) fn check(rows: &[TrainRow], options: &SftOptions, vocabulary: usize) -> Result<Self, TrainError> {
+        let mut ready = Self { rows: Vec::with_capacity(rows.len()), dropped: 0, cut: 0 };
         for (index, row) in rows.iter().enumerate() {
             check_row(index, row, vocabulary)?;
             ready.take(index, row, options);
@@ -77,36 +69,20 @@ impl ReadyRows {
 fn check_row(index: usize, row: &TrainRow, vocabulary: usize) -> Result<(), TrainError> {
     let tokens = row.ids.len();
     if row.mask.len() != tokens {
-        return Err(TrainError::MaskLength {
-            row: index,
-            tokens,
-            mask: row.mask.len(),
-        });
+        return Err(TrainError::MaskLength { row: index, tokens, mask: row.mask.len() });
     }
     let targets = row.mask.iter().filter(|target| **target).count();
     if targets == 0 {
         return Err(TrainError::EmptyMask { row: index, tokens });
     }
     if row.mask[0] {
-        return Err(TrainError::FirstTokenMasked {
-            row: index,
-            targets,
-            tokens,
-        });
+        return Err(TrainError::FirstTokenMasked { row: index, targets, tokens });
     }
     if !(row.weight.is_finite() && row.weight > 0.0) {
-        return Err(TrainError::Weight {
-            row: index,
-            weight: row.weight,
-        });
+        return Err(TrainError::Weight { row: index, weight: row.weight });
     }
     match row.ids.iter().position(|id| *id as usize >= vocabulary) {
         None => Ok(()),
-        Some(position) => Err(TrainError::UnknownToken {
-            row: index,
-            position,
-            id: row.ids[position],
-            vocabulary,
-        }),
+        Some(position) => Err(TrainError::UnknownToken { row: index, position, id: row.ids[position], vocabulary }),
     }
 }

@@ -51,15 +51,8 @@ pub fn sft(
         started: Instant::now(),
     };
     training.run(&ready.rows, progress)?;
-    let Training {
-        parameters,
-        mut report,
-        started,
-        ..
-    } = training;
-    parameters
-        .weights()
-        .write(output, options.base_model.as_deref())?;
+    let Training { parameters, mut report, started, .. } = training;
+    parameters.weights().write(output, options.base_model.as_deref())?;
     report.seconds = started.elapsed().as_secs_f64();
     tracing::info!(
         steps = report.steps,
@@ -82,11 +75,7 @@ struct Training<'a> {
 }
 
 impl Training<'_> {
-    fn run(
-        &mut self,
-        rows: &[ReadyRow],
-        progress: &mut dyn FnMut(Step) -> ControlFlow<()>,
-    ) -> Result<(), TrainError> {
+    fn run(&mut self, rows: &[ReadyRow], progress: &mut dyn FnMut(Step) -> ControlFlow<()>) -> Result<(), TrainError> {
         let total = self.options.epochs * rows.len().div_ceil(self.options.batch_size);
         for epoch in 0..self.options.epochs {
             let order = draws::order(self.options.seed, epoch, rows.len());
@@ -94,10 +83,7 @@ impl Training<'_> {
                 let batch: Vec<&ReadyRow> = batch.iter().map(|row| &rows[*row]).collect();
                 let step = self.step(&batch, total)?;
                 if progress(step).is_break() && step.step < total {
-                    return Err(TrainError::Stopped {
-                        step: step.step,
-                        total,
-                    });
+                    return Err(TrainError::Stopped { step: step.step, total });
                 }
             }
         }
@@ -128,34 +114,17 @@ impl Training<'_> {
     }
 
     /// The gradients of the batch's loss, and that loss.
-    fn batch_gradients(
-        &self,
-        batch: &[&ReadyRow],
-        step: usize,
-    ) -> Result<(Gradients, f64), TrainError> {
+    fn batch_gradients(&self, batch: &[&ReadyRow], step: usize) -> Result<(Gradients, f64), TrainError> {
         let weigh = |row: &&ReadyRow| row.weight * row.targets.len() as f64;
         let targets: f64 = batch.iter().map(weigh).sum();
         let mut gradients = Gradients::new(&self.parameters);
         let mut loss = 0.0;
         for row in batch {
             let rate = self.options.lora.dropout;
-            let dropout = (rate > 0.0).then_some(DropoutDraw {
-                seed: self.options.seed,
-                rate,
-                step,
-                row: row.index,
-            });
+            let dropout = (rate > 0.0).then_some(DropoutDraw { seed: self.options.seed, rate, step, row: row.index });
             let pass = Pass::new(self.model, &self.parameters, dropout, row.ids.len() - 1)?;
             let weight = row.weight / targets;
-            loss += weight
-                * add_row_gradients(
-                    self.model,
-                    &self.parameters,
-                    &pass,
-                    row,
-                    weight,
-                    &mut gradients,
-                )?;
+            loss += weight * add_row_gradients(self.model, &self.parameters, &pass, row, weight, &mut gradients)?;
         }
         Ok((gradients, loss))
     }

@@ -31,17 +31,12 @@ pub struct Noise(pub u64);
 
 impl Noise {
     pub fn next(&mut self) -> f32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 40) as f32 / (1u64 << 24) as f32) * 2.0 - 1.0
     }
 
     pub fn tensor(&mut self, shape: &[usize], scale: f32) -> Tensor {
-        let values: Vec<f32> = (0..shape.iter().product())
-            .map(|_| self.next() * scale)
-            .collect();
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| self.next() * scale).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     }
 
@@ -91,13 +86,8 @@ pub fn config_json() -> serde_json::Value {
 
 /// Tokens of a byte-level tokenizer: three control tokens, the bytes, a few merges.
 pub fn tokens() -> (Vec<String>, Vec<(String, String)>) {
-    let mut tokens: Vec<String> = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-        .map(str::to_owned)
-        .into();
-    let mut bytes: Vec<String> = ByteLevel::alphabet()
-        .into_iter()
-        .map(String::from)
-        .collect();
+    let mut tokens: Vec<String> = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned).into();
+    let mut bytes: Vec<String> = ByteLevel::alphabet().into_iter().map(String::from).collect();
     bytes.sort();
     tokens.extend(bytes);
     let merges: Vec<(String, String)> = ["Ġ t", "h e", "Ġt he", "i n", "Y e", "Ye s", "Ġ Yes"]
@@ -111,23 +101,13 @@ pub fn tokens() -> (Vec<String>, Vec<(String, String)>) {
 
 pub fn tokenizer() -> Tokenizer {
     let (tokens, merges) = tokens();
-    let vocabulary: tokenizers::models::bpe::Vocab = tokens
-        .into_iter()
-        .enumerate()
-        .map(|(id, token)| (token, id as u32))
-        .collect();
-    let model = BPE::builder()
-        .vocab_and_merges(vocabulary, merges)
-        .build()
-        .unwrap();
+    let vocabulary: tokenizers::models::bpe::Vocab =
+        tokens.into_iter().enumerate().map(|(id, token)| (token, id as u32)).collect();
+    let model = BPE::builder().vocab_and_merges(vocabulary, merges).build().unwrap();
     let mut tokenizer = Tokenizer::new(model);
-    tokenizer
-        .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
-        .with_decoder(Some(ByteLevel::default()));
+    tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true))).with_decoder(Some(ByteLevel::default()));
     let specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
-    tokenizer
-        .add_special_tokens(specials.map(|t| AddedToken::from(t, true)))
-        .unwrap();
+    tokenizer.add_special_tokens(specials.map(|t| AddedToken::from(t, true))).unwrap();
     tokenizer
 }
 
@@ -136,9 +116,7 @@ pub fn write_folder(folder: &Path, weights: &HashMap<String, Tensor>) -> PathBuf
     std::fs::create_dir_all(folder).unwrap();
     candle_core::safetensors::save(weights, folder.join("model.safetensors")).unwrap();
     std::fs::write(folder.join("config.json"), config_json().to_string()).unwrap();
-    tokenizer()
-        .save(folder.join("tokenizer.json"), false)
-        .unwrap();
+    tokenizer().save(folder.join("tokenizer.json"), false).unwrap();
     let config = serde_json::json!({
         "chat_template": CHATML, "bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"},
     });
@@ -150,9 +128,7 @@ pub fn write_folder(folder: &Path, weights: &HashMap<String, Tensor>) -> PathBuf
 pub fn gguf_metadata() -> Vec<(&'static str, Value)> {
     let (tokens, merges) = tokens();
     let texts = |values: Vec<String>| Value::Array(values.into_iter().map(Value::String).collect());
-    let kinds = (0..tokens.len())
-        .map(|id| Value::I32(if id < 3 { 3 } else { 1 }))
-        .collect();
+    let kinds = (0..tokens.len()).map(|id| Value::I32(if id < 3 { 3 } else { 1 })).collect();
     let count = |n: usize| Value::U32(n as u32);
     vec![
         ("general.architecture", Value::String("llama".into())),
@@ -170,15 +146,7 @@ pub fn gguf_metadata() -> Vec<(&'static str, Value)> {
         ("tokenizer.ggml.pre", Value::String("gpt-2".into())),
         ("tokenizer.ggml.tokens", texts(tokens)),
         ("tokenizer.ggml.token_type", Value::Array(kinds)),
-        (
-            "tokenizer.ggml.merges",
-            texts(
-                merges
-                    .into_iter()
-                    .map(|(a, b)| format!("{a} {b}"))
-                    .collect(),
-            ),
-        ),
+        ("tokenizer.ggml.merges", texts(merges.into_iter().map(|(a, b)| format!("{a} {b}")).collect())),
         ("tokenizer.ggml.bos_token_id", Value::U32(1)),
         ("tokenizer.ggml.eos_token_id", Value::U32(2)),
         ("tokenizer.chat_template", Value::String(CHATML.into())),
@@ -189,9 +157,7 @@ pub fn gguf_metadata() -> Vec<(&'static str, Value)> {
 pub fn gguf_tensors(weights: &HashMap<String, Tensor>) -> Vec<(String, QTensor)> {
     let interleave = |tensor: &Tensor, heads: usize| {
         let (rows, columns) = tensor.dims2().unwrap();
-        let split = tensor
-            .reshape((heads, 2, rows / heads / 2, columns))
-            .unwrap();
+        let split = tensor.reshape((heads, 2, rows / heads / 2, columns)).unwrap();
         let swapped = split.transpose(1, 2).unwrap().contiguous().unwrap();
         swapped.reshape((rows, columns)).unwrap()
     };
@@ -218,9 +184,7 @@ pub fn gguf_tensors(weights: &HashMap<String, Tensor>) -> Vec<(String, QTensor)>
                 n if n.contains("k_proj") => interleave(tensor, KV_HEADS),
                 _ => tensor.clone(),
             };
-            let renamed = renames
-                .iter()
-                .fold(name.clone(), |name, (from, to)| name.replace(from, to));
+            let renamed = renames.iter().fold(name.clone(), |name, (from, to)| name.replace(from, to));
             (renamed, QTensor::quantize(&tensor, GgmlDType::F32).unwrap())
         })
         .collect();
@@ -230,8 +194,7 @@ pub fn gguf_tensors(weights: &HashMap<String, Tensor>) -> Vec<(String, QTensor)>
 
 pub fn write_gguf(path: &Path, metadata: &[(&str, Value)], tensors: &[(String, QTensor)]) {
     let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
-    let tensors: Vec<(&str, &QTensor)> =
-        tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
     let mut file = BufWriter::new(std::fs::File::create(path).unwrap());
     gguf_file::write(&mut file, &metadata, &tensors).unwrap();
 }
@@ -244,14 +207,10 @@ pub struct Oracle {
 
 impl Oracle {
     pub fn new(weights: HashMap<String, Tensor>, config_json: serde_json::Value) -> Self {
-        let config: candle_transformers::models::llama::LlamaConfig =
-            serde_json::from_value(config_json).unwrap();
+        let config: candle_transformers::models::llama::LlamaConfig = serde_json::from_value(config_json).unwrap();
         let config = config.into_config(false);
         let builder = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
-        Self {
-            model: Llama::load(builder, &config).unwrap(),
-            config,
-        }
+        Self { model: Llama::load(builder, &config).unwrap(), config }
     }
 
     /// Feeds the prompt, then each of `reply`, and counts how often the oracle would have chosen another token although its
@@ -262,18 +221,13 @@ impl Oracle {
         let mut feed = prompt.to_vec();
         let mut position = 0;
         for (index, token) in reply.iter().enumerate() {
-            let input = Tensor::new(&feed[..], &Device::Cpu)
-                .unwrap()
-                .unsqueeze(0)
-                .unwrap();
+            let input = Tensor::new(&feed[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
             let logits = self.model.forward(&input, position, &mut cache).unwrap();
             let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
             position += feed.len();
             let (best, gap) = best_and_gap(&logits);
             if best != *token && gap > 1e-3 {
-                found.push(format!(
-                    "token {index}: {token}, the oracle says {best} by {gap}"
-                ));
+                found.push(format!("token {index}: {token}, the oracle says {best} by {gap}"));
             }
             feed = vec![*token];
         }
@@ -284,10 +238,7 @@ impl Oracle {
 fn best_and_gap(logits: &[f32]) -> (u32, f32) {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]));
-    (
-        order[0],
-        logits[order[0] as usize] - logits[order[1] as usize],
-    )
+    (order[0], logits[order[0] as usize] - logits[order[1] as usize])
 }
 
 /// Ragged prompts of plain tokens.
@@ -296,9 +247,7 @@ pub fn ragged_prompts(count: usize, longest: u32, seed: u64) -> Vec<Vec<u32>> {
     (0..count)
         .map(|_| {
             let length = 1 + noise.below(longest);
-            (0..length)
-                .map(|_| 3 + noise.below(VOCABULARY as u32 - 40))
-                .collect()
+            (0..length).map(|_| 3 + noise.below(VOCABULARY as u32 - 40)).collect()
         })
         .collect()
 }

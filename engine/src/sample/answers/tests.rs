@@ -11,9 +11,7 @@ const LONGEST: usize = 3;
 fn logits_after(path: &[u32], salt: u32) -> Vec<f32> {
     (0..VOCABULARY)
         .map(|token| {
-            let mixed = path.iter().fold(salt * 31 + token, |h, t| {
-                h.wrapping_mul(2_654_435_761).wrapping_add(t + 1)
-            });
+            let mixed = path.iter().fold(salt * 31 + token, |h, t| h.wrapping_mul(2_654_435_761).wrapping_add(t + 1));
             (mixed % 1000) as f32 / 250.0
         })
         .collect()
@@ -50,9 +48,7 @@ fn walk(tree: AnswerTree, salt: u32) -> (AnswerDistribution, usize) {
 fn brute_force(forms: &[(usize, Vec<u32>)], answers: usize, salt: u32) -> Vec<f64> {
     let mut sums = vec![0.0; answers];
     for code in 0..VOCABULARY.pow(LONGEST as u32) {
-        let reply: Vec<u32> = (0..LONGEST as u32)
-            .map(|i| code / VOCABULARY.pow(i) % VOCABULARY)
-            .collect();
+        let reply: Vec<u32> = (0..LONGEST as u32).map(|i| code / VOCABULARY.pow(i) % VOCABULARY).collect();
         let begins = forms.iter().filter(|(_, form)| reply.starts_with(form));
         if let Some((owner, _)) = begins.max_by_key(|(_, form)| form.len()) {
             sums[*owner] += probability(&reply, salt);
@@ -97,24 +93,15 @@ fn forms_are_the_four_cases_with_and_without_a_space() {
     let expected = ["yEs", " yEs", "yes", " yes", "YES", " YES", "Yes", " Yes"];
     assert_eq!(surface_forms("yEs"), expected);
     assert_eq!(surface_forms("7"), ["7", " 7"]);
-    assert_eq!(
-        surface_forms("i am"),
-        ["i am", " i am", "I AM", " I AM", "I am", " I am"]
-    );
+    assert_eq!(surface_forms("i am"), ["i am", " i am", "I AM", " I AM", "I am", " I am"]);
 }
 
 /// Protects: two answers that one reply could mean are refused, not silently given to one of them.
 #[test]
 fn refuses_answers_that_share_a_form() {
     let answers = vec!["Yes".to_owned(), "yes".to_owned()];
-    let forms = vec![
-        (0, "yes".to_owned(), vec![1]),
-        (1, "yes".to_owned(), vec![1]),
-    ];
+    let forms = vec![(0, "yes".to_owned(), vec![1]), (1, "yes".to_owned(), vec![1])];
     let refused = AnswerTree::from_forms(answers, forms).unwrap_err();
     assert!(matches!(refused, AnswerError::Shared { .. }), "{refused}");
-    assert_eq!(
-        AnswerTree::from_forms(Vec::new(), Vec::new()),
-        Err(AnswerError::None)
-    );
+    assert_eq!(AnswerTree::from_forms(Vec::new(), Vec::new()), Err(AnswerError::None));
 }

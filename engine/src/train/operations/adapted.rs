@@ -17,12 +17,7 @@ pub(in crate::train) struct Adapted {
 }
 
 /// The projection of `x [rows, in]` with the adapter's `a [rank, in]` and `b [out, rank]`. Differentiable in all three.
-pub(in crate::train) fn adapted_linear(
-    x: &Tensor,
-    a: &Tensor,
-    b: &Tensor,
-    adapted: Adapted,
-) -> Result<Tensor> {
+pub(in crate::train) fn adapted_linear(x: &Tensor, a: &Tensor, b: &Tensor, adapted: Adapted) -> Result<Tensor> {
     let (inputs, outputs) = (adapted.frozen.in_features(), adapted.frozen.out_features());
     let (rows, width) = x.dims2()?;
     let (rank, a_width) = a.dims2()?;
@@ -39,8 +34,7 @@ pub(in crate::train) fn adapted_linear(
             x.dims()
         );
     }
-    x.contiguous()?
-        .apply_op3(&a.contiguous()?, &b.contiguous()?, adapted)
+    x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, adapted)
 }
 
 impl Adapted {
@@ -48,11 +42,7 @@ impl Adapted {
     fn dropped(&self, x: &[f32]) -> Vec<f32> {
         match &self.factors {
             None => x.to_vec(),
-            Some(factors) => x
-                .iter()
-                .zip(factors)
-                .map(|(x, factor)| x * factor)
-                .collect(),
+            Some(factors) => x.iter().zip(factors).map(|(x, factor)| x * factor).collect(),
         }
     }
 }
@@ -108,8 +98,7 @@ impl CustomOp3 for Adapted {
         let by_inner = Panels::pack_transposed(&grads, rows, outputs)?;
         let mut b_gradient = by_inner.multiply(&transpose(&inner, rank), rank);
         b_gradient.iter_mut().for_each(|value| *value *= self.scale);
-        let b_gradient =
-            Tensor::from_vec(transpose(&b_gradient, outputs), (outputs, rank), device)?;
+        let b_gradient = Tensor::from_vec(transpose(&b_gradient, outputs), (outputs, rank), device)?;
         let by_outer = Panels::pack_transposed(&dropped, rows, inputs)?;
         let a_gradient = by_outer.multiply(&transpose(&outer, rank), rank);
         let a_gradient = Tensor::from_vec(a_gradient, (rank, inputs), device)?;
@@ -124,13 +113,11 @@ impl CustomOp3 for Adapted {
 
 fn add_scaled(sum: &mut [f32], values: &[f32], scale: f32) {
     const CHUNK: usize = 4096;
-    sum.par_chunks_mut(CHUNK)
-        .zip(values.par_chunks(CHUNK))
-        .for_each(|(sum, values)| {
-            for (sum, value) in sum.iter_mut().zip(values) {
-                *sum += value * scale;
-            }
-        });
+    sum.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(sum, values)| {
+        for (sum, value) in sum.iter_mut().zip(values) {
+            *sum += value * scale;
+        }
+    });
 }
 
 /// A row-major matrix with `columns` columns, transposed.

@@ -20,24 +20,13 @@ pub(in crate::train) struct HeadLayout {
 
 /// Softmax attention of each token over itself and those before it: `q [tokens, heads * width]`, `k` and `v`
 /// `[tokens, kv_heads * width]`; the result is of the shape of `q`. Differentiable in all three.
-pub(in crate::train) fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: HeadLayout,
-) -> Result<Tensor> {
+pub(in crate::train) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: HeadLayout) -> Result<Tensor> {
     let (tokens, q_width) = q.dims2()?;
     let kv_shape = [tokens, heads.kv_heads * heads.width];
     if q_width != heads.heads * heads.width || k.dims() != kv_shape || v.dims() != kv_shape {
-        bail!(
-            "{heads:?} do not fit {:?}, {:?}, {:?}",
-            q.dims(),
-            k.dims(),
-            v.dims()
-        );
+        bail!("{heads:?} do not fit {:?}, {:?}, {:?}", q.dims(), k.dims(), v.dims());
     }
-    q.contiguous()?
-        .apply_op3(&k.contiguous()?, &v.contiguous()?, heads)
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, heads)
 }
 
 /// One head's rows `[tokens, width]`, packed both ways.
@@ -90,8 +79,7 @@ impl Head {
         let mut weights = Weights::new(block, span);
         let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
         for panel in span.panels() {
-            self.by_token
-                .tile(panel, 0..self.width, x, block.rows, &mut tile);
+            self.by_token.tile(panel, 0..self.width, x, block.rows, &mut tile);
             let place = panel * PANEL - span.start;
             for (row, sums) in tile[..block.rows].iter().enumerate() {
                 weights.row_mut(row)[place..place + PANEL].copy_from_slice(sums);
@@ -108,8 +96,7 @@ impl Head {
         for column in (0..self.width).step_by(PANEL) {
             let lanes = PANEL.min(self.width - column);
             let tokens = span.start..span.end;
-            self.mixing
-                .tile(column / PANEL, tokens, &x, block.rows, &mut tile);
+            self.mixing.tile(column / PANEL, tokens, &x, block.rows, &mut tile);
             for (row, sums) in tile[..block.rows].iter().enumerate() {
                 let start = row * stride + column;
                 for (out, sum) in out[start..start + lanes].iter_mut().zip(sums) {
@@ -130,10 +117,7 @@ struct Block {
 impl Block {
     fn of(index: usize, tokens: usize) -> Self {
         let first = index * TILE_ROWS;
-        Self {
-            first,
-            rows: TILE_ROWS.min(tokens - first),
-        }
+        Self { first, rows: TILE_ROWS.min(tokens - first) }
     }
 }
 
@@ -161,12 +145,7 @@ struct Weights {
 impl Weights {
     fn new(block: Block, span: Span) -> Self {
         let stride = span.panels().len() * PANEL;
-        Self {
-            values: vec![0.0; block.rows * stride],
-            stride,
-            block,
-            span,
-        }
+        Self { values: vec![0.0; block.rows * stride], stride, block, span }
     }
 
     fn row_mut(&mut self, row: usize) -> &mut [f32] {
@@ -215,10 +194,7 @@ impl HeadLayout {
 
     /// The softmax weights of a block of queries over the keys before them, and the logarithms of their sums.
     fn weights(&self, q: &Head, k: &Head, block: Block) -> (Weights, [f32; TILE_ROWS]) {
-        let span = Span {
-            start: 0,
-            end: block.first + block.rows,
-        };
+        let span = Span { start: 0, end: block.first + block.rows };
         let mut weights = k.products(&q.interleaved(block, self.scale()), block, span);
         let mut logs = [0.0; TILE_ROWS];
         for (row, log) in logs[..block.rows].iter_mut().enumerate() {
@@ -234,17 +210,14 @@ impl HeadLayout {
         let row = self.heads * self.width;
         let tokens = q.len() / row;
         let mut output = vec![0.0f32; q.len()];
-        output
-            .par_chunks_mut(TILE_ROWS * row)
-            .enumerate()
-            .for_each(|(index, output)| {
-                let block = Block::of(index, tokens);
-                for (head, q) in q_heads.iter().enumerate() {
-                    let kv = head / self.group();
-                    let (weights, _) = self.weights(q, &k_heads[kv], block);
-                    v_heads[kv].mix(&weights, &mut output[head * self.width..], row);
-                }
-            });
+        output.par_chunks_mut(TILE_ROWS * row).enumerate().for_each(|(index, output)| {
+            let block = Block::of(index, tokens);
+            for (head, q) in q_heads.iter().enumerate() {
+                let kv = head / self.group();
+                let (weights, _) = self.weights(q, &k_heads[kv], block);
+                v_heads[kv].mix(&weights, &mut output[head * self.width..], row);
+            }
+        });
         Ok(output)
     }
 
@@ -294,28 +267,20 @@ impl Backward {
         gradient
             .par_chunks_mut(TILE_ROWS * row)
             .zip(sums.par_chunks_mut(TILE_ROWS * heads))
-            .zip(
-                output
-                    .par_chunks(TILE_ROWS * row)
-                    .zip(grad.par_chunks(TILE_ROWS * row)),
-            )
+            .zip(output.par_chunks(TILE_ROWS * row).zip(grad.par_chunks(TILE_ROWS * row)))
             .enumerate()
             .for_each(|(index, ((gradient, sums), (output, grad)))| {
                 let block = Block::of(index, self.tokens);
                 for head in 0..heads {
                     let kv = head / self.layout.group();
-                    let (mut weights, logs) =
-                        self.layout.weights(&self.q[head], &self.k[kv], block);
+                    let (mut weights, logs) = self.layout.weights(&self.q[head], &self.k[kv], block);
                     let x = self.grad[head].interleaved(block, 1.0);
                     let through = self.v[kv].products(&x, block, weights.span);
                     for row_index in 0..block.rows {
                         let place = row_index * row + head * width;
                         let pairs = output[place..place + width].iter().zip(&grad[place..]);
                         let along: f32 = pairs.map(|(output, grad)| output * grad).sum();
-                        sums[row_index * heads + head] = QuerySums {
-                            log: logs[row_index],
-                            along,
-                        };
+                        sums[row_index * heads + head] = QuerySums { log: logs[row_index], along };
                         let weights = weights.row_mut(row_index).iter_mut();
                         for (weight, through) in weights.zip(through.row(row_index)) {
                             *weight *= (through - along) * self.layout.scale();
@@ -329,9 +294,7 @@ impl Backward {
 
     /// The gradients of keys and values: `dK = scale * dSᵀ Q`, `dV = Pᵀ dO`, over the queries after each key.
     fn keys_and_values(&self, sums: &[QuerySums]) -> (Vec<f32>, Vec<f32>) {
-        let HeadLayout {
-            kv_heads, width, ..
-        } = self.layout;
+        let HeadLayout { kv_heads, width, .. } = self.layout;
         let row = kv_heads * width;
         let mut k_gradient = vec![0.0f32; self.tokens * row];
         let mut v_gradient = vec![0.0f32; self.tokens * row];
@@ -356,10 +319,7 @@ impl Backward {
     fn keys_of_head(&self, head: usize, block: Block, sums: &[QuerySums]) -> (Weights, Weights) {
         let heads = self.layout.heads;
         let (kv, scale) = (head / self.layout.group(), self.layout.scale());
-        let span = Span {
-            start: block.first / PANEL * PANEL,
-            end: self.tokens,
-        };
+        let span = Span { start: block.first / PANEL * PANEL, end: self.tokens };
         let keys = self.k[kv].interleaved(block, scale);
         let mut weights = self.q[head].products(&keys, block, span);
         let values = self.v[kv].interleaved(block, 1.0);
@@ -411,8 +371,7 @@ impl CustomOp3 for HeadLayout {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let inputs = [&list(q)?[..], &list(k)?[..], &list(v)?[..]];
-        let [q_gradient, k_gradient, v_gradient] =
-            self.backward(inputs, &list(output)?, &list(grad)?)?;
+        let [q_gradient, k_gradient, v_gradient] = self.backward(inputs, &list(output)?, &list(grad)?)?;
         Ok((
             Some(Tensor::from_vec(q_gradient, q.shape(), q.device())?),
             Some(Tensor::from_vec(k_gradient, k.shape(), k.device())?),

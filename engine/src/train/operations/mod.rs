@@ -20,17 +20,10 @@ pub(super) use swiglu::swiglu;
 use candle_core::{CpuStorage, Layout, Result, Tensor, WithDType, bail};
 
 /// The values of a contiguous f32 tensor on the CPU.
-fn values<'a>(
-    storage: &'a CpuStorage,
-    layout: &Layout,
-    operation: &'static str,
-) -> Result<&'a [f32]> {
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout, operation: &'static str) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&f32::cpu_storage_as_slice(storage)?[start..end]),
-        None => bail!(
-            "{operation} needs a contiguous tensor, not strides {:?}",
-            layout.stride()
-        ),
+        None => bail!("{operation} needs a contiguous tensor, not strides {:?}", layout.stride()),
     }
 }
 

@@ -8,11 +8,7 @@ use rayon::prelude::*;
 pub(in crate::train) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let weight = list(weight)?;
     if x.dims().last() != Some(&weight.len()) {
-        bail!(
-            "a norm of width {} cannot take a tensor of shape {:?}",
-            weight.len(),
-            x.dims()
-        );
+        bail!("a norm of width {} cannot take a tensor of shape {:?}", weight.len(), x.dims());
     }
     x.contiguous()?.apply_op1(RmsNorm { weight, eps })
 }
@@ -39,15 +35,12 @@ impl CustomOp1 for RmsNorm {
         let x = values(storage, layout, self.name())?;
         let mut output = vec![0.0f32; x.len()];
         let width = self.weight.len();
-        output
-            .par_chunks_exact_mut(width)
-            .zip(x.par_chunks_exact(width))
-            .for_each(|(output, x)| {
-                let scale = self.scale(x) as f32;
-                for ((y, x), weight) in output.iter_mut().zip(x).zip(&self.weight) {
-                    *y = x * scale * weight;
-                }
-            });
+        output.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).for_each(|(output, x)| {
+            let scale = self.scale(x) as f32;
+            for ((y, x), weight) in output.iter_mut().zip(x).zip(&self.weight) {
+                *y = x * scale * weight;
+            }
+        });
         Ok((CpuStorage::F32(output), layout.shape().clone()))
     }
 
@@ -83,9 +76,7 @@ impl CustomOp2 for RmsNormGradient<'_> {
             .for_each(|((output, x), grad)| {
                 let scale = self.0.scale(x);
                 let terms = grad.iter().zip(weight).zip(x);
-                let along: f64 = terms
-                    .map(|((grad, weight), x)| f64::from(grad * weight) * f64::from(*x))
-                    .sum();
+                let along: f64 = terms.map(|((grad, weight), x)| f64::from(grad * weight) * f64::from(*x)).sum();
                 let back = (along * scale.powi(3) / weight.len() as f64) as f32;
                 let scale = scale as f32;
                 for (((y, grad), weight), x) in output.iter_mut().zip(grad).zip(weight).zip(x) {

@@ -27,10 +27,7 @@ impl Rotation {
 
 /// Rotates every head of `x [tokens, heads * width]`, token `t` by the angles of position `t`. Differentiable.
 pub(in crate::train) fn rotate(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Rotate {
-        rotation: rotation.clone(),
-        direction: 1.0,
-    })
+    x.contiguous()?.apply_op1(Rotate { rotation: rotation.clone(), direction: 1.0 })
 }
 
 struct Rotate {
@@ -50,10 +47,7 @@ impl CustomOp1 for Rotate {
         let half = cos.len() / tokens;
         let (rows, row) = layout.shape().dims2()?;
         if rows != *tokens || row % (2 * half) != 0 {
-            bail!(
-                "angles of {tokens} tokens and heads of {} do not fit shape [{rows}, {row}]",
-                2 * half
-            );
+            bail!("angles of {tokens} tokens and heads of {} do not fit shape [{rows}, {row}]", 2 * half);
         }
         let mut output = vec![0.0f32; x.len()];
         output
@@ -61,9 +55,7 @@ impl CustomOp1 for Rotate {
             .zip(x.par_chunks_exact(row))
             .zip(cos.par_chunks_exact(half).zip(sin.par_chunks_exact(half)))
             .for_each(|((output, x), (cos, sin))| {
-                let heads = output
-                    .chunks_exact_mut(2 * half)
-                    .zip(x.chunks_exact(2 * half));
+                let heads = output.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
                 for (output, x) in heads {
                     let (left, right) = output.split_at_mut(half);
                     for pair in 0..half {
@@ -79,10 +71,7 @@ impl CustomOp1 for Rotate {
 
     /// A rotation's transpose is the rotation back.
     fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let back = Rotate {
-            rotation: self.rotation.clone(),
-            direction: -self.direction,
-        };
+        let back = Rotate { rotation: self.rotation.clone(), direction: -self.direction };
         Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&back)?))
     }
 }

@@ -15,27 +15,14 @@ use candle_core::{D, Device, Tensor, Var};
 const WEIGHT: f64 = 0.2;
 
 fn ready(row: &TrainRow) -> ReadyRow {
-    ReadyRows::check(std::slice::from_ref(row), &options(), 300)
-        .unwrap()
-        .rows
-        .remove(0)
+    ReadyRows::check(std::slice::from_ref(row), &options(), 300).unwrap().rows.remove(0)
 }
 
 fn dropout() -> DropoutDraw {
-    DropoutDraw {
-        seed: 5,
-        rate: 0.3,
-        step: 2,
-        row: 1,
-    }
+    DropoutDraw { seed: 5, rate: 0.3, step: 2, row: 1 }
 }
 
-fn pass<'a>(
-    model: &'a Model,
-    parameters: &'a Parameters,
-    row: &ReadyRow,
-    dropout: Option<DropoutDraw>,
-) -> Pass<'a> {
+fn pass<'a>(model: &'a Model, parameters: &'a Parameters, row: &ReadyRow, dropout: Option<DropoutDraw>) -> Pass<'a> {
     Pass::new(model, parameters, dropout, row.ids.len() - 1).unwrap()
 }
 
@@ -50,18 +37,10 @@ fn hidden(model: &Model, pass: &Pass<'_>, row: &ReadyRow, graph: Graph) -> Tenso
 
 fn loss(model: &Model, pass: &Pass<'_>, row: &ReadyRow) -> f64 {
     let hidden = hidden(model, pass, row, Graph::Off);
-    WEIGHT
-        * head_loss(model, &hidden, &row.ids, &row.targets, 1.0)
-            .unwrap()
-            .sum
+    WEIGHT * head_loss(model, &hidden, &row.ids, &row.targets, 1.0).unwrap().sum
 }
 
-fn gradients(
-    model: &Model,
-    parameters: &Parameters,
-    pass: &Pass<'_>,
-    row: &ReadyRow,
-) -> Vec<Vec<f32>> {
+fn gradients(model: &Model, parameters: &Parameters, pass: &Pass<'_>, row: &ReadyRow) -> Vec<Vec<f32>> {
     let mut gradients = Gradients::new(parameters);
     add_row_gradients(model, parameters, pass, row, WEIGHT, &mut gradients).unwrap();
     gradients.into_values(parameters).unwrap()
@@ -73,10 +52,8 @@ fn slope(var: &Var, direction: &[f64], mut loss: impl FnMut() -> f64) -> f64 {
     let start = var.as_detached_tensor().copy().unwrap();
     let values: Vec<f32> = start.flatten_all().unwrap().to_vec1().unwrap();
     let mut at = |distance: f64| {
-        let moved = values
-            .iter()
-            .zip(direction)
-            .map(|(value, direction)| (f64::from(*value) + distance * direction) as f32);
+        let moved =
+            values.iter().zip(direction).map(|(value, direction)| (f64::from(*value) + distance * direction) as f32);
         let moved = Tensor::from_iter(moved, &Device::Cpu).unwrap();
         var.set(&moved.reshape(start.shape()).unwrap()).unwrap();
         loss()
@@ -96,22 +73,14 @@ fn check_against_differences(dropout: Option<DropoutDraw>) {
     let mut noise = Noise(99);
     let mut checked = 0;
     for ((place, var), gradient) in parameters.vars().zip(&gradients) {
-        let norm = gradient
-            .iter()
-            .map(|g| f64::from(*g).powi(2))
-            .sum::<f64>()
-            .sqrt();
+        let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
         assert!(norm > 1e-4, "{}: the gradient is zero", name(&place));
         let steepest: Vec<f64> = gradient.iter().map(|g| f64::from(*g) / norm).collect();
         let anywhere: Vec<f64> = gradient.iter().map(|_| f64::from(noise.next())).collect();
         let length = anywhere.iter().map(|d| d * d).sum::<f64>().sqrt();
         let anywhere: Vec<f64> = anywhere.iter().map(|d| d / length).collect();
         for direction in [steepest, anywhere] {
-            let expected: f64 = gradient
-                .iter()
-                .zip(&direction)
-                .map(|(g, d)| f64::from(*g) * d)
-                .sum();
+            let expected: f64 = gradient.iter().zip(&direction).map(|(g, d)| f64::from(*g) * d).sum();
             let found = slope(var, &direction, || loss(&model, &pass, &row));
             assert!(
                 (found - expected).abs() < 0.01 * norm + 2e-4,
@@ -149,19 +118,12 @@ fn checkpointing_changes_no_gradient() {
     let first = row.targets[0] - 1;
     let logits = logits.narrow(0, first, row.targets.len()).unwrap();
     let losses = negative_log_likelihood(&logits, &row.ids[row.targets[0]..]).unwrap();
-    let store = (losses.sum_all().unwrap() * WEIGHT)
-        .unwrap()
-        .backward()
-        .unwrap();
+    let store = (losses.sum_all().unwrap() * WEIGHT).unwrap().backward().unwrap();
     for ((place, var), ours) in parameters.vars().zip(ours) {
         let whole = store.get(var.as_tensor()).unwrap();
         let whole: Vec<f32> = whole.flatten_all().unwrap().to_vec1().unwrap();
         for (a, b) in ours.iter().zip(&whole) {
-            assert!(
-                (a - b).abs() < 1e-6 + 1e-5 * b.abs(),
-                "{}: {a} is not {b}",
-                name(&place)
-            );
+            assert!((a - b).abs() < 1e-6 + 1e-5 * b.abs(), "{}: {a} is not {b}", name(&place));
         }
     }
 }
@@ -187,17 +149,12 @@ fn a_forward_pass_that_cuts_a_gradient_is_refused() {
     let mixed = softmax(&scores).matmul(&v).unwrap();
     let mixed = Tensor::cat(&[&mixed, &mixed, &mixed], 1).unwrap();
     let y = (&x + update(Projection::O, &mixed)).unwrap();
-    let inner =
-        (update(Projection::Gate, &y).silu().unwrap() * update(Projection::Up, &y)).unwrap();
+    let inner = (update(Projection::Gate, &y).silu().unwrap() * update(Projection::Up, &y)).unwrap();
     let y = (&y + update(Projection::Down, &inner)).unwrap();
     let store = y.sum_all().unwrap().backward().unwrap();
     let mut gradients = Gradients::new(&parameters);
     match gradients.add(&parameters, 0, &store) {
-        Err(TrainError::MissingGradient {
-            layer: 0,
-            projection: Projection::Q,
-            factor: "lora_A",
-        }) => {}
+        Err(TrainError::MissingGradient { layer: 0, projection: Projection::Q, factor: "lora_A" }) => {}
         other => panic!("the cut gradient of q_proj was not refused: {other:?}"),
     }
 }
@@ -213,12 +170,8 @@ fn training_and_inference_give_the_same_logits() {
     let ours = model.lm_head.forward(&normed).unwrap();
     let adapter = Adapter::pack(&parameters.weights()).unwrap();
     let mut cache = model.new_cache(64);
-    let mut segments = [Segment {
-        tokens: &row.ids[..39],
-        cache: &mut cache,
-        adapter: Some(&adapter),
-        logits: LogitRows::All,
-    }];
+    let mut segments =
+        [Segment { tokens: &row.ids[..39], cache: &mut cache, adapter: Some(&adapter), logits: LogitRows::All }];
     let theirs = model.forward(&mut segments).unwrap().unwrap();
     let worst = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
     let worst = worst.to_scalar::<f32>().unwrap();
@@ -232,25 +185,11 @@ fn the_cross_entropy_agrees_with_plain_operations() {
     let targets = [0u32, 299, 17, 17, 150];
     let factors = Noise(5).tensor(&[5], 1.0);
     let ours = negative_log_likelihood(&logits, &targets).unwrap();
-    let index = Tensor::new(&targets, &Device::Cpu)
-        .unwrap()
-        .unsqueeze(1)
-        .unwrap();
+    let index = Tensor::new(&targets, &Device::Cpu).unwrap().unsqueeze(1).unwrap();
     let theirs = candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap();
-    let theirs = theirs
-        .gather(&index, 1)
-        .unwrap()
-        .neg()
-        .unwrap()
-        .squeeze(1)
-        .unwrap();
+    let theirs = theirs.gather(&index, 1).unwrap().neg().unwrap().squeeze(1).unwrap();
     let gradient = |losses: &Tensor| {
-        let store = (losses * &factors)
-            .unwrap()
-            .sum_all()
-            .unwrap()
-            .backward()
-            .unwrap();
+        let store = (losses * &factors).unwrap().sum_all().unwrap().backward().unwrap();
         store.get(logits.as_tensor()).unwrap().clone()
     };
     let pairs = [(gradient(&ours), gradient(&theirs)), (ours, theirs)];

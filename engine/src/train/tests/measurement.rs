@@ -17,17 +17,11 @@ fn peak_memory() -> Option<u64> {
 #[test]
 #[ignore = "a measurement"]
 fn speed_and_memory_on_a_real_model() {
-    let path =
-        std::env::var("INFLUENCE_TEST_MODEL").expect("set INFLUENCE_TEST_MODEL to a model file");
+    let path = std::env::var("INFLUENCE_TEST_MODEL").expect("set INFLUENCE_TEST_MODEL to a model file");
     let start = Instant::now();
     let model = Model::load(path.as_ref()).unwrap();
-    eprintln!(
-        "loaded in {:.1} s, {:?} MiB",
-        start.elapsed().as_secs_f64(),
-        peak_memory()
-    );
-    let text =
-        "The river was low that summer, and the ferryman spoke to nobody but his dog. ".repeat(40);
+    eprintln!("loaded in {:.1} s, {:?} MiB", start.elapsed().as_secs_f64(), peak_memory());
+    let text = "The river was low that summer, and the ferryman spoke to nobody but his dog. ".repeat(40);
     let ids = model.encode(&text).unwrap();
     let rows: Vec<TrainRow> = (0..6)
         .map(|row| TrainRow {
@@ -36,26 +30,11 @@ fn speed_and_memory_on_a_real_model() {
             weight: 1.0,
         })
         .collect();
-    let options = SftOptions {
-        lora: LoraConfig::default(),
-        batch_size: 2,
-        ..SftOptions::default()
-    };
+    let options = SftOptions { lora: LoraConfig::default(), batch_size: 2, ..SftOptions::default() };
     let output = tempfile::tempdir().unwrap();
-    let report = sft(
-        &model,
-        None,
-        &rows,
-        &options,
-        &output.path().join("adapter"),
-        &mut |step| {
-            eprintln!(
-                "{step:?}: {:.0} tokens/s, {:?} MiB",
-                step.tokens as f64 / step.seconds,
-                peak_memory()
-            );
-            ControlFlow::Continue(())
-        },
-    );
+    let report = sft(&model, None, &rows, &options, &output.path().join("adapter"), &mut |step| {
+        eprintln!("{step:?}: {:.0} tokens/s, {:?} MiB", step.tokens as f64 / step.seconds, peak_memory());
+        ControlFlow::Continue(())
+    });
     eprintln!("{:?}", report.unwrap());
 }

@@ -24,22 +24,11 @@ fn model() -> Model {
 }
 
 fn lora() -> LoraConfig {
-    LoraConfig {
-        rank: 4,
-        alpha: 8.0,
-        ..LoraConfig::default()
-    }
+    LoraConfig { rank: 4, alpha: 8.0, ..LoraConfig::default() }
 }
 
 fn options() -> SftOptions {
-    SftOptions {
-        lora: lora(),
-        learning_rate: 5e-3,
-        max_length: 64,
-        batch_size: 2,
-        seed: 11,
-        ..SftOptions::default()
-    }
+    SftOptions { lora: lora(), learning_rate: 5e-3, max_length: 64, batch_size: 2, seed: 11, ..SftOptions::default() }
 }
 
 /// An adapter whose B is not zero, so that A's gradient is not either.
@@ -67,9 +56,7 @@ fn parameters(model: &Model) -> Parameters {
 fn row(tokens: usize, targets: usize, seed: u64) -> TrainRow {
     let mut noise = Noise(seed);
     TrainRow {
-        ids: (0..tokens)
-            .map(|_| noise.below(tiny::VOCABULARY as u32))
-            .collect(),
+        ids: (0..tokens).map(|_| noise.below(tiny::VOCABULARY as u32)).collect(),
         mask: (0..tokens).map(|place| place >= tokens - targets).collect(),
         weight: 1.0,
     }

@@ -11,20 +11,12 @@ fn compare(
     theirs: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) {
     let run = |function: &dyn Fn(&[Tensor]) -> Result<Tensor>| {
-        let vars: Vec<Var> = leaves
-            .iter()
-            .map(|leaf| Var::from_tensor(leaf).unwrap())
-            .collect();
+        let vars: Vec<Var> = leaves.iter().map(|leaf| Var::from_tensor(leaf).unwrap()).collect();
         let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
         let y = function(&tensors).unwrap();
         // A gradient that differs from element to element.
         let slopes = Noise(77).tensor(y.dims(), 1.0);
-        let store = (&y * slopes)
-            .unwrap()
-            .sum_all()
-            .unwrap()
-            .backward()
-            .unwrap();
+        let store = (&y * slopes).unwrap().sum_all().unwrap().backward().unwrap();
         let mut all = vec![y.detach()];
         for tensor in &tensors {
             all.push(store.get(tensor).expect("a leaf has no gradient").clone());
@@ -35,27 +27,15 @@ fn compare(
         assert_eq!(ours.dims(), theirs.dims());
         let worst = (&ours - &theirs).unwrap().abs().unwrap().max_all().unwrap();
         let worst = worst.to_scalar::<f32>().unwrap();
-        let largest = theirs
-            .abs()
-            .unwrap()
-            .max_all()
-            .unwrap()
-            .to_scalar::<f32>()
-            .unwrap();
-        assert!(
-            worst <= 2e-5 * largest,
-            "result {place} differs by {worst} of {largest}"
-        );
+        let largest = theirs.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(worst <= 2e-5 * largest, "result {place} differs by {worst} of {largest}");
     }
 }
 
 fn table(tokens: usize, half: usize) -> RopeTable {
     let mut noise = Noise(5);
     let angles = noise.tensor(&[tokens, half], 3.0);
-    RopeTable {
-        cos: angles.cos().unwrap(),
-        sin: angles.sin().unwrap(),
-    }
+    RopeTable { cos: angles.cos().unwrap(), sin: angles.sin().unwrap() }
 }
 
 /// Protects: norm, value and gradient.
@@ -86,18 +66,13 @@ fn swiglu_agrees_with_plain_operations() {
 fn the_rotation_agrees_with_plain_operations() {
     let table = table(9, 4);
     let rotation = Rotation::new(&table, 6).unwrap();
-    let (cos, sin) = (
-        table.cos.narrow(0, 0, 6).unwrap(),
-        table.sin.narrow(0, 0, 6).unwrap(),
-    );
+    let (cos, sin) = (table.cos.narrow(0, 0, 6).unwrap(), table.sin.narrow(0, 0, 6).unwrap());
     compare(
         &[Noise(3).tensor(&[6, 24], 1.0)],
         |x| operations::rotate(&x[0], &rotation),
         |x| {
             let heads = x[0].reshape((6, 3, 8))?.transpose(0, 1)?.contiguous()?;
-            plain::rotate(&heads, &cos, &sin)?
-                .transpose(0, 1)?
-                .reshape((6, 24))
+            plain::rotate(&heads, &cos, &sin)?.transpose(0, 1)?.reshape((6, 24))
         },
     );
 }
@@ -106,42 +81,23 @@ fn the_rotation_agrees_with_plain_operations() {
 /// and panels that are not full, and for heads that are no multiple of a panel.
 #[test]
 fn attention_agrees_with_plain_operations() {
-    for (tokens, heads, kv_heads, width) in [
-        (1, 2, 1, 4),
-        (5, 3, 3, 8),
-        (8, 6, 2, 8),
-        (33, 4, 2, 40),
-        (100, 3, 1, 64),
-    ] {
+    for (tokens, heads, kv_heads, width) in [(1, 2, 1, 4), (5, 3, 3, 8), (8, 6, 2, 8), (33, 4, 2, 40), (100, 3, 1, 64)]
+    {
         let mut noise = Noise(4);
         let leaves = [
             noise.tensor(&[tokens, heads * width], 2.0),
             noise.tensor(&[tokens, kv_heads * width], 2.0),
             noise.tensor(&[tokens, kv_heads * width], 1.0),
         ];
-        let layout = HeadLayout {
-            heads,
-            kv_heads,
-            width,
-        };
-        let split = |x: &Tensor, count| {
-            x.reshape((tokens, count, width))?
-                .transpose(0, 1)?
-                .contiguous()
-        };
+        let layout = HeadLayout { heads, kv_heads, width };
+        let split = |x: &Tensor, count| x.reshape((tokens, count, width))?.transpose(0, 1)?.contiguous();
         let mask = plain::causal_mask(tokens).unwrap();
         compare(
             &leaves,
             |x| operations::attention(&x[0], &x[1], &x[2], layout),
             |x| {
-                let (q, k, v) = (
-                    split(&x[0], heads)?,
-                    split(&x[1], kv_heads)?,
-                    split(&x[2], kv_heads)?,
-                );
-                plain::attention(&q, &k, &v, &mask)?
-                    .transpose(0, 1)?
-                    .reshape((tokens, heads * width))
+                let (q, k, v) = (split(&x[0], heads)?, split(&x[1], kv_heads)?, split(&x[2], kv_heads)?);
+                plain::attention(&q, &k, &v, &mask)?.transpose(0, 1)?.reshape((tokens, heads * width))
             },
         );
     }
@@ -153,20 +109,14 @@ fn the_adapted_projection_agrees_with_plain_operations() {
     let mut noise = Noise(6);
     let weight = noise.tensor(&[70, 48], 0.3);
     let frozen = FrozenLinear::new(&weight, None).unwrap();
-    let leaves = [
-        noise.tensor(&[13, 48], 1.0),
-        noise.tensor(&[5, 48], 1.0),
-        noise.tensor(&[70, 5], 1.0),
-    ];
+    let leaves = [noise.tensor(&[13, 48], 1.0), noise.tensor(&[5, 48], 1.0), noise.tensor(&[70, 5], 1.0)];
     let dropped = noise.tensor(&[13, 48], 1.0).ge(0.0).unwrap();
     let dropped = (dropped.to_dtype(candle_core::DType::F32).unwrap() * 2.0).unwrap();
     for factors in [None, Some(dropped)] {
         let adapted = Adapted {
             frozen: frozen.clone(),
             scale: 1.5,
-            factors: factors
-                .as_ref()
-                .map(|f| f.flatten_all().unwrap().to_vec1().unwrap()),
+            factors: factors.as_ref().map(|f| f.flatten_all().unwrap().to_vec1().unwrap()),
         };
         compare(
             &leaves,

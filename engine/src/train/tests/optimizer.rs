@@ -8,23 +8,14 @@ use candle_nn::{Optimizer, ParamsAdamW};
 fn steps_agree_with_the_optimiser_of_candle() {
     let model = model();
     let ours = parameters(&model);
-    let theirs: Vec<Var> = ours
-        .vars()
-        .map(|(_, var)| Var::from_tensor(&var.as_detached_tensor().copy().unwrap()).unwrap())
-        .collect();
-    let settings = ParamsAdamW {
-        lr: 3e-3,
-        weight_decay: 0.1,
-        ..ParamsAdamW::default()
-    };
+    let theirs: Vec<Var> =
+        ours.vars().map(|(_, var)| Var::from_tensor(&var.as_detached_tensor().copy().unwrap()).unwrap()).collect();
+    let settings = ParamsAdamW { lr: 3e-3, weight_decay: 0.1, ..ParamsAdamW::default() };
     let mut reference = candle_nn::AdamW::new(theirs.clone(), settings).unwrap();
     let mut optimizer = AdamW::new(&ours, 0.1);
     for step in 0..4 {
         let mut noise = Noise(step);
-        let gradients: Vec<Tensor> = theirs
-            .iter()
-            .map(|var| noise.tensor(var.dims(), 0.1))
-            .collect();
+        let gradients: Vec<Tensor> = theirs.iter().map(|var| noise.tensor(var.dims(), 0.1)).collect();
         // A loss whose gradient is what we want it to be.
         let products = theirs.iter().zip(&gradients);
         let loss = products
@@ -32,17 +23,12 @@ fn steps_agree_with_the_optimiser_of_candle() {
             .reduce(|a, b| (a + b).unwrap())
             .unwrap();
         reference.backward_step(&loss).unwrap();
-        let gradients: Vec<Vec<f32>> = gradients
-            .iter()
-            .map(|gradient| gradient.flatten_all().unwrap().to_vec1().unwrap())
-            .collect();
+        let gradients: Vec<Vec<f32>> =
+            gradients.iter().map(|gradient| gradient.flatten_all().unwrap().to_vec1().unwrap()).collect();
         optimizer.step(&ours, &gradients, 3e-3).unwrap();
     }
     for ((_, ours), theirs) in ours.vars().zip(&theirs) {
-        let worst = (ours.as_tensor() - theirs.as_tensor())
-            .unwrap()
-            .abs()
-            .unwrap();
+        let worst = (ours.as_tensor() - theirs.as_tensor()).unwrap().abs().unwrap();
         assert!(worst.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-6);
     }
 }

@@ -4,13 +4,7 @@ use candle_core::{D, Device, Result, Tensor};
 
 /// `[tokens, tokens]`: 0 where a token may look, -inf elsewhere.
 pub(super) fn causal_mask(tokens: usize) -> Result<Tensor> {
-    let mask = (0..tokens * tokens).map(|place| {
-        if place % tokens > place / tokens {
-            f32::NEG_INFINITY
-        } else {
-            0.0
-        }
-    });
+    let mask = (0..tokens * tokens).map(|place| if place % tokens > place / tokens { f32::NEG_INFINITY } else { 0.0 });
     Tensor::from_iter(mask, &Device::Cpu)?.reshape((tokens, tokens))
 }
 
@@ -25,10 +19,7 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> 
 /// `x [heads, tokens, width]`, `cos` and `sin` `[tokens, width / 2]`.
 pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
-    let (first, second) = (
-        x.narrow(D::Minus1, 0, half)?,
-        x.narrow(D::Minus1, half, half)?,
-    );
+    let (first, second) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
     let left = (first.broadcast_mul(cos)? - second.broadcast_mul(sin)?)?;
     let right = (second.broadcast_mul(cos)? + first.broadcast_mul(sin)?)?;
     Tensor::cat(&[left, right], D::Minus1)
@@ -42,16 +33,11 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Re
     let groups = heads / kv_heads;
     let q = q.reshape((kv_heads, groups * tokens, width))?;
     let scores = (q.matmul(&k.transpose(1, 2)?)? / (width as f64).sqrt())?;
-    let scores = scores
-        .reshape((heads, tokens, tokens))?
-        .broadcast_add(mask)?;
+    let scores = scores.reshape((heads, tokens, tokens))?.broadcast_add(mask)?;
     let highest = scores.detach().max_keepdim(D::Minus1)?;
     let powers = scores.broadcast_sub(&highest)?.exp()?;
     let weights = powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)?;
-    weights
-        .reshape((kv_heads, groups * tokens, tokens))?
-        .matmul(v)?
-        .reshape((heads, tokens, width))
+    weights.reshape((kv_heads, groups * tokens, tokens))?.matmul(v)?.reshape((heads, tokens, width))
 }
 
 /// SwiGLU (arXiv 2002.05202): `silu(gate) * up`.

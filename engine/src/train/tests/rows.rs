@@ -8,6 +8,9 @@ fn error(rows: &[TrainRow]) -> TrainError {
 }
 
 /// Protects: a row that would teach nothing, or nonsense, is refused by number.
+/// A change to valid options.
+type Edit = fn(&mut SftOptions);
+
 #[test]
 fn rows_that_cannot_be_learnt_are_refused() {
     let good = || row(8, 3, 1);
@@ -19,52 +22,20 @@ fn rows_that_cannot_be_learnt_are_refused() {
     let empty = change(|row| row.mask.fill(false));
     assert!(matches!(empty, TrainError::EmptyMask { row: 1, tokens: 8 }));
     let full = change(|row| row.mask.fill(true));
-    assert!(matches!(
-        full,
-        TrainError::FirstTokenMasked {
-            row: 1,
-            targets: 8,
-            ..
-        }
-    ));
+    assert!(matches!(full, TrainError::FirstTokenMasked { row: 1, targets: 8, .. }));
     let short = change(|row| row.mask.truncate(5));
-    assert!(matches!(
-        short,
-        TrainError::MaskLength {
-            tokens: 8,
-            mask: 5,
-            ..
-        }
-    ));
+    assert!(matches!(short, TrainError::MaskLength { tokens: 8, mask: 5, .. }));
     let unknown = change(|row| row.ids[4] = 300);
-    assert!(matches!(
-        unknown,
-        TrainError::UnknownToken {
-            position: 4,
-            id: 300,
-            ..
-        }
-    ));
+    assert!(matches!(unknown, TrainError::UnknownToken { position: 4, id: 300, .. }));
     for weight in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         let bad = TrainRow { weight, ..good() };
         assert!(matches!(error(&[bad]), TrainError::Weight { row: 0, .. }));
     }
-    let none = TrainRow {
-        ids: vec![],
-        mask: vec![],
-        weight: 1.0,
-    };
-    assert!(matches!(
-        error(&[none]),
-        TrainError::EmptyMask { tokens: 0, .. }
-    ));
+    let none = TrainRow { ids: vec![], mask: vec![], weight: 1.0 };
+    assert!(matches!(error(&[none]), TrainError::EmptyMask { tokens: 0, .. }));
     assert!(matches!(error(&[]), TrainError::NoRows { given: 0, .. }));
     let long = error(&[row(65, 1, 1)]);
-    assert!(
-        long.to_string()
-            .contains("1 of them left out as longer than max_length 64"),
-        "{long}"
-    );
+    assert!(long.to_string().contains("1 of them left out as longer than max_length 64"), "{long}");
 }
 
 /// Protects: long rows are dropped or cut as configured, and both are counted.
@@ -75,14 +46,8 @@ fn long_rows_are_dropped_or_cut_and_counted() {
     early.mask[30..33].fill(true);
     let rows = [row(64, 5, 3), early, late];
     let dropped = ReadyRows::check(&rows, &options(), 300).unwrap();
-    assert_eq!(
-        (dropped.rows.len(), dropped.dropped, dropped.cut),
-        (1, 2, 0)
-    );
-    let options = SftOptions {
-        long_rows: LongRows::Cut,
-        ..options()
-    };
+    assert_eq!((dropped.rows.len(), dropped.dropped, dropped.cut), (1, 2, 0));
+    let options = SftOptions { long_rows: LongRows::Cut, ..options() };
     let cut = ReadyRows::check(&rows, &options, 300).unwrap();
     assert_eq!((cut.rows.len(), cut.dropped, cut.cut), (2, 1, 1));
     assert_eq!(cut.rows[1].targets, [30, 31, 32]);
@@ -95,7 +60,7 @@ fn settings_out_of_bounds_are_refused() {
     let model = model();
     let output = tempfile::tempdir().unwrap();
     let folder = output.path().join("adapter");
-    let edits: [(&str, fn(&mut SftOptions)); 8] = [
+    let edits: [(&str, Edit); 8] = [
         ("learning_rate", |options| options.learning_rate = 0.0),
         ("weight_decay", |options| options.weight_decay = -0.1),
         ("max_grad_norm", |options| options.max_grad_norm = f64::NAN),

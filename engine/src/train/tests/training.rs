@@ -20,27 +20,16 @@ fn train(
     Ok((report, steps))
 }
 
-fn trained_bytes(
-    model: &Model,
-    rows: &[TrainRow],
-    options: &SftOptions,
-    threads: usize,
-) -> Vec<u8> {
+fn trained_bytes(model: &Model, rows: &[TrainRow], options: &SftOptions, threads: usize) -> Vec<u8> {
     let root = tempfile::tempdir().unwrap();
     let output = root.path().join("adapter");
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .unwrap();
-    pool.install(|| train(model, None, rows, options, &output))
-        .unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| train(model, None, rows, options, &output)).unwrap();
     std::fs::read(output.join("adapter_model.safetensors")).unwrap()
 }
 
 fn rows() -> Vec<TrainRow> {
-    (0..5)
-        .map(|seed| row(20 + seed as usize, 8, seed))
-        .collect()
+    (0..5).map(|seed| row(20 + seed as usize, 8, seed)).collect()
 }
 
 /// Protects: training learns: a memorised row's loss falls, and the adapter on disk carries what was learnt.
@@ -49,73 +38,39 @@ fn a_row_is_memorised_and_the_adapter_carries_it() {
     let model = model();
     let root = tempfile::tempdir().unwrap();
     let (first, second) = (root.path().join("first"), root.path().join("second"));
-    let options = SftOptions {
-        epochs: 25,
-        base_model: Some("tiny".to_owned()),
-        ..options()
-    };
+    let options = SftOptions { epochs: 25, base_model: Some("tiny".to_owned()), ..options() };
     let rows = [row(24, 10, 1)];
     let (report, steps) = train(&model, None, &rows, &options, &first).unwrap();
     assert_eq!((report.steps, report.rows, report.dropped), (25, 1, 0));
     assert_eq!((report.tokens, report.target_tokens), (25 * 24, 25 * 10));
     assert_eq!(steps.len(), 25);
-    assert_eq!(
-        (steps[0].loss, steps[24].loss),
-        (report.first_loss, report.last_loss)
-    );
+    assert_eq!((steps[0].loss, steps[24].loss), (report.first_loss, report.last_loss));
     assert!(report.last_loss < 0.3 * report.first_loss, "{report:?}");
     // Going on from the adapter starts where it ended: a step later, so at a lower loss still.
     let (next, _) = train(&model, Some(&first), &rows, &options, &second).unwrap();
-    assert!(
-        next.first_loss < report.last_loss,
-        "{next:?} after {report:?}"
-    );
+    assert!(next.first_loss < report.last_loss, "{next:?} after {report:?}");
     assert_ne!(
         std::fs::read(first.join("adapter_model.safetensors")).unwrap(),
         std::fs::read(second.join("adapter_model.safetensors")).unwrap()
     );
     let config = std::fs::read_to_string(first.join("adapter_config.json")).unwrap();
-    assert!(
-        config.contains("\"base_model_name_or_path\": \"tiny\""),
-        "{config}"
-    );
+    assert!(config.contains("\"base_model_name_or_path\": \"tiny\""), "{config}");
 }
 
 /// Protects: the same rows, options and seed give the same adapter, bit for bit, for any number of threads.
 #[test]
 fn training_repeats_bit_for_bit() {
     let (model, rows) = (model(), rows());
-    let mut options = SftOptions {
-        epochs: 2,
-        ..options()
-    };
+    let mut options = SftOptions { epochs: 2, ..options() };
     options.lora.dropout = 0.2;
     let once = trained_bytes(&model, &rows, &options, 2);
-    assert!(
-        once == trained_bytes(&model, &rows, &options, 2),
-        "a second run differs"
-    );
-    assert!(
-        once == trained_bytes(&model, &rows, &options, 1),
-        "one thread differs"
-    );
-    assert!(
-        once == trained_bytes(&model, &rows, &options, 5),
-        "five threads differ"
-    );
-    let other = SftOptions {
-        seed: 12,
-        ..options.clone()
-    };
-    assert!(
-        once != trained_bytes(&model, &rows, &other, 2),
-        "the seed changes nothing"
-    );
+    assert!(once == trained_bytes(&model, &rows, &options, 2), "a second run differs");
+    assert!(once == trained_bytes(&model, &rows, &options, 1), "one thread differs");
+    assert!(once == trained_bytes(&model, &rows, &options, 5), "five threads differ");
+    let other = SftOptions { seed: 12, ..options.clone() };
+    assert!(once != trained_bytes(&model, &rows, &other, 2), "the seed changes nothing");
     options.lora.dropout = 0.0;
-    assert!(
-        once != trained_bytes(&model, &rows, &options, 2),
-        "dropout changes nothing"
-    );
+    assert!(once != trained_bytes(&model, &rows, &options, 2), "dropout changes nothing");
 }
 
 /// Protects: a step's loss is the mean over all its targets, so a row's weight counts like copies of it.
@@ -125,34 +80,16 @@ fn a_weight_counts_like_copies_of_the_row() {
     let root = tempfile::tempdir().unwrap();
     let (a, b) = (row(20, 4, 1), row(30, 12, 2));
     let first_step = |rows: &[TrainRow], name: &str| {
-        let options = SftOptions {
-            batch_size: 4,
-            ..options()
-        };
-        train(&model, None, rows, &options, &root.path().join(name))
-            .unwrap()
-            .1[0]
+        let options = SftOptions { batch_size: 4, ..options() };
+        train(&model, None, rows, &options, &root.path().join(name)).unwrap().1[0]
     };
     let copies = first_step(&[a.clone(), b.clone(), a.clone()], "copies");
-    let weighted = first_step(
-        &[
-            TrainRow {
-                weight: 2.0,
-                ..a.clone()
-            },
-            b.clone(),
-        ],
-        "weighted",
-    );
+    let weighted = first_step(&[TrainRow { weight: 2.0, ..a.clone() }, b.clone()], "weighted");
     assert!((copies.loss - weighted.loss).abs() < 1e-6);
     assert!((copies.grad_norm - weighted.grad_norm).abs() < 1e-5 * copies.grad_norm);
     let alone = |row: &TrainRow, name: &str| first_step(std::slice::from_ref(row), name).loss;
     let mean = (8.0 * alone(&a, "a") + 12.0 * alone(&b, "b")) / 20.0;
-    assert!(
-        (copies.loss - mean).abs() < 1e-5,
-        "{} is not {mean}",
-        copies.loss
-    );
+    assert!((copies.loss - mean).abs() < 1e-5, "{} is not {mean}", copies.loss);
 }
 
 /// Protects: an adapter of other settings is not continued as if they were its own.
@@ -164,50 +101,20 @@ fn an_adapter_with_other_settings_is_not_continued() {
     adapter(&model, lora(), 1).write(&start, None).unwrap();
     let changes = [
         ("rank", LoraConfig { rank: 5, ..lora() }),
-        (
-            "alpha",
-            LoraConfig {
-                alpha: 9.0,
-                ..lora()
-            },
-        ),
-        (
-            "rank_stabilized",
-            LoraConfig {
-                rank_stabilized: false,
-                ..lora()
-            },
-        ),
-        (
-            "targets",
-            LoraConfig {
-                targets: vec![Projection::Q],
-                ..lora()
-            },
-        ),
+        ("alpha", LoraConfig { alpha: 9.0, ..lora() }),
+        ("rank_stabilized", LoraConfig { rank_stabilized: false, ..lora() }),
+        ("targets", LoraConfig { targets: vec![Projection::Q], ..lora() }),
     ];
     for (setting, lora) in changes {
         let options = SftOptions { lora, ..options() };
-        let result = train(
-            &model,
-            Some(&start),
-            &rows(),
-            &options,
-            &root.path().join("out"),
-        );
+        let result = train(&model, Some(&start), &rows(), &options, &root.path().join("out"));
         match result {
             Err(TrainError::StartMismatch { setting: found, .. }) => assert_eq!(found, setting),
             other => panic!("{setting}: {other:?}"),
         }
     }
     let missing = root.path().join("nowhere");
-    let result = train(
-        &model,
-        Some(&missing),
-        &rows(),
-        &options(),
-        &root.path().join("out"),
-    );
+    let result = train(&model, Some(&missing), &rows(), &options(), &root.path().join("out"));
     assert!(matches!(result, Err(TrainError::Adapter(_))));
 }
 
@@ -218,14 +125,7 @@ fn a_part_of_the_projections_can_be_trained() {
     let root = tempfile::tempdir().unwrap();
     let output = root.path().join("adapter");
     let targets = vec![Projection::V, Projection::Down];
-    let options = SftOptions {
-        lora: LoraConfig {
-            targets: targets.clone(),
-            ..lora()
-        },
-        epochs: 5,
-        ..options()
-    };
+    let options = SftOptions { lora: LoraConfig { targets: targets.clone(), ..lora() }, epochs: 5, ..options() };
     let (report, _) = train(&model, None, &[row(24, 10, 1)], &options, &output).unwrap();
     assert!(report.last_loss < report.first_loss);
     let weights = LoraWeights::read(&output, &model.config).unwrap();
@@ -238,18 +138,10 @@ fn a_stopped_or_diverged_training_writes_nothing() {
     let model = model();
     let root = tempfile::tempdir().unwrap();
     let output = root.path().join("adapter");
-    let result = sft(&model, None, &rows(), &options(), &output, &mut |_| {
-        ControlFlow::Break(())
-    });
-    assert!(
-        matches!(result, Err(TrainError::Stopped { step: 1, total: 3 })),
-        "{result:?}"
-    );
+    let result = sft(&model, None, &rows(), &options(), &output, &mut |_| ControlFlow::Break(()));
+    assert!(matches!(result, Err(TrainError::Stopped { step: 1, total: 3 })), "{result:?}");
     assert!(!output.exists());
-    let options = SftOptions {
-        learning_rate: 1e30,
-        ..options()
-    };
+    let options = SftOptions { learning_rate: 1e30, ..options() };
     match train(&model, None, &rows(), &options, &output) {
         Err(TrainError::NotFinite { step: 2, rows, .. }) => assert_eq!(rows.len(), 2),
         other => panic!("a diverged training went on: {other:?}"),

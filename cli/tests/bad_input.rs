@@ -114,7 +114,7 @@ fn a_prompt_longer_than_the_context_fails_its_episodes_and_says_so() {
     let config = std::fs::read_to_string(lab.path("model/config.json")).unwrap();
     lab.write("model/config.json", &config.replace("4096", "64"));
     let error = lab.fail(&["run", EXPERIMENT]);
-    assert!(error.contains("context of 64"), "{error}");
+    assert!(error.contains("the context holds 64"), "{error}");
     assert!(error.contains("max_failed"), "{error}");
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct Script {
     /// Names given at joining; calls of others are unknown.
     known: Vec<String>,
     stream: Option<Outgoing>,
+    /// Goodbye was said.
+    over: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -60,6 +62,11 @@ pub(crate) struct Rehearsal {
     shared: Shared,
     address: SocketAddr,
     runtime: Option<Runtime>,
+}
+
+fn farewell() -> wire::CoordinatorEvent {
+    let event = wire::coordinator_event::Event::Goodbye(wire::Goodbye { reason: "done".into() });
+    wire::CoordinatorEvent { event: Some(event) }
 }
 
 impl Rehearsal {
@@ -106,8 +113,15 @@ impl Rehearsal {
         self.script().stream.as_ref().unwrap().try_send(Ok(event)).unwrap();
     }
 
+    /// The run is over. As the real one does, it tells the open stream and every later one: a worker
+    /// may just be on its way to a new stream.
     pub(crate) fn goodbye(&self) {
-        self.say(wire::coordinator_event::Event::Goodbye(wire::Goodbye { reason: "done".into() }));
+        let mut script = self.script();
+        script.over = true;
+        if let Some(stream) = &script.stream {
+            // A stream that breaks at this moment is followed by another.
+            let _ = stream.try_send(Ok(farewell()));
+        }
     }
 
     /// The stream breaks; everything else goes on.
@@ -222,6 +236,9 @@ impl Coordinator for Shared {
                 return Err(Status::not_found("unknown worker"));
             }
             script.sessions += 1;
+            if script.over {
+                sender.try_send(Ok(farewell())).unwrap();
+            }
             script.stream = Some(sender);
         }
         let shared = self.clone();

@@ -44,8 +44,10 @@ lint: ## Check format and clippy; a warning is an error.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 
-# Tests with the real model read its path from INFLUENCE_TEST_MODEL and fail without it.
-unit: model ## Run all tests but doc tests.
+# The test build makes the binary too: building it alone first would compile many dependencies twice, as tests turn on
+# other features of theirs. Tests with the real model read its path from INFLUENCE_TEST_MODEL and fail without it.
+unit: ## Run all tests but doc tests.
+	$(CARGO) nextest run --no-run --locked --workspace
 	model="$${INFLUENCE_TEST_MODEL:-$$($(INFLUENCE) model fetch $(MODEL) --print-path)}" && \
 	INFLUENCE_TEST_MODEL="$$model" \
 	  $(CARGO) nextest run --locked --workspace --profile $(NEXTEST_PROFILE)

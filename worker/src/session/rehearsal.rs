@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use influence_proto::wire::coordinator_server::{Coordinator, CoordinatorServer};
@@ -38,6 +38,8 @@ pub(crate) struct Script {
     pub(crate) credits: Vec<u32>,
     pub(crate) draining: bool,
     pub(crate) sessions: u32,
+    /// Every session is told goodbye.
+    over: bool,
     /// Names given at joining; calls of others are unknown.
     known: Vec<String>,
     stream: Option<Outgoing>,
@@ -76,7 +78,8 @@ impl Rehearsal {
     }
 
     pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
-        self.shared.0.lock().unwrap()
+        // A test that failed while it held the script must not hide why.
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The process dies, with every connection.
@@ -106,8 +109,11 @@ impl Rehearsal {
         self.script().stream.as_ref().unwrap().try_send(Ok(event)).unwrap();
     }
 
-    pub(crate) fn goodbye(&self) {
-        self.say(wire::coordinator_event::Event::Goodbye(wire::Goodbye { reason: "done".into() }));
+    /// Says goodbye in the session that is open now, or in the next.
+    pub(crate) async fn goodbye(&self) {
+        self.script().over = true;
+        let said = |script: &Script| script.stream.as_ref().is_some_and(|s| s.try_send(Ok(farewell())).is_ok());
+        self.until("a session to say goodbye in", said).await;
     }
 
     /// The stream breaks; everything else goes on.
@@ -129,6 +135,11 @@ impl Drop for Rehearsal {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn farewell() -> wire::CoordinatorEvent {
+    let goodbye = wire::coordinator_event::Event::Goodbye(wire::Goodbye { reason: "done".into() });
+    wire::CoordinatorEvent { event: Some(goodbye) }
 }
 
 fn serve(listener: TcpListener, shared: Shared) -> Runtime {
@@ -222,6 +233,9 @@ impl Coordinator for Shared {
                 return Err(Status::not_found("unknown worker"));
             }
             script.sessions += 1;
+            if script.over {
+                sender.try_send(Ok(farewell())).unwrap();
+            }
             script.stream = Some(sender);
         }
         let shared = self.clone();

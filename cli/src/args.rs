@@ -122,7 +122,7 @@ pub(crate) struct WorkerArguments {
     /// How many episodes are rolled out at once.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub slots: u32,
-    /// The name that people see. Default: this host's name and the process id.
+    /// The name that people see. Default: `worker-` and the process id.
     #[arg(long)]
     pub name: Option<String>,
     /// How long a worker that is asked to stop may go on with what it holds, in seconds.

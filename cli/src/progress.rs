@@ -18,7 +18,9 @@ pub(crate) async fn show(mut progress: watch::Receiver<Progress>) {
             if let Some(ended) = bar.take() {
                 ended.end();
             }
-            bar = StepBar::new(&snapshot);
+            // Rates are counted from here: what was done before this process must be known first.
+            let known = snapshot.episodes_total > 0 || matches!(snapshot.phase, RunPhase::Training(_));
+            bar = known.then(|| StepBar::new(&snapshot)).flatten();
         }
         if let Some(bar) = &bar {
             bar.show(&snapshot);

@@ -35,7 +35,8 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     // Workers of an earlier process ended with it: nobody waits for them.
-    let begun = begin(&arguments.experiment, &arguments.data, address, Duration::ZERO, &cancel).await?;
+    let stop = CancellationToken::new();
+    let begun = begin(&arguments.experiment, &arguments.data, address, Duration::ZERO, &stop).await?;
     let run = match begun {
         Begun { run, handle: None } => run,
         Begun { run, handle: Some(handle) } => {
@@ -48,38 +49,36 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
                 ..worker_options(&arguments.models)?
             };
             let worker = tokio::spawn(influence_worker::run(worker, cancel.clone()));
-            both(handle, worker, cancel).await?;
+            both(handle, worker, stop, cancel).await?;
             run
         }
     };
     conclude(&arguments.data, &run, arguments.json).await
 }
 
-/// Waits for the run. Without its only worker it would wait forever, so the worker's failure ends it.
+/// Waits for the run. When its only worker leaves first, because it was asked to stop or because it
+/// failed, the run is stopped: what the worker handed back is stored by then.
 async fn both(
     handle: RunHandle,
     mut worker: JoinHandle<Result<(), WorkerError>>,
+    stop: CancellationToken,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
     let bars = tokio::spawn(progress::show(handle.progress.clone()));
     let mut end = Box::pin(handle.wait());
-    let outcome = tokio::select! {
+    let (outcome, left) = tokio::select! {
         outcome = &mut end => {
+            // It was told goodbye; should that not have reached it, it must not wait for more.
             cancel.cancel();
-            worker.await.context("the worker broke off")??;
-            outcome
+            (outcome, worker.await)
         }
         left = &mut worker => {
-            let asked = cancel.is_cancelled();
-            left.context("the worker broke off")??;
-            // A worker leaves when it is told goodbye or asked to stop; the run's own end says more.
-            if !asked {
-                tracing::debug!("the worker has left");
-            }
-            end.await
+            stop.cancel();
+            (end.await, left)
         }
     };
     bars.await.context("the progress bars broke off")?;
+    left.context("the worker broke off")??;
     Ok(outcome?)
 }
 

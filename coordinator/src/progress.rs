@@ -99,6 +99,14 @@ impl ProgressHandle {
         });
     }
 
+    /// A new phase begins; nobody knows yet how many episodes it has.
+    pub(crate) fn enter(&self, phase: RunPhase) {
+        self.change(|p| {
+            p.phase = phase;
+            (p.episodes_done, p.episodes_failed, p.episodes_total) = (0, 0, 0);
+        });
+    }
+
     /// Counts a stored turn.
     pub(crate) fn turn(&self, turn: &Turn) {
         self.change(|p| {

@@ -41,7 +41,7 @@ impl Run {
             adapter = Some(self.iterate(iteration, adapter).await?);
         }
         self.evaluate(iterations, adapter).await?;
-        self.progress.change(|p| p.phase = RunPhase::Done);
+        self.progress.enter(RunPhase::Done);
         Ok(())
     }
 
@@ -50,7 +50,7 @@ impl Run {
         if !self.experiment.evaluation.after.contains(&iteration) || self.judged(Phase::Evaluate, iteration).await? {
             return Ok(());
         }
-        self.progress.change(|p| p.phase = RunPhase::Evaluation(iteration));
+        self.progress.enter(RunPhase::Evaluation(iteration));
         let mut active = self.active(Phase::Evaluate, iteration).await?;
         self.roll_out(Phase::Evaluate, iteration, adapter, &mut active).await?;
         self.judge(Phase::Evaluate, iteration).await?;
@@ -63,14 +63,14 @@ impl Run {
             self.keep_adapter(iteration, trained).await?;
             return Ok(trained);
         }
-        self.progress.change(|p| p.phase = RunPhase::Rollout(iteration));
+        self.progress.enter(RunPhase::Rollout(iteration));
         let mut active = self.active(Phase::Train, iteration).await?;
         if !self.judged(Phase::Train, iteration).await? {
             self.roll_out(Phase::Train, iteration, adapter, &mut active).await?;
             self.judge(Phase::Train, iteration).await?;
         }
         let dataset = self.write_dataset(iteration).await?;
-        self.progress.change(|p| p.phase = RunPhase::Training(iteration));
+        self.progress.enter(RunPhase::Training(iteration));
         let trained = self.train(iteration, adapter, dataset, &mut active).await?;
         self.progress.change(|p| p.training = None);
         self.keep_adapter(iteration, trained).await?;

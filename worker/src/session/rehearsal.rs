@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use influence_proto::wire::coordinator_server::{Coordinator, CoordinatorServer};
@@ -38,11 +38,11 @@ pub(crate) struct Script {
     pub(crate) credits: Vec<u32>,
     pub(crate) draining: bool,
     pub(crate) sessions: u32,
-    /// Every session is told goodbye.
-    over: bool,
     /// Names given at joining; calls of others are unknown.
     known: Vec<String>,
     stream: Option<Outgoing>,
+    /// Goodbye was said.
+    over: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -64,6 +64,11 @@ pub(crate) struct Rehearsal {
     runtime: Option<Runtime>,
 }
 
+fn farewell() -> wire::CoordinatorEvent {
+    let event = wire::coordinator_event::Event::Goodbye(wire::Goodbye { reason: "done".into() });
+    wire::CoordinatorEvent { event: Some(event) }
+}
+
 impl Rehearsal {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -78,8 +83,7 @@ impl Rehearsal {
     }
 
     pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
-        // A test that failed while it held the script must not hide why.
-        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.0.lock().unwrap()
     }
 
     /// The process dies, with every connection.
@@ -109,11 +113,15 @@ impl Rehearsal {
         self.script().stream.as_ref().unwrap().try_send(Ok(event)).unwrap();
     }
 
-    /// Says goodbye in the session that is open now, or in the next.
-    pub(crate) async fn goodbye(&self) {
-        self.script().over = true;
-        let said = |script: &Script| script.stream.as_ref().is_some_and(|s| s.try_send(Ok(farewell())).is_ok());
-        self.until("a session to say goodbye in", said).await;
+    /// The run is over. As the real one does, it tells the open stream and every later one: a worker
+    /// may just be on its way to a new stream.
+    pub(crate) fn goodbye(&self) {
+        let mut script = self.script();
+        script.over = true;
+        if let Some(stream) = &script.stream {
+            // A stream that breaks at this moment is followed by another.
+            let _ = stream.try_send(Ok(farewell()));
+        }
     }
 
     /// The stream breaks; everything else goes on.
@@ -135,11 +143,6 @@ impl Drop for Rehearsal {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn farewell() -> wire::CoordinatorEvent {
-    let goodbye = wire::coordinator_event::Event::Goodbye(wire::Goodbye { reason: "done".into() });
-    wire::CoordinatorEvent { event: Some(goodbye) }
 }
 
 fn serve(listener: TcpListener, shared: Shared) -> Runtime {

@@ -124,7 +124,7 @@ async fn every_lease_ends_in_a_complete_journal_and_goodbye_ends_the_worker() {
         assert_eq!(finished, Outcome::Episode { turns: turns.len() as u32 });
     }
     assert!(setup.coordinator.script().credits.iter().all(|credits| *credits <= 2));
-    setup.coordinator.goodbye().await;
+    setup.coordinator.goodbye();
     setup.end().await.unwrap();
 }
 
@@ -144,7 +144,7 @@ async fn work_goes_on_through_a_broken_stream_and_a_coordinator_that_restarts() 
         assert!(turns.iter().copied().eq(0..turns.len() as u32), "no turn is lost, doubled or out of order: {turns:?}");
     }
     setup.coordinator.until("the session", |script| script.sessions >= 3).await;
-    setup.coordinator.goodbye().await;
+    setup.coordinator.goodbye();
     setup.end().await.unwrap();
 }
 
@@ -160,7 +160,7 @@ async fn leases_are_renewed_with_growing_progress_and_a_lost_one_is_dropped() {
     setup.coordinator.script().lost.push(lost);
     setup.coordinator.until("its end", |script| script.renewals.last().is_some_and(Vec::is_empty)).await;
     assert!(setup.coordinator.script().finished.is_empty(), "nothing is said about a lost lease");
-    setup.coordinator.goodbye().await;
+    setup.coordinator.goodbye();
     setup.end().await.unwrap();
 }
 
@@ -226,7 +226,7 @@ async fn an_interrupted_journal_is_continued() {
     let whole = {
         let setup = Setup::new(vec![lease("e0", 1)], Duration::ZERO).await;
         setup.coordinator.until("the result", |script| script.finished.len() == 1).await;
-        setup.coordinator.goodbye().await;
+        setup.coordinator.goodbye();
         let turns: Vec<Turn> = setup.coordinator.script().turns.iter().map(|(_, _, turn)| turn.clone()).collect();
         setup.end().await.unwrap();
         turns
@@ -240,7 +240,7 @@ async fn an_interrupted_journal_is_continued() {
     let rest: Vec<_> = setup.coordinator.script().turns.iter().map(|(_, _, turn)| turn.reply.clone()).collect();
     assert_eq!(rest, whole[2..].iter().map(|turn| turn.reply.clone()).collect::<Vec<_>>());
     assert_eq!(setup.coordinator.script().finished[0].2, Outcome::Episode { turns: whole.len() as u32 });
-    setup.coordinator.goodbye().await;
+    setup.coordinator.goodbye();
     setup.end().await.unwrap();
 }
 
@@ -268,7 +268,7 @@ async fn an_adapter_is_fetched_and_loaded_once_for_all_its_episodes() {
             assert_eq!(adapter.is_some(), prompt.starts_with("[system]AGENT"), "the agent alone has the adapter");
         }
     }
-    setup.coordinator.goodbye().await;
+    setup.coordinator.goodbye();
     setup.end().await.unwrap();
 }
 
@@ -283,7 +283,7 @@ async fn a_missing_adapter_fails_the_episode_and_not_the_worker() {
     let failed = setup.coordinator.script().finished.iter().find(|(work, _, _)| work == "e0").unwrap().2.clone();
     let Outcome::Failed(failure) = failed else { panic!("{failed:?}") };
     assert!(failure.message.contains(&Digest::of("a").to_string()), "{}", failure.message);
-    setup.coordinator.goodbye().await;
+    setup.coordinator.goodbye();
     setup.end().await.unwrap();
 }
 
@@ -297,7 +297,7 @@ async fn a_lease_that_cannot_be_read_is_answered() {
     let (work, attempt, outcome) = setup.coordinator.script().finished[0].clone();
     assert_eq!((work.as_str(), attempt), ("e9", 4));
     assert!(matches!(outcome, Outcome::Failed(failure) if failure.message.contains("lease.payload")));
-    setup.coordinator.goodbye().await;
+    setup.coordinator.goodbye();
     setup.end().await.unwrap();
 }
 

@@ -176,7 +176,7 @@ fn wrong_shapes_and_types_are_errors() {
 
 /// Prints the speed of the product on this machine; run it with `--run-ignored all --no-capture`.
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: run by hand, with --run-ignored all --no-capture"]
 fn speed() {
     for (inputs, outputs) in [(576, 576), (576, 1536), (1536, 576), (576, 49152)] {
         let panels = Panels::pack(&noise(outputs * inputs, 5), outputs, inputs).unwrap();

@@ -15,7 +15,7 @@ fn peak_memory() -> Option<u64> {
 /// Prints the speed and memory of training the model that `INFLUENCE_TEST_MODEL` points to, on rows of 400
 /// tokens; run it with `--run-ignored all --no-capture`.
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: run by hand, with --run-ignored all --no-capture"]
 fn speed_and_memory_on_a_real_model() {
     let path = std::env::var("INFLUENCE_TEST_MODEL").expect("set INFLUENCE_TEST_MODEL to a model file");
     let start = Instant::now();

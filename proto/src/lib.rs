@@ -22,7 +22,7 @@ pub use episode::{
 };
 pub use error::InvalidMessage;
 pub use ids::{Digest, EpisodeId, RunId, WorkId, WorkerId};
-pub use model::{ModelSource, ModelSpec};
+pub use model::{LoadedModel, ModelSource, ModelSpec, PushedFile};
 pub use training::{
     AdapterRef, Algorithm, LoraSpec, OptimiserSpec, RowMessage, TrainingReport, TrainingRow, TrainingSpec,
 };
@@ -35,7 +35,7 @@ pub mod wire {
 }
 
 /// The protocol versions that this build speaks, lowest and highest.
-pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=1;
+pub const PROTOCOL: std::ops::RangeInclusive<u32> = 2..=2;
 
 /// The largest gRPC message either side sends or accepts, in bytes. A turn of a long conversation
 /// with its token ids is well under 1 MiB; artifacts travel in chunks of [`ARTIFACT_CHUNK`].

@@ -42,4 +42,29 @@ pub enum ModelSource {
         /// Digest of the file, if it must be checked. A folder has none.
         sha256: Option<Digest>,
     },
+    /// Files that were uploaded to the coordinator.
+    Pushed {
+        /// All files of the model; never empty.
+        files: Vec<PushedFile>,
+    },
+}
+
+/// One file of a model that was uploaded to the coordinator as an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushedFile {
+    /// Its plain name, as in `model.safetensors`: no folder.
+    pub name: String,
+    /// Its digest, the artifact's address.
+    pub sha256: Digest,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A model that a worker has loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadedModel {
+    /// The name that roles refer to.
+    pub name: String,
+    /// sha256 over its files' names and digests: equal files give equal figures.
+    pub sha256: Digest,
 }

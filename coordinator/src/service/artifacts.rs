@@ -7,6 +7,12 @@ use tonic::{Status, Streaming};
 use super::status;
 use crate::artifacts::Artifacts;
 
+pub(super) async fn stat(artifacts: &Artifacts, sha256: &str) -> Result<wire::StatArtifactReply, Status> {
+    let digest = Digest::parse(sha256).map_err(status::invalid)?;
+    let complete = artifacts.contains(digest).await.map_err(status::artifact)?;
+    Ok(wire::StatArtifactReply { complete, bytes: 0 })
+}
+
 pub(super) async fn put(artifacts: &Artifacts, mut chunks: Streaming<wire::ArtifactChunk>) -> Result<Digest, Status> {
     let mut incoming = artifacts.incoming().await.map_err(status::artifact)?;
     loop {
@@ -34,7 +40,10 @@ pub(super) async fn get(
     let content = artifacts.stream(digest).await.map_err(status::artifact)?;
     let chunks = content.flat_map(|piece| {
         let chunks: Vec<_> = match piece {
-            Ok(bytes) => bytes.chunks(ARTIFACT_CHUNK).map(|c| Ok(wire::ArtifactChunk { data: c.to_vec() })).collect(),
+            Ok(bytes) => bytes
+                .chunks(ARTIFACT_CHUNK)
+                .map(|c| Ok(wire::ArtifactChunk { data: c.to_vec(), upload: None }))
+                .collect(),
             Err(error) => vec![Err(status::artifact(error))],
         };
         stream::iter(chunks)

@@ -109,6 +109,13 @@ impl Coordinator for Service {
         Ok(Response::new(wire::FinishReply {}))
     }
 
+    async fn stat_artifact(
+        &self,
+        request: Request<wire::StatArtifactRequest>,
+    ) -> Result<Response<wire::StatArtifactReply>, Status> {
+        artifacts::stat(&self.artifacts, &request.into_inner().sha256).await.map(Response::new)
+    }
+
     async fn put_artifact(
         &self,
         request: Request<Streaming<wire::ArtifactChunk>>,

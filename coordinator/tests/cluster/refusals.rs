@@ -18,7 +18,7 @@ async fn what_cannot_be_served_is_refused_with_a_code_of_the_list() {
     later.protocol = (7, 9);
     let refused = calls.join(wire::JoinRequest::from(later)).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
-    for part in ["7 to 9", "1 to 1", "same release"] {
+    for part in ["7 to 9", "2 to 2", "same release"] {
         assert!(refused.message().contains(part), "{part} is missing in: {}", refused.message());
     }
 
@@ -30,9 +30,9 @@ async fn what_cannot_be_served_is_refused_with_a_code_of_the_list() {
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("turn"), "{}", refused.message());
 
-    let missing = wire::GetArtifactRequest { sha256: "0".repeat(64) };
+    let missing = wire::GetArtifactRequest { sha256: "0".repeat(64), offset: 0 };
     assert_eq!(calls.get_artifact(missing).await.unwrap_err().code(), Code::NotFound);
-    let bad = wire::GetArtifactRequest { sha256: "zz".into() };
+    let bad = wire::GetArtifactRequest { sha256: "zz".into(), offset: 0 };
     assert_eq!(calls.get_artifact(bad).await.unwrap_err().code(), Code::InvalidArgument);
 
     let event = wire::worker_event::Event::Credits(wire::Credits { episodes: 1 });

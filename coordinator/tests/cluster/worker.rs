@@ -31,7 +31,7 @@ pub(crate) async fn client(address: SocketAddr) -> Result<Client, tonic::transpo
 
 pub(crate) fn join(name: &str, incarnation: u64) -> Join {
     let (version, device) = ("0".into(), "cpu".into());
-    Join { protocol: (1, 1), name: name.into(), incarnation, version, device, can_train: true }
+    Join { protocol: (2, 2), name: name.into(), incarnation, version, device, can_train: true }
 }
 
 /// An open stream.
@@ -45,7 +45,7 @@ impl Session {
     pub(crate) async fn open(client: &mut Client, join: Join, credits: u32) -> Result<Self, Status> {
         let joined = Joined::try_from(client.join(wire::JoinRequest::from(join)).await?.into_inner()).unwrap();
         let (events, outgoing) = mpsc::channel(16);
-        let hello = wire::Hello { worker_id: joined.worker.to_string() };
+        let hello = wire::Hello { worker_id: joined.worker.to_string(), models: Vec::new() };
         for event in
             [worker_event::Event::Hello(hello), worker_event::Event::Credits(wire::Credits { episodes: credits })]
         {
@@ -195,7 +195,7 @@ impl Worker {
     async fn train(&self, spec: &TrainingSpec) -> TrainingReport {
         let dataset = spec.dataset;
         let fetched = self.until_stored(|mut client| async move {
-            let request = wire::GetArtifactRequest { sha256: dataset.to_string() };
+            let request = wire::GetArtifactRequest { sha256: dataset.to_string(), offset: 0 };
             let mut chunks = client.get_artifact(request).await?.into_inner();
             let mut rows = Vec::new();
             while let Some(chunk) = chunks.message().await? {
@@ -208,7 +208,8 @@ impl Worker {
         let weights = format!("{spec:?} trained on {}", spec.dataset).into_bytes();
         let config = b"{\"r\": 2}".to_vec();
         for file in [&config, &weights] {
-            let chunks: Vec<_> = file.chunks(10).map(|c| wire::ArtifactChunk { data: c.to_vec() }).collect();
+            let chunks: Vec<_> =
+                file.chunks(10).map(|c| wire::ArtifactChunk { data: c.to_vec(), upload: None }).collect();
             let reply = self.until_stored(|mut client| {
                 let chunks = chunks.clone();
                 async move { Ok(client.put_artifact(tokio_stream::iter(chunks)).await?.into_inner()) }

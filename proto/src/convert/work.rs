@@ -1,7 +1,7 @@
 use crate::wire;
 use crate::{
-    Digest, Failure, HeldLease, InvalidMessage, Join, Joined, Lease, ModelSource, ModelSpec, Outcome, RunId,
-    TrainingProgress, TrainingReport, Work, WorkId, WorkerId,
+    Digest, Failure, HeldLease, InvalidMessage, Join, Joined, Lease, LoadedModel, ModelSource, ModelSpec, Outcome,
+    PushedFile, RunId, TrainingProgress, TrainingReport, Work, WorkId, WorkerId,
 };
 
 use super::{list, nested, positive, required};
@@ -87,6 +87,9 @@ impl From<ModelSource> for wire::model_source::Source {
             ModelSource::Path { path, sha256 } => {
                 Self::Path(wire::PathSource { path, sha256: sha256.map(String::from).unwrap_or_default() })
             }
+            ModelSource::Pushed { files } => {
+                Self::Pushed(wire::PushedSource { files: files.into_iter().map(Into::into).collect() })
+            }
         }
     }
 }
@@ -104,7 +107,42 @@ impl TryFrom<wire::ModelSource> for ModelSource {
                 let sha256 = (!p.sha256.is_empty()).then(|| Digest::parse(&p.sha256)).transpose()?;
                 Self::Path { path: p.path, sha256 }
             }
+            Source::Pushed(p) if p.files.is_empty() => return Err(InvalidMessage::new("files", "is empty")),
+            Source::Pushed(p) => Self::Pushed { files: list(p.files, "files")? },
         })
+    }
+}
+
+impl From<PushedFile> for wire::PushedFile {
+    fn from(file: PushedFile) -> Self {
+        Self { name: file.name, sha256: file.sha256.into(), bytes: file.bytes }
+    }
+}
+
+impl TryFrom<wire::PushedFile> for PushedFile {
+    type Error = InvalidMessage;
+    fn try_from(file: wire::PushedFile) -> Result<Self, InvalidMessage> {
+        // It becomes a file of this name on another machine.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if file.name.is_empty() || file.name.len() > 128 || file.name.starts_with('.') || !file.name.chars().all(plain)
+        {
+            let shown: String = file.name.chars().take(40).flat_map(char::escape_default).collect();
+            return Err(InvalidMessage::new("name", format!("must be a plain file name, but is `{shown}`")));
+        }
+        Ok(Self { name: file.name, sha256: Digest::parse(&file.sha256)?, bytes: file.bytes })
+    }
+}
+
+impl From<LoadedModel> for wire::LoadedModel {
+    fn from(model: LoadedModel) -> Self {
+        Self { name: model.name, sha256: model.sha256.into() }
+    }
+}
+
+impl TryFrom<wire::LoadedModel> for LoadedModel {
+    type Error = InvalidMessage;
+    fn try_from(model: wire::LoadedModel) -> Result<Self, InvalidMessage> {
+        Ok(Self { name: model.name, sha256: Digest::parse(&model.sha256)? })
     }
 }
 

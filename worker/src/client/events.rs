@@ -32,6 +32,8 @@ pub(crate) enum Event {
     Cancel(Lost),
     /// The run is over.
     Goodbye(String),
+    /// Somebody wants this worker to leave; the run goes on.
+    Drain(String),
 }
 
 /// Why a session's stream ended.
@@ -80,5 +82,6 @@ fn read(message: wire::CoordinatorEvent) -> Result<Event, InvalidMessage> {
         }
         Wire::Cancel(cancel) => Ok(Event::Cancel(cancel.try_into()?)),
         Wire::Goodbye(goodbye) => Ok(Event::Goodbye(goodbye.reason)),
+        Wire::Drain(drain) => Ok(Event::Drain(drain.reason)),
     }
 }

@@ -126,7 +126,7 @@ impl Client {
                 (&mut file).take(ARTIFACT_CHUNK as u64).read_to_end(&mut data).await?;
                 // An empty file is one empty chunk.
                 let last = data.len() < ARTIFACT_CHUNK;
-                if sender.send(wire::ArtifactChunk { data }).await.is_err() || last {
+                if sender.send(wire::ArtifactChunk { data, upload: None }).await.is_err() || last {
                     return Ok::<_, std::io::Error>(());
                 }
             }
@@ -146,7 +146,7 @@ impl Client {
         digest: Digest,
         mut sink: impl FnMut(&[u8]) -> std::io::Result<()>,
     ) -> Result<(), CallError> {
-        let request = wire::GetArtifactRequest { sha256: digest.to_string() };
+        let request = wire::GetArtifactRequest { sha256: digest.to_string(), offset: 0 };
         let mut chunks = within(CALL, self.stub.clone().get_artifact(request)).await?;
         loop {
             let chunk = tokio::time::timeout(CHUNK, chunks.message()).await.map_err(|_| silent(CHUNK))??;

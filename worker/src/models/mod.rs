@@ -123,7 +123,7 @@ impl ModelCache {
                 wheel::cached(&wheel::destination(&self.folder, *sha256, file)?, *sha256, &self.records())
             }
             // A local file costs nothing to look at; but it keeps its place among the sources.
-            ModelSource::Path { .. } => None,
+            ModelSource::Path { .. } | ModelSource::Pushed { .. } => None,
         })
     }
 
@@ -161,6 +161,8 @@ impl ModelCache {
                 }
                 Ok(path)
             }
+            // They come over the session's connection, which this cache does not have.
+            ModelSource::Pushed { .. } => Err(SourceError::Missing { path: PathBuf::from(describe(source)) }),
         }
     }
 
@@ -175,6 +177,7 @@ pub fn describe(source: &ModelSource) -> String {
         ModelSource::Hub { repository, revision } => format!("hub {repository}@{revision}"),
         ModelSource::Wheel { package, version, file, .. } => format!("wheel {package}=={version} ({file})"),
         ModelSource::Path { path, .. } => format!("path {path}"),
+        ModelSource::Pushed { files } => format!("the coordinator ({} files)", files.len()),
     }
 }
 

@@ -49,7 +49,7 @@ impl Setup {
         let coordinator = Rehearsal::start().await;
         let client = Client::new(&coordinator.url()).unwrap();
         let join = influence_proto::Join {
-            protocol: (1, 1),
+            protocol: (2, 2),
             name: "test".into(),
             incarnation: 7,
             version: "0".into(),

@@ -56,7 +56,7 @@ impl Connection<'_> {
     /// Opens a stream and serves it to its end.
     pub(super) async fn serve(&self) -> End {
         let (sender, outgoing) = mpsc::channel(OUTGOING);
-        let hello = Wire::Hello(wire::Hello { worker_id: self.identity.id().to_string() });
+        let hello = Wire::Hello(wire::Hello { worker_id: self.identity.id().to_string(), models: Vec::new() });
         // The channel is new and has room.
         let _ = sender.try_send(event(hello));
         let mut events = match self.client.session(outgoing).await {
@@ -108,6 +108,10 @@ impl Connection<'_> {
         match event {
             Event::Lease(lease) => self.tasks.take(lease),
             Event::Cancel(lost) => self.leases.lose(&lost),
+            Event::Drain(reason) => {
+                tracing::info!(%reason, "asked to drain");
+                self.tasks.drain();
+            }
             Event::Unreadable { work, attempt, problem } => {
                 tracing::error!(%work, attempt, %problem, "a lease cannot be read");
                 let message = format!("the worker cannot read the lease: {problem}; use the same release for both");

@@ -283,6 +283,11 @@ impl Coordinator for Shared {
         Ok(Response::new(wire::FinishReply {}))
     }
 
+    async fn stat_artifact(&self, request: Request<wire::StatArtifactRequest>) -> Reply<wire::StatArtifactReply> {
+        let complete = self.0.lock().unwrap().artifacts.contains_key(&request.into_inner().sha256);
+        Ok(Response::new(wire::StatArtifactReply { complete, bytes: 0 }))
+    }
+
     async fn put_artifact(&self, request: Request<Streaming<wire::ArtifactChunk>>) -> Reply<wire::PutArtifactReply> {
         let mut chunks = request.into_inner();
         let mut data = Vec::new();
@@ -307,7 +312,7 @@ impl Coordinator for Shared {
         let pieces: Vec<_> = data.chunks(1000).map(<[u8]>::to_vec).collect();
         let sent = if broken { pieces.len() / 2 } else { pieces.len() };
         for data in pieces.into_iter().take(sent) {
-            sender.try_send(Ok(wire::ArtifactChunk { data })).unwrap();
+            sender.try_send(Ok(wire::ArtifactChunk { data, upload: None })).unwrap();
         }
         if broken {
             sender.try_send(Err(Status::unavailable("the connection broke"))).unwrap();

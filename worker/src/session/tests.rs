@@ -306,11 +306,11 @@ async fn a_protocol_that_does_not_fit_is_fatal_and_names_both_sides() {
     let coordinator = Rehearsal::start().await;
     coordinator.script().protocol = Some(0);
     let error = Setup::with(coordinator, Duration::ZERO).end().await.unwrap_err().to_string();
-    assert!(error.contains("7 to 9") && error.contains("protocol 1 to 1"), "{error}");
+    assert!(error.contains("7 to 9") && error.contains("protocol 2 to 2"), "{error}");
     let coordinator = Rehearsal::start().await;
     coordinator.script().protocol = Some(9);
     let error = Setup::with(coordinator, Duration::ZERO).end().await.unwrap_err().to_string();
-    assert!(error.contains("speaks protocol 9") && error.contains("this worker 1 to 1"), "{error}");
+    assert!(error.contains("speaks protocol 9") && error.contains("this worker 2 to 2"), "{error}");
 }
 
 #[tokio::test]

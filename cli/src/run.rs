@@ -9,7 +9,7 @@ use anyhow::Context;
 use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::Experiment;
 use influence_coordinator::store::{SqliteStore, Store};
-use influence_coordinator::{Coordinator, CoordinatorOptions, Opened, RunHandle, open_run, summary};
+use influence_coordinator::{Coordinator, CoordinatorOptions, Leadership, Opened, RunHandle, open_run, summary};
 use influence_proto::RunId;
 use influence_worker::{WorkerError, WorkerOptions};
 use tokio::task::JoinHandle;
@@ -28,6 +28,8 @@ use crate::{interrupt, progress};
 const GRACE: Duration = Duration::from_secs(5);
 /// How long work waits for workers that outlived an earlier coordinator.
 const RECLAIM: Duration = Duration::from_secs(15);
+/// How long the store waits for a leader that is silent.
+const TAKEOVER: Duration = Duration::from_secs(10);
 /// How long the store may refuse every write, as with a full disk, before the run stops.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -120,8 +122,10 @@ async fn begin(
             return Ok(Begun { run: run.clone(), handle: None });
         }
     }
+    let leader = format!("process {}", std::process::id());
     let options = CoordinatorOptions {
         run: run.clone(),
+        leadership: Leadership::take(store.clone(), run.clone(), leader, TAKEOVER).await?,
         store,
         artifacts: Artifacts::open(&data.data.join("artifacts")).await?,
         data: data.data.clone(),

@@ -15,18 +15,21 @@ use crate::artifacts::Artifacts;
 use crate::config::Experiment;
 use crate::dispatch::{DispatchHandle, DispatchService, Limits};
 use crate::experiment::{Run, RunError, RunFolder};
+use crate::leadership::Leadership;
 use crate::progress::{Progress, ProgressHandle};
 use crate::service::{ListenError, Listener, Service, serve};
-use crate::store::{LockError, RunLock, RunStatus, Store, StoreError};
+use crate::store::{RunStatus, Store, StoreError};
 
 /// How long workers have to leave after they were told that the run is over.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// What a coordinator works with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct CoordinatorOptions {
     /// The run to carry on, from [`open_run`](crate::open_run).
     pub run: RunId,
+    /// The right to do so.
+    pub leadership: Leadership,
     /// Where it is remembered.
     pub store: Arc<dyn Store>,
     /// Where its datasets and adapters lie.
@@ -45,9 +48,6 @@ pub struct CoordinatorOptions {
 /// Why a run could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another process is at it.
-    #[error(transparent)]
-    Lock(#[from] LockError),
     /// The port cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -87,18 +87,17 @@ impl RunHandle {
 }
 
 impl Coordinator {
-    /// Locks the run, listens, and carries it on in the background until its end or `cancel`.
+    /// Listens, and carries the run on in the background until its end or `cancel`.
     ///
     /// # Errors
-    /// When another process is at the run, the port cannot be had, or the store refuses.
+    /// When the port cannot be had, or the store refuses.
     pub async fn start(
         options: CoordinatorOptions,
         experiment: Experiment,
         cancel: CancellationToken,
     ) -> Result<RunHandle, StartError> {
-        let CoordinatorOptions { run, store, artifacts, data, listen, reclaim, store_patience } = options;
+        let CoordinatorOptions { run, leadership, store, artifacts, data, listen, reclaim, store_patience } = options;
         let folder = RunFolder::new(&data, &run);
-        let lock = RunLock::acquire(folder.path(), &run)?;
         let record = store.run(&run).await?;
         if record.digest != experiment.digest().to_string() {
             return Err(StartError::OtherExperiment(run));
@@ -145,6 +144,7 @@ impl Coordinator {
             let result = tokio::select! {
                 result = run.carry_on() => result,
                 () = cancel.cancelled() => Err(RunError::Stopped),
+                () = leadership.lost().cancelled() => Err(RunError::Deposed),
             };
             let result = conclude(&run, result).await;
             farewell(&run.dispatch, &result, &readers).await;
@@ -152,7 +152,7 @@ impl Coordinator {
             servants.join_next().await;
             dispatcher_stop.cancel();
             while servants.join_next().await.is_some() {}
-            drop(lock);
+            leadership.resign().await;
             result
         });
         let (address, progress) = handle;
@@ -173,7 +173,7 @@ fn limits(experiment: &Experiment, reclaim: Duration) -> Limits {
 async fn conclude(run: &Run, result: Result<(), RunError>) -> Result<(), RunError> {
     let status = match &result {
         Ok(()) => RunStatus::Finished,
-        Err(RunError::Stopped) => return result,
+        Err(RunError::Stopped | RunError::Deposed) => return result,
         Err(error) => RunStatus::Failed(error.to_string()),
     };
     let stored = run.store.set_run_status(&run.run, status).await;
@@ -191,7 +191,7 @@ async fn conclude(run: &Run, result: Result<(), RunError>) -> Result<(), RunErro
 async fn farewell(dispatch: &DispatchHandle, result: &Result<(), RunError>, readers: &TaskTracker) {
     let reason = match result {
         Ok(()) => "the run is finished".to_owned(),
-        Err(RunError::Stopped) => return,
+        Err(RunError::Stopped | RunError::Deposed) => return,
         Err(error) => format!("the run has stopped: {error}"),
     };
     if dispatch.goodbye(reason).await.is_err() {

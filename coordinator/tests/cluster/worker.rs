@@ -123,6 +123,7 @@ impl Worker {
                 event = session.stream.message() => match event.ok()??.event? {
                     coordinator_event::Event::Goodbye(goodbye) => return Some(goodbye.reason),
                     coordinator_event::Event::Cancel(cancel) => self.lose(cancel),
+                    coordinator_event::Event::Drain(_) => {}
                     coordinator_event::Event::Lease(lease) => self.take(Lease::try_from(lease).unwrap(), &session.worker),
                 },
                 _ = beat.tick() => {

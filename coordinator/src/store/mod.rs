@@ -12,6 +12,8 @@
 mod behaviour;
 mod error;
 mod lock;
+#[cfg(test)]
+pub(crate) mod memory;
 mod record;
 mod sqlite;
 

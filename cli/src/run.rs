@@ -26,19 +26,29 @@ use crate::{interrupt, progress};
 
 /// What a worker in this process may still do when the run is asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long work waits for workers that outlived an earlier coordinator.
-const RECLAIM: Duration = Duration::from_secs(15);
 /// How long the store waits for a leader that is silent.
 const TAKEOVER: Duration = Duration::from_secs(10);
-/// How long the store may refuse every write, as with a full disk, before the run stops.
-const STORE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a coordinator waits for others.
+struct Waits {
+    /// Work of an earlier coordinator, for workers that outlived it.
+    reclaim: Duration,
+    /// A store that refuses every write, as with a full disk, before the run stops.
+    store_patience: Option<Duration>,
+}
+
+impl Waits {
+    /// Its worker ended with it, and somebody watches.
+    const ALONE: Self = Self { reclaim: Duration::ZERO, store_patience: Some(Duration::from_secs(60)) };
+    const CLUSTER: Self = Self { reclaim: Duration::from_secs(15), store_patience: None };
+}
 
 pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     // Workers of an earlier process ended with it: nobody waits for them.
     let stop = CancellationToken::new();
-    let begun = begin(&arguments.experiment, &arguments.data, address, Duration::ZERO, &stop).await?;
+    let begun = begin(&arguments.experiment, &arguments.data, address, Waits::ALONE, &stop).await?;
     let run = match begun {
         Begun { run, handle: None } => run,
         Begun { run, handle: Some(handle) } => {
@@ -86,7 +96,7 @@ async fn both(
 
 pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
-    let begun = begin(&arguments.experiment, &arguments.data, arguments.listen, RECLAIM, &cancel).await?;
+    let begun = begin(&arguments.experiment, &arguments.data, arguments.listen, Waits::CLUSTER, &cancel).await?;
     if let Some(handle) = begun.handle {
         eprintln!("workers join with: influence worker --coordinator http://{}", handle.address);
         let bars = tokio::spawn(progress::show(handle.progress.clone()));
@@ -107,7 +117,7 @@ async fn begin(
     arguments: &ExperimentArguments,
     data: &DataArguments,
     listen: SocketAddr,
-    reclaim: Duration,
+    waits: Waits,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Begun> {
     let experiment = load(arguments)?;
@@ -130,8 +140,8 @@ async fn begin(
         artifacts: Artifacts::open(&data.data.join("artifacts")).await?,
         data: data.data.clone(),
         listen,
-        reclaim,
-        store_patience: STORE_PATIENCE,
+        reclaim: waits.reclaim,
+        store_patience: waits.store_patience,
     };
     let handle = Coordinator::start(options, experiment, cancel.clone()).await?;
     Ok(Begun { run, handle: Some(handle) })

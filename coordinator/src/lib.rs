@@ -28,6 +28,8 @@ pub mod planning;
 mod progress;
 pub mod selection;
 mod service;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 
 pub use coordinator::{Coordinator, CoordinatorOptions, RunHandle, StartError};

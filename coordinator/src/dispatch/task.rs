@@ -234,7 +234,7 @@ impl DispatchService {
             Written::Attempt { worker, work, attempt, stored } => match stored {
                 Ok(payload) => self.send_lease(worker, work, attempt, payload),
                 Err(StoreError::AlreadyFinished { .. }) => self.apply(Event::AlreadyFinished(work)),
-                Err(error) if error.retryable() => {
+                Err(error) if error.is_no_answer() => {
                     tracing::warn!(%work, %error, "the lease waits for the store");
                     self.apply(Event::GrantLost { work, attempt, stored: attempt });
                 }
@@ -252,7 +252,7 @@ impl DispatchService {
                     b.last_error = Some(error);
                 }),
                 Err(StoreError::AlreadyFinished { .. }) => self.batch.send_modify(|b| b.finished += 1),
-                Err(refused) if refused.retryable() => self.write_failure(work, attempt, error, STORE_RETRY),
+                Err(refused) if refused.is_no_answer() => self.write_failure(work, attempt, error, STORE_RETRY),
                 Err(refused) => {
                     tracing::error!(%work, attempt, %refused, "a failure was not stored");
                     self.batch.send_modify(|b| {

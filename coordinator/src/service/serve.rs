@@ -4,12 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures::Stream;
 use influence_proto::MAX_MESSAGE;
 use influence_proto::wire::coordinator_server::CoordinatorServer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 
 use super::calls::Service;
 
@@ -66,10 +68,20 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// The connections that come in.
+    pub(crate) fn incoming(self) -> TcpIncoming {
+        TcpIncoming::from(self.listener).with_nodelay(Some(true))
+    }
+}
+
 /// Serves until the service's `stop` is cancelled, then gives open calls a few seconds to end.
-pub(crate) async fn serve(listener: Listener, service: Service) {
+pub(crate) async fn serve<I, IO>(incoming: I, service: Service)
+where
+    I: Stream<Item = io::Result<IO>> + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let (stop, readers) = (service.stop.clone(), service.readers.clone());
-    let incoming = TcpIncoming::from(listener.listener).with_nodelay(Some(true));
     let server =
         CoordinatorServer::new(service).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
     let stopped = CancellationToken::clone(&stop);

@@ -2,6 +2,7 @@
 //! what the other stores must do. Handles made with [`MemoryStore::another`] share one truth.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,34 @@ pub(crate) struct MemoryStore {
     handle: u64,
     /// Whether attempts are fenced; a store without the fence shows what it is for.
     fenced: bool,
+    link: Link,
+}
+
+/// The way to the store. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Link(Arc<AtomicU8>);
+
+impl Link {
+    pub(crate) fn mend(&self) {
+        self.0.store(0, Ordering::SeqCst);
+    }
+
+    /// No call arrives.
+    pub(crate) fn cut(&self) {
+        self.0.store(1, Ordering::SeqCst);
+    }
+
+    /// Calls arrive, and their answers are lost.
+    pub(crate) fn lose_answers(&self) {
+        self.0.store(2, Ordering::SeqCst);
+    }
+
+    fn away(&self, mode: u8) -> Result<(), StoreError> {
+        if self.0.load(Ordering::SeqCst) == mode {
+            return Err(StoreError::Away { store: "memory".to_owned(), detail: "the link is cut".to_owned() });
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -47,7 +76,7 @@ struct Episode {
 
 impl MemoryStore {
     pub(crate) fn new() -> Self {
-        Self { truth: Arc::default(), handle: 0, fenced: true }
+        Self { truth: Arc::default(), handle: 0, fenced: true, link: Link::default() }
     }
 
     /// A store that accepts whatever attempt speaks.
@@ -56,8 +85,8 @@ impl MemoryStore {
     }
 
     /// Another handle, as of another process.
-    pub(crate) fn another(&self, handle: u64) -> Self {
-        Self { truth: self.truth.clone(), handle, fenced: self.fenced }
+    pub(crate) fn another(&self, handle: u64, link: Link) -> Self {
+        Self { truth: self.truth.clone(), handle, fenced: self.fenced, link }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<RunId, Run>> {
@@ -65,7 +94,10 @@ impl MemoryStore {
     }
 
     fn read<T>(&self, run: &RunId, body: impl FnOnce(&mut Run) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        body(self.lock().get_mut(run).ok_or_else(|| StoreError::NoSuchRun(run.to_string()))?)
+        self.link.away(1)?;
+        let done = body(self.lock().get_mut(run).ok_or_else(|| StoreError::NoSuchRun(run.to_string()))?);
+        self.link.away(2)?;
+        done
     }
 
     fn write<T>(&self, run: &RunId, body: impl FnOnce(&mut Run) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -457,7 +489,7 @@ impl Store for MemoryStore {
 
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use super::MemoryStore;
+    use super::{Link, MemoryStore};
     use crate::store::behaviour::{one_handle_leads_at_a_time, suite};
 
     suite!((MemoryStore::new(), ()));
@@ -465,6 +497,6 @@ mod tests {
     #[tokio::test]
     async fn two_handles_do_not_lead_one_run() {
         let one = MemoryStore::new();
-        one_handle_leads_at_a_time(&one, &one.another(1)).await;
+        one_handle_leads_at_a_time(&one, &one.another(1, Link::default())).await;
     }
 }

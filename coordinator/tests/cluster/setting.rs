@@ -146,7 +146,7 @@ async fn start(
         data: data.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         reclaim: Duration::ZERO,
-        store_patience: Duration::from_secs(10),
+        store_patience: Some(Duration::from_secs(10)),
     };
     // A killed coordinator's runtime may take a moment to let go of the lead, as a dying process does.
     let (run, ttl) = (opened.run().clone(), Duration::from_secs(10));

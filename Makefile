@@ -13,7 +13,10 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 INFLUENCE  := $(TARGET_DIR)/debug/influence
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build model test tools fmt lint unit doctest deny clean
+# Seeds of `make chaos`: FROM..TO, the last not included.
+SEEDS           ?= 0..100
+
+.PHONY: help demo build model test tools fmt lint unit doctest chaos deny clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +57,9 @@ unit: ## Run all tests but doc tests.
 
 doctest: ## Run the examples in the documentation of the library packages.
 	$(CARGO) test --locked --workspace --doc
+
+chaos: ## Kill and stop the processes of a cluster at random moments, for each of SEEDS=0..100.
+	CHAOS_SEEDS=$(SEEDS) $(CARGO) test --locked --package influence --test chaos -- --nocapture
 
 deny: ## Check licences and sources of all dependencies (needs cargo-deny, no network).
 	$(CARGO) deny --offline check bans licenses sources

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use influence_coordinator::store::StoreAddress;
 
 /// Measures, and reproduces on purpose, how optimising a language model on user feedback teaches it
 /// to influence the user.
@@ -45,6 +46,10 @@ pub(crate) struct DataArguments {
     /// The folder of the store, the artifacts and the runs' files.
     #[arg(long, env = "INFLUENCE_DATA", default_value = "runs", value_name = "DIR")]
     pub data: PathBuf,
+    /// Where runs are remembered: `redis://HOST:PORT`, or a SQLite file. Default: `influence.sqlite` in
+    /// the data folder.
+    #[arg(long, env = "INFLUENCE_STORE", value_name = "URL", hide_env_values = true)]
+    pub store: Option<StoreAddress>,
 }
 
 /// Where models come from.
@@ -106,6 +111,10 @@ pub(crate) struct CoordinatorArguments {
     /// Where workers reach the coordinator. Only loopback addresses, until tokens exist.
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDR")]
     pub listen: SocketAddr,
+    /// After how many seconds of a leader's silence a standby takes over. Of stores that several
+    /// coordinators share.
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub takeover: u64,
     /// Print the final table as JSON.
     #[arg(long)]
     pub json: bool,
@@ -113,9 +122,9 @@ pub(crate) struct CoordinatorArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArguments {
-    /// The coordinator's address.
-    #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
-    pub coordinator: String,
+    /// The coordinator's address; those of its standbys too, the option repeated.
+    #[arg(long = "coordinator", default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub coordinators: Vec<String>,
     /// What the model runs on. This build has `cpu` only.
     #[arg(long, default_value = "cpu")]
     pub device: String,

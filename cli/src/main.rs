@@ -4,6 +4,7 @@
 mod args;
 mod check;
 mod conversation;
+mod coordinate;
 mod interrupt;
 mod model;
 mod place;
@@ -48,7 +49,7 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
 async fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(arguments) => run::alone(arguments).await,
-        Command::Coordinator(arguments) => run::coordinator(arguments).await,
+        Command::Coordinator(arguments) => coordinate::coordinator(arguments).await,
         Command::Worker(arguments) => run::worker(arguments).await,
         Command::Validate(arguments) => check::validate(&arguments),
         Command::Runs(arguments) => stored::runs(arguments).await,

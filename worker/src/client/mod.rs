@@ -5,6 +5,8 @@ mod events;
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use influence_proto::wire::coordinator_client::CoordinatorClient;
@@ -29,16 +31,22 @@ const CHUNK: Duration = Duration::from_secs(30);
 /// A connection on which nothing comes back is asked for a sign of life, and given up without one.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// A connection to the coordinator, made when it is first needed and again when it was lost. Clones share it.
+/// Connections to the coordinator and its standbys, made when they are first needed and again when they were lost. One
+/// of them is the current one, for all calls; a call that finds nobody there moves on to the next. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    stub: CoordinatorClient<Channel>,
-    address: String,
+    places: Arc<[Place]>,
+    current: Arc<AtomicUsize>,
 }
 
-impl Client {
-    /// A client of `address`, as in `http://127.0.0.1:50051`. Call it inside a runtime: its connection lives there.
-    pub(crate) fn new(address: &str) -> Result<Self, InvalidAddress> {
+#[derive(Debug)]
+struct Place {
+    address: String,
+    stub: CoordinatorClient<Channel>,
+}
+
+impl Place {
+    fn new(address: &str) -> Result<Self, InvalidAddress> {
         let refuse = |problem: String| InvalidAddress { address: address.to_owned(), problem };
         let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|e| refuse(e.to_string()))?;
         if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
@@ -53,25 +61,65 @@ impl Client {
         let stub = CoordinatorClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Ok(Self { stub, address: address.to_owned() })
+        Ok(Self { address: address.to_owned(), stub })
+    }
+}
+
+impl Client {
+    /// A client of these addresses, as in `http://127.0.0.1:50051`. Call it inside a runtime: its connections live there.
+    pub(crate) fn new(addresses: &[String]) -> Result<Self, InvalidAddress> {
+        let places: Arc<[Place]> = addresses.iter().map(|address| Place::new(address)).collect::<Result<_, _>>()?;
+        if places.is_empty() {
+            let problem = "give one or more, as in http://HOST:PORT".to_owned();
+            return Err(InvalidAddress { address: String::new(), problem });
+        }
+        Ok(Self { places, current: Arc::default() })
     }
 
-    /// Where the coordinator is.
+    /// Where the coordinator is, or is next looked for.
     pub(crate) fn address(&self) -> &str {
-        &self.address
+        &self.places[self.at()].address
+    }
+
+    fn at(&self) -> usize {
+        self.current.load(Ordering::Relaxed) % self.places.len()
+    }
+
+    /// A call with a deadline, to the current coordinator.
+    async fn call<T, F>(
+        &self,
+        limit: Duration,
+        call: impl FnOnce(CoordinatorClient<Channel>) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let at = self.current.load(Ordering::Relaxed);
+        let stub = self.places[at % self.places.len()].stub.clone();
+        let result = match tokio::time::timeout(limit, call(stub)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(CallError::from(status)),
+            Err(_) => Err(silent(limit)),
+        };
+        if matches!(result, Err(CallError::Away(_))) {
+            // Of several calls that found nobody there, one moves on.
+            let next = at.wrapping_add(1);
+            let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        result
     }
 
     /// The handshake.
     pub(crate) async fn join(&self, join: Join) -> Result<Joined, CallError> {
-        let mut stub = self.stub.clone();
-        let reply = within(CALL, stub.join(wire::JoinRequest::from(join))).await?;
+        let request = wire::JoinRequest::from(join);
+        let reply = self.call(CALL, |mut stub| async move { stub.join(request).await }).await?;
         Ok(Joined::try_from(reply)?)
     }
 
     /// Opens the session's stream; what goes into `events` is sent.
     pub(crate) async fn session(&self, events: mpsc::Receiver<wire::WorkerEvent>) -> Result<Events, CallError> {
-        let mut stub = self.stub.clone();
-        let stream = within(CALL, stub.session(ReceiverStream::new(events))).await?;
+        let events = ReceiverStream::new(events);
+        let stream = self.call(CALL, |mut stub| async move { stub.session(events).await }).await?;
         Ok(Events::new(stream))
     }
 
@@ -84,7 +132,7 @@ impl Client {
     ) -> Result<Vec<Lost>, CallError> {
         let held = held.into_iter().map(Into::into).collect();
         let request = wire::RenewRequest { worker_id: worker.to_string(), held };
-        let reply = within(limit, self.stub.clone().renew(request)).await?;
+        let reply = self.call(limit, |mut stub| async move { stub.renew(request).await }).await?;
         Ok(reply.lost.into_iter().map(Lost::try_from).collect::<Result<_, _>>()?)
     }
 
@@ -98,7 +146,7 @@ impl Client {
     ) -> Result<(), CallError> {
         let (worker_id, work) = (worker.to_string(), work.to_string());
         let request = wire::RecordTurnRequest { worker_id, work, attempt, turn: Some(turn.into()) };
-        within(CALL, self.stub.clone().record_turn(request)).await.map(|_| ())
+        self.call(CALL, |mut stub| async move { stub.record_turn(request).await }).await.map(|_| ())
     }
 
     /// Ends an attempt. Repeating it is harmless.
@@ -111,7 +159,7 @@ impl Client {
     ) -> Result<(), CallError> {
         let (worker_id, work) = (worker.to_string(), work.to_string());
         let request = wire::FinishRequest { worker_id, work, attempt, outcome: Some(outcome.into()) };
-        within(CALL, self.stub.clone().finish(request)).await.map(|_| ())
+        self.call(CALL, |mut stub| async move { stub.finish(request).await }).await.map(|_| ())
     }
 
     /// Uploads a file and returns the digest under which it is kept.
@@ -133,8 +181,9 @@ impl Client {
         };
         // A slow link moves 64 KiB a second.
         let limit = CALL + Duration::from_secs(bytes >> 16);
-        let mut stub = self.stub.clone();
-        let (read, reply) = tokio::join!(read, within(limit, stub.put_artifact(ReceiverStream::new(chunks))));
+        let chunks = ReceiverStream::new(chunks);
+        let put = self.call(limit, |mut stub| async move { stub.put_artifact(chunks).await });
+        let (read, reply) = tokio::join!(read, put);
         // What was not read was not sent: the digest of what was is of no use.
         read.map_err(unreadable)?;
         Ok(Digest::parse(&reply?.sha256)?)
@@ -147,21 +196,12 @@ impl Client {
         mut sink: impl FnMut(&[u8]) -> std::io::Result<()>,
     ) -> Result<(), CallError> {
         let request = wire::GetArtifactRequest { sha256: digest.to_string(), offset: 0 };
-        let mut chunks = within(CALL, self.stub.clone().get_artifact(request)).await?;
+        let mut chunks = self.call(CALL, |mut stub| async move { stub.get_artifact(request).await }).await?;
         loop {
             let chunk = tokio::time::timeout(CHUNK, chunks.message()).await.map_err(|_| silent(CHUNK))??;
             let Some(chunk) = chunk else { return Ok(()) };
             sink(&chunk.data).map_err(|e| CallError::Local(e.to_string()))?;
         }
-    }
-}
-
-/// A call with a deadline.
-async fn within<T>(limit: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, CallError> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(CallError::from(status)),
-        Err(_) => Err(silent(limit)),
     }
 }
 

@@ -33,7 +33,7 @@ impl Setup {
         let model = folder.path().join("tiny");
         tiny::write(&model);
         let options = WorkerOptions {
-            coordinator: coordinator.url(),
+            coordinators: vec![coordinator.url()],
             name: "test".into(),
             slots: 3,
             device: "cpu".into(),

@@ -45,8 +45,8 @@ pub type OnDownload = Arc<dyn Fn(FetchProgress) + Send + Sync>;
 /// How to run a worker.
 #[derive(Clone)]
 pub struct WorkerOptions {
-    /// The coordinator's address, as in `http://127.0.0.1:50051`.
-    pub coordinator: String,
+    /// Addresses of the coordinator and its standbys, as in `http://127.0.0.1:50051`.
+    pub coordinators: Vec<String>,
     /// For people to read; need not be unique.
     pub name: String,
     /// Episodes at once, 1 or more.
@@ -66,7 +66,7 @@ pub struct WorkerOptions {
 impl fmt::Debug for WorkerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkerOptions")
-            .field("coordinator", &self.coordinator)
+            .field("coordinators", &self.coordinators)
             .field("name", &self.name)
             .field("slots", &self.slots)
             .field("device", &self.device)
@@ -101,7 +101,7 @@ async fn run_with(
     if options.slots == 0 {
         return Err(WorkerError::NoSlots);
     }
-    let client = Client::new(&options.coordinator)?;
+    let client = Client::new(&options.coordinators)?;
     let handshake = Handshake::new(client.clone(), &options, loader.can_train());
     let Some(joined) = handshake.join(&cancel).await? else { return Ok(()) };
     let Some(worker) = Worker::start(&options, client, handshake, loader, joined, &cancel).await? else {
@@ -136,7 +136,7 @@ impl Worker {
         let identity = Identity::new(joined.worker.clone(), handshake.incarnation());
         let Some(models) = unless(cancel, load(&loader, &joined.models)).await.transpose()? else { return Ok(None) };
         let leases = Leases::new(options.slots as usize);
-        let liveness = Liveness::start(client.address(), identity.clone(), leases.clone(), pace(&joined)).await?;
+        let liveness = Liveness::start(&options.coordinators, identity.clone(), leases.clone(), pace(&joined)).await?;
         let artifacts = ArtifactCache::new(client.clone(), &options.cache, handshake.incarnation());
         let scratch = options.cache.join("scratch");
         let tasks = Tasks::new(client.clone(), identity.clone(), leases.clone(), artifacts, models, scratch);

@@ -81,12 +81,12 @@ impl Tasks {
         if self.shared.draining.is_cancelled() {
             return self.answer(work, attempt, Outcome::Returned);
         }
-        let slots = match payload {
-            Work::Episode { .. } => 1,
-            Work::Training(_) => self.shared.leases.slots(),
+        let (slots, journal) = match &payload {
+            Work::Episode { journal, .. } => (1, journal.len()),
+            Work::Training(_) => (self.shared.leases.slots(), 0),
         };
         let Some(holding) = self.shared.leases.take(work, attempt, slots) else { return };
-        tracing::debug!(work = %holding.work(), attempt, "lease taken");
+        tracing::debug!(work = %holding.work(), attempt, journal, "lease taken");
         let shared = self.shared.clone();
         self.shared.tracker.spawn(async move { shared.run(holding, payload, slots).await });
     }

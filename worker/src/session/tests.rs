@@ -62,7 +62,7 @@ fn backend(pause: Duration) -> Scripted {
 
 fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
     WorkerOptions {
-        coordinator: coordinator.url(),
+        coordinators: vec![coordinator.url()],
         name: "test".into(),
         slots: 2,
         device: "cpu".into(),
@@ -337,6 +337,25 @@ async fn options_that_cannot_work_are_refused_with_the_way_out() {
     let device = refused(&|o| o.device = "cuda:0".into()).await;
     assert!(device.contains("cuda:0") && device.contains("--device cpu"), "{device}");
     assert!(refused(&|o| o.slots = 0).await.contains("1 or more"));
-    let address = refused(&|o| o.coordinator = "localhost:50051".into()).await;
+    let address = refused(&|o| o.coordinators = vec!["localhost:50051".into()]).await;
     assert!(address.contains("localhost:50051") && address.contains("http://HOST:PORT"), "{address}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_moves_on_to_the_standby_and_takes_its_work_along() {
+    let (mut leader, standby) = (Rehearsal::start().await, Rehearsal::start().await);
+    leader.script().leases.extend(leases(1));
+    let cache = tempfile::tempdir().unwrap();
+    let mut options = options(&leader, &cache);
+    options.coordinators.push(standby.url());
+    let loader = Arc::new(FakeModels(Arc::new(backend(Duration::from_millis(30)))));
+    let cancel = CancellationToken::new();
+    let worker = tokio::spawn(run_with(options, loader, cancel.clone()));
+    leader.until("a turn", |script| !script.turns.is_empty()).await;
+    leader.kill();
+    standby.until("the result", |script| script.finished.len() == 1).await;
+    assert_eq!(standby.script().finished[0].2, Outcome::Episode { turns: 4 }, "it went on where it was");
+    assert!(standby.script().renewals.iter().flatten().any(|held| held.work == "e0"), "its lease came along");
+    cancel.cancel();
+    tokio::time::timeout(Duration::from_secs(20), worker).await.unwrap().unwrap().unwrap();
 }

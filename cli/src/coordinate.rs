@@ -1,0 +1,170 @@
+//! A run that is opened, and carried on by the one who leads it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use influence_coordinator::artifacts::Artifacts;
+use influence_coordinator::config::Experiment;
+use influence_coordinator::store::{RunStatus, Store, StoreAddress, StoreError};
+use influence_coordinator::{
+    Coordinator, CoordinatorOptions, Leadership, Opened, RunError, RunHandle, StartError, open_run,
+};
+use influence_proto::RunId;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{CoordinatorArguments, DataArguments, ExperimentArguments};
+use crate::run::conclude;
+use crate::stored::store_address;
+use crate::{interrupt, progress};
+
+/// Between two tries of a coordinator that could not go on for lack of its store.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a coordinator waits for others.
+pub(crate) struct Waits {
+    /// The store, for a leader that is silent.
+    pub(crate) takeover: Duration,
+    /// Work of an earlier coordinator, for workers that outlived it.
+    pub(crate) reclaim: Duration,
+    /// A run, for a store that refuses every write, as with a full disk.
+    pub(crate) store_patience: Option<Duration>,
+}
+
+/// A run and what it is carried on with.
+pub(crate) struct Open {
+    pub(crate) run: RunId,
+    pub(crate) store: Arc<dyn Store>,
+    /// Nothing is left to do.
+    pub(crate) finished: bool,
+    pub(crate) address: StoreAddress,
+    pub(crate) data: DataArguments,
+    experiment: Experiment,
+}
+
+impl Open {
+    /// The run that the arguments mean, new or known.
+    pub(crate) async fn new(arguments: &ExperimentArguments, data: &DataArguments) -> anyhow::Result<Self> {
+        let ExperimentArguments { experiment, set, seed, name, configs, fresh } = arguments;
+        let experiment = Experiment::load(experiment, configs.as_deref(), set, *seed, name.as_deref())?;
+        let address = store_address(data);
+        let store = influence_coordinator::store::open(&address).await?;
+        let opened = open_run(&*store, &experiment, *fresh).await?;
+        match &opened {
+            Opened::New(run) => eprintln!("run {run} begins"),
+            Opened::Resumed(run) => eprintln!("run {run} goes on"),
+            Opened::Finished(run) => eprintln!("run {run} is finished; --fresh starts over under a new run id"),
+        }
+        let finished = matches!(opened, Opened::Finished(_));
+        Ok(Self { run: opened.run().clone(), store, finished, address, experiment, data: data.clone() })
+    }
+
+    /// Takes the lead, at once or not at all.
+    pub(crate) async fn lead(&self, waits: &Waits) -> anyhow::Result<Leadership> {
+        let (store, run) = (self.store.clone(), self.run.clone());
+        Ok(Leadership::take(store, run, this_process(None), waits.takeover).await?)
+    }
+
+    /// Takes the lead when nobody else has it (any more). None when cancelled.
+    async fn stand_by(
+        &self,
+        listen: SocketAddr,
+        waits: &Waits,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Leadership>, StoreError> {
+        let (store, run, me) = (self.store.clone(), self.run.clone(), this_process(Some(listen)));
+        if !self.address.is_shared() {
+            return Leadership::take(store, run, me, waits.takeover).await.map(Some);
+        }
+        let waiting = |reason: &str| eprintln!("standing by: run {} is led by {reason}", self.run);
+        Leadership::wait(store, run, me, waits.takeover, waiting, cancel).await
+    }
+
+    /// Carries the run on in the background.
+    pub(crate) async fn start(
+        &self,
+        leadership: Leadership,
+        listen: SocketAddr,
+        waits: &Waits,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<RunHandle> {
+        let options = CoordinatorOptions {
+            run: self.run.clone(),
+            leadership,
+            store: self.store.clone(),
+            artifacts: Artifacts::open(&self.data.data.join("artifacts")).await?,
+            data: self.data.data.clone(),
+            listen,
+            reclaim: waits.reclaim,
+            store_patience: waits.store_patience,
+        };
+        Ok(Coordinator::start(options, self.experiment.clone(), cancel).await?)
+    }
+
+    /// Leads the run to its end. False if it has to be led again.
+    async fn lead_on(
+        &self,
+        leadership: Leadership,
+        listen: SocketAddr,
+        waits: &Waits,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<bool> {
+        if self.store.run(&self.run).await?.status == RunStatus::Finished {
+            leadership.resign().await;
+            return Ok(true);
+        }
+        let handle = self.start(leadership, listen, waits, cancel.clone()).await?;
+        eprintln!("workers join with: influence worker --coordinator http://{}", handle.address);
+        let bars = tokio::spawn(progress::show(handle.progress.clone()));
+        let outcome = handle.wait().await;
+        bars.await.context("the progress bars broke off")?;
+        outcome?;
+        Ok(true)
+    }
+}
+
+/// `influence coordinator`.
+pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
+    let cancel = interrupt::token()?;
+    let waits = Waits {
+        takeover: Duration::from_secs(arguments.takeover),
+        reclaim: Duration::from_secs(15),
+        store_patience: None,
+    };
+    let open = Open::new(&arguments.experiment, &arguments.data).await?;
+    let mut done = open.finished;
+    while !done {
+        let Some(leadership) = open.stand_by(arguments.listen, &waits, &cancel).await? else {
+            return Err(RunError::Stopped.into());
+        };
+        done = match open.lead_on(leadership, arguments.listen, &waits, &cancel).await {
+            Err(error) if passes(&error) => {
+                eprintln!("{error}");
+                tokio::time::sleep(AGAIN).await;
+                false
+            }
+            other => other?,
+        };
+    }
+    conclude(&open, arguments.json).await
+}
+
+/// Whether the run may go on from here later: another leads, or the store is away.
+fn passes(error: &anyhow::Error) -> bool {
+    match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(RunError::Deposed), _, _) => true,
+        (Some(RunError::Store(store)), _, _) | (_, Some(StartError::Store(store)), _) | (_, _, Some(store)) => {
+            store.is_no_answer()
+        }
+        _ => false,
+    }
+}
+
+/// Who leads, for people.
+fn this_process(listen: Option<SocketAddr>) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let process = format!("process {}", std::process::id());
+    let host = if host.trim().is_empty() { process } else { format!("{process} on {}", host.trim()) };
+    listen.map_or_else(|| host.clone(), |listen| format!("{host}, listening on {listen}"))
+}

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use influence_proto::RunId;
 use tokio::sync::watch;
@@ -120,6 +120,7 @@ impl Coordinator {
             progress: progress.clone(),
             readers: TaskTracker::new(),
             stop: stop.clone(),
+            since: Instant::now(),
         };
         let handle = (listener.address, progress.watch());
         tracing::info!(%run, address = %listener.address, "carrying on");
@@ -165,6 +166,7 @@ fn limits(experiment: &Experiment, reclaim: Duration) -> Limits {
         lease_ms: u64::from(experiment.leases.seconds) * 1000,
         attempts: experiment.attempts,
         reclaim_ms: reclaim.as_millis() as u64,
+        straggler_ms: u64::from(experiment.leases.straggler_seconds) * 1000,
         ..Limits::default()
     }
 }

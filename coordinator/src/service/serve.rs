@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use influence_proto::MAX_MESSAGE;
+use influence_proto::wire::admin_server::AdminServer;
 use influence_proto::wire::coordinator_server::CoordinatorServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,7 @@ impl Listener {
 /// Serves until the service's `stop` is cancelled, then gives open calls a few seconds to end.
 pub(crate) async fn serve(listener: Listener, service: Service) {
     let (stop, readers) = (service.stop.clone(), service.readers.clone());
+    let admin = AdminServer::new(service.clone());
     let incoming = TcpIncoming::from(listener.listener).with_nodelay(Some(true));
     let server =
         CoordinatorServer::new(service).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
@@ -77,6 +79,7 @@ pub(crate) async fn serve(listener: Listener, service: Service) {
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_service(server)
+        .add_service(admin)
         .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
     let overdue = async {
         stop.cancelled().await;

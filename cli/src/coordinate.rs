@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::Experiment;
-use influence_coordinator::store::{RunStatus, Store, StoreAddress, StoreError};
+use influence_coordinator::store::{OpenedStore, RunStatus, Store, StoreAddress, StoreError};
 use influence_coordinator::{
     Coordinator, CoordinatorOptions, Leadership, Opened, RunError, RunHandle, StartError, open_run,
 };
@@ -49,7 +49,8 @@ impl Open {
         let ExperimentArguments { experiment, set, seed, name, configs, fresh } = arguments;
         let experiment = Experiment::load(experiment, configs.as_deref(), set, *seed, name.as_deref())?;
         let address = store_address(data);
-        let store = influence_coordinator::store::open(&address).await?;
+        let OpenedStore { store, warnings } = influence_coordinator::store::open(&address).await?;
+        warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         let opened = open_run(&*store, &experiment, *fresh).await?;
         match &opened {
             Opened::New(run) => eprintln!("run {run} begins"),
@@ -74,7 +75,7 @@ impl Open {
         cancel: &CancellationToken,
     ) -> Result<Option<Leadership>, StoreError> {
         let (store, run, me) = (self.store.clone(), self.run.clone(), this_process(Some(listen)));
-        if !self.address.is_shared() {
+        if matches!(self.address, StoreAddress::Sqlite(_)) {
             return Leadership::take(store, run, me, waits.takeover).await.map(Some);
         }
         let waiting = |reason: &str| eprintln!("standing by: run {} is led by {reason}", self.run);

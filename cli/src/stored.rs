@@ -36,7 +36,7 @@ async fn existing(place: &DataArguments) -> anyhow::Result<Arc<dyn Store>> {
             file.display()
         );
     }
-    Ok(influence_coordinator::store::open(&address).await?)
+    Ok(influence_coordinator::store::open(&address).await?.store)
 }
 
 pub(crate) async fn runs(arguments: RunsArguments) -> anyhow::Result<()> {

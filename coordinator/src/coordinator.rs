@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use influence_proto::RunId;
@@ -145,6 +145,7 @@ impl Coordinator {
             progress: progress.clone(),
             readers: TaskTracker::new(),
             stop: stop.clone(),
+            since: Instant::now(),
         };
         let watched = progress.watch();
         tracing::info!(%run, address = %listen, "carrying on");
@@ -189,6 +190,7 @@ fn limits(experiment: &Experiment, reclaim: Duration) -> Limits {
         lease_ms: u64::from(experiment.leases.seconds) * 1000,
         attempts: experiment.attempts,
         reclaim_ms: reclaim.as_millis() as u64,
+        straggler_ms: u64::from(experiment.leases.straggler_seconds) * 1000,
         ..Limits::default()
     }
 }

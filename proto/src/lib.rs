@@ -6,6 +6,7 @@
 //! conversation sees, so that worker and dashboard agree without storing it; [`stream`] derives every
 //! random seed.
 
+mod cluster;
 mod convert;
 mod episode;
 mod error;
@@ -16,6 +17,7 @@ pub mod stream;
 mod training;
 mod work;
 
+pub use cluster::{ClusterStatus, Standing, WorkerStanding};
 pub use episode::{
     ALTERNATIVE_ENTRY, AgentReply, AssessorRole, Call, EnvironmentReply, EpisodeSpec, GeneratorRole, Message, Role,
     Sampling, Score, ScoreOutcome, Scoring, Speaker, State, StateMachine, TransitionOutcome, Turn,

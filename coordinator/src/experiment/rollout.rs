@@ -143,6 +143,7 @@ impl Failures {
 
 fn task(episode: &EpisodeRecord) -> Task {
     let environment = format!("{}/{}", episode.environment_class, episode.environment);
-    let kind = Kind::Episode { environment, initial_state: episode.initial_state.clone() };
+    let initial_state = episode.initial_state.as_str().into();
+    let kind = Kind::Episode { environment: environment.into(), initial_state };
     Task { work: WorkId::from(&episode.id), attempt: episode.attempt, kind }
 }

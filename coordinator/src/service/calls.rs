@@ -1,6 +1,7 @@
 //! The service's calls.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::stream::BoxStream;
 use influence_proto::wire::coordinator_server::Coordinator;
@@ -31,6 +32,8 @@ pub(crate) struct Service {
     pub(crate) readers: TaskTracker,
     /// Ends them.
     pub(crate) stop: CancellationToken,
+    /// When serving began.
+    pub(crate) since: Instant,
 }
 
 /// A stream of replies.
@@ -76,7 +79,7 @@ impl Coordinator for Service {
                 SessionEvent::Cancel { work, attempt, reason } => {
                     Some(wire::Cancel { work: work.into(), attempt, reason })
                 }
-                SessionEvent::Lease(_) | SessionEvent::Goodbye(_) => None,
+                SessionEvent::Lease(_) | SessionEvent::Drain(_) | SessionEvent::Goodbye(_) => None,
             })
             .collect();
         Ok(Response::new(wire::RenewReply { lost }))

@@ -7,11 +7,12 @@
 //! | `INVALID_ARGUMENT` | the message is invalid, or contradicts what is stored | reports a failure |
 //! | `FAILED_PRECONDITION` | the attempt is fenced off or the work is over; of a handshake: the protocols do not overlap | drops the work; leaves |
 //! | `UNAUTHENTICATED` | the worker is not known here | joins (again) |
-//! | `NOT_FOUND` | there is no such artifact | reports a failure |
+//! | `NOT_FOUND` | there is no such artifact; of an administrator's call: no such worker | reports a failure |
 //! | `UNAVAILABLE` | the store, the disk or the coordinator is away | tries again |
 //! | `DATA_LOSS` | an artifact is damaged | reports a failure |
 //! | `INTERNAL` | the store cannot be used any more; the run ends | tries again until it is told goodbye |
 
+mod admin;
 mod artifacts;
 mod calls;
 mod serve;

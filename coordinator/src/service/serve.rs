@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use influence_proto::MAX_MESSAGE;
+use influence_proto::wire::admin_server::AdminServer;
 use influence_proto::wire::coordinator_server::CoordinatorServer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -82,6 +83,7 @@ where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
     let (stop, readers) = (service.stop.clone(), service.readers.clone());
+    let admin = AdminServer::new(service.clone());
     let server =
         CoordinatorServer::new(service).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
     let stopped = CancellationToken::clone(&stop);
@@ -89,6 +91,7 @@ where
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_service(server)
+        .add_service(admin)
         .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
     let overdue = async {
         stop.cancelled().await;

@@ -96,6 +96,7 @@ async fn encode(event: SessionEvent, dispatch: &DispatchHandle) -> Option<coordi
         SessionEvent::Cancel { work, attempt, reason } => {
             Some(coordinator_event::Event::Cancel(wire::Cancel { work: work.into(), attempt, reason }))
         }
+        SessionEvent::Drain(reason) => Some(coordinator_event::Event::Drain(wire::Drain { reason })),
         SessionEvent::Goodbye(reason) => Some(coordinator_event::Event::Goodbye(wire::Goodbye { reason })),
         SessionEvent::Lease(lease) => {
             let (work, attempt) = (lease.work.clone(), lease.attempt);

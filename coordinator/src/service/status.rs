@@ -29,6 +29,8 @@ pub(super) fn dispatch(error: DispatchError) -> Status {
     let message = error.to_string();
     match error {
         DispatchError::UnknownWorker(_) => Status::unauthenticated(message),
+        DispatchError::NoSuchWorker { .. } => Status::not_found(message),
+        DispatchError::SeveralWorkers { .. } => Status::invalid_argument(message),
         DispatchError::Closed => Status::unavailable(message),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::Experiment;
-use influence_coordinator::store::{OpenedStore, RunStatus, Store, StoreAddress, StoreError};
+use influence_coordinator::store::{RunStatus, Store, StoreAddress, StoreError};
 use influence_coordinator::{
     Coordinator, CoordinatorOptions, Leadership, Opened, RunError, RunHandle, StartError, open_run,
 };
@@ -49,8 +49,7 @@ impl Open {
         let ExperimentArguments { experiment, set, seed, name, configs, fresh } = arguments;
         let experiment = Experiment::load(experiment, configs.as_deref(), set, *seed, name.as_deref())?;
         let address = store_address(data);
-        let OpenedStore { store, warnings } = influence_coordinator::store::open(&address).await?;
-        warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        let store = influence_coordinator::store::open(&address).await?.store;
         let opened = open_run(&*store, &experiment, *fresh).await?;
         match &opened {
             Opened::New(run) => eprintln!("run {run} begins"),

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::Stream;
 use influence_proto::RunId;
@@ -145,7 +145,7 @@ impl Coordinator {
             progress: progress.clone(),
             readers: TaskTracker::new(),
             stop: stop.clone(),
-            since: Instant::now(),
+            since: std::time::Instant::now(),
         };
         let watched = progress.watch();
         tracing::info!(%run, address = %listen, "carrying on");

@@ -22,7 +22,7 @@ pub enum StoreAddress {
 /// A Redis server's address, with its password.
 #[derive(Clone)]
 pub struct RedisAddress {
-    info: ConnectionInfo,
+    info: Box<ConnectionInfo>,
 }
 
 /// A text that is no store's address. It repeats no password.
@@ -55,7 +55,7 @@ impl FromStr for StoreAddress {
                     return Err(wrong("a certificate is always checked, so `#insecure` is not supported"));
                 }
                 // Small commands must not wait for each other's acknowledgement.
-                let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+                let info = Box::new(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)));
                 Ok(Self::Redis(RedisAddress { info }))
             }
             Some(scheme) if text[scheme.len()..].starts_with("://") => {
@@ -117,7 +117,7 @@ impl RedisAddress {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let failed = |e: redis::RedisError| StoreError::Unreadable { store: self.to_string(), detail: e.to_string() };
-        Client::open(self.info.clone()).map_err(failed)
+        Client::open((*self.info).clone()).map_err(failed)
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) async fn check(link: &Link) -> Result<Vec<String>, OpenStoreError> {
     let schema = text(ask(link, redis::cmd("GET").arg(SCHEMA_KEY)).await?);
     check_schema(store, &schema)?;
     let settings = link.ask(redis::cmd("CONFIG").arg("GET").arg(&SETTINGS[..])).await;
-    Ok(match settings.map(|value| redis::from_redis_value::<HashMap<String, String>>(value)) {
+    Ok(match settings.map(redis::from_redis_value::<HashMap<String, String>>) {
         Ok(Ok(settings)) => warnings(&settings),
         Ok(Err(error)) => vec![unchecked(&error.to_string())],
         // Managed servers often forbid it.

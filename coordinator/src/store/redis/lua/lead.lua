@@ -13,6 +13,11 @@ local fence, leader = meta[1], meta[2]
 if (holder and holder ~= token) or (known ~= '' and fence ~= known) then
   return {'led', leader or 'another process'}
 end
+if holder and leader == ARGV[3] then
+  -- Unlike what follows, this needs no memory: a full server keeps its leader.
+  redis.call('PEXPIRE', P .. 'lead', ARGV[4])
+  return {'ok', fence}
+end
 if not holder and known == '' then
   fence = redis.call('HINCRBY', P .. 'meta', 'epoch', 1) .. ':' .. token
 end

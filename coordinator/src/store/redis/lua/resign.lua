@@ -3,7 +3,7 @@
 local P = KEYS[1]
 local held = redis.call('GET', P .. 'lead') == ARGV[1]
 if held or (ARGV[2] ~= '' and redis.call('HGET', P .. 'meta', 'fence') == ARGV[2]) then
-  redis.call('HSET', P .. 'meta', 'fence', 'nobody')
+  redis.call('HDEL', P .. 'meta', 'fence')
 end
 if held then redis.call('DEL', P .. 'lead') end
 return {'ok'}

@@ -101,6 +101,7 @@ async fn full_memory_is_retryable_keeps_the_lead_and_loses_nothing_acknowledged(
     server.tell("CONFIG SET maxmemory 1mb");
     let full = store.record_turn(&run_id(), &works[0], 1, turn(1, "x")).await.unwrap_err();
     assert!(matches!(&full, StoreError::Full { .. }) && full.retryable(), "{full:?}");
+    store.lead(&run_id(), "me", TTL).await.expect("the lead is kept");
     store.record_turn(&run_id(), &works[0], 1, turn(0, "x")).await.expect("what is stored is found");
     assert_eq!(store.journal(&run_id(), &spec("e0").id).await.unwrap(), [turn(0, "x")]);
     server.tell("CONFIG SET maxmemory 0");

@@ -143,3 +143,48 @@ fn each_setting_that_may_lose_something_is_named() {
         assert!(told.contains(part) && told.contains(name) && told.contains(value) && !told.contains('\n'), "{told}");
     }
 }
+
+#[tokio::test]
+async fn tls_is_spoken_and_the_servers_certificate_is_checked() {
+    const URL: &str = "INFLUENCE_TEST_TLS_URL";
+    if let Ok(url) = std::env::var(URL) {
+        // The second process, see below.
+        let (store, _) = open(&url).await.unwrap();
+        return store.create_run(new_run()).await.unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let own = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let [cert, key] = [("cert", own.cert.pem()), ("key", own.signing_key.serialize_pem())].map(|(name, pem)| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, pem).unwrap();
+        file.display().to_string()
+    });
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = Server::with(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &cert,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let url = format!("rediss://localhost:{port}");
+    let error = refusal(&url).await;
+    assert!(error.to_string().contains(&url) && error.to_string().contains("certificate"), "{error}");
+    assert_eq!(server.store().await.runs().await.unwrap(), []);
+    // Which roots are trusted is read from the environment, so it takes another process.
+    let module = module_path!().split_once("::").unwrap().1;
+    let name = format!("{module}::tls_is_spoken_and_the_servers_certificate_is_checked");
+    let trusting = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &name])
+        .env("SSL_CERT_FILE", &cert)
+        .env(URL, &url)
+        .output()
+        .unwrap();
+    assert!(trusting.status.success(), "{}", String::from_utf8_lossy(&trusting.stdout));
+    assert_eq!(server.store().await.runs().await.unwrap().len(), 1, "the other process wrote it");
+}

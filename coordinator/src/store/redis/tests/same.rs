@@ -151,7 +151,7 @@ async fn carry_out(store: &dyn Store, run: &RunId, step: &Step) -> Answer {
         Step::Finish(name, attempt, turns) => done(store.finish_episode(run, &work(name), attempt, turns).await),
         Step::Fail(name, attempt) => done(store.fail(run, &work(name), attempt, "why").await),
         Step::FinishTraining(name, attempt, rows) => {
-            let report = influence_proto::TrainingReport { rows: rows.into(), ..training_report() };
+            let report = influence_proto::TrainingReport { rows, ..training_report() };
             done(store.finish_training(run, &work(name), attempt, report).await)
         }
         Step::PlanTraining(name, iteration, other) => {

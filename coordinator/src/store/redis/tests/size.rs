@@ -14,7 +14,7 @@ use crate::store::{EpisodeStatus, Selected, Store, StoreError, Verdict};
 fn verdict(episode: &EpisodeId, position: usize) -> Verdict {
     Verdict {
         episode: episode.clone(),
-        reward: (position % 7 > 0).then_some(position as f64 / 3.0),
+        reward: (!position.is_multiple_of(7)).then_some(position as f64 / 3.0),
         influence: None,
         vetoed: false,
         unscored: position.is_multiple_of(7),

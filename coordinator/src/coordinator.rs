@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Access;
 use crate::artifacts::Artifacts;
 use crate::config::Experiment;
 use crate::dispatch::{DispatchHandle, DispatchService, Limits};
@@ -33,8 +34,11 @@ pub struct CoordinatorOptions {
     pub artifacts: Artifacts,
     /// The folder under which the run has its own.
     pub data: PathBuf,
-    /// Where workers find it: a loopback address; port 0 takes any free one.
+    /// Where workers find it; port 0 takes any free one. Addresses that others can reach need credentials in
+    /// `access`.
     pub listen: SocketAddr,
+    /// Who may call it.
+    pub access: Access,
     /// How long work of an earlier process waits for its holder to come back. Zero where the
     /// workers ended with that process.
     pub reclaim: Duration,
@@ -96,14 +100,14 @@ impl Coordinator {
         experiment: Experiment,
         cancel: CancellationToken,
     ) -> Result<RunHandle, StartError> {
-        let CoordinatorOptions { run, store, artifacts, data, listen, reclaim, store_patience } = options;
+        let CoordinatorOptions { run, store, artifacts, data, listen, access, reclaim, store_patience } = options;
         let folder = RunFolder::new(&data, &run);
         let lock = RunLock::acquire(folder.path(), &run)?;
         let record = store.run(&run).await?;
         if record.digest != experiment.digest().to_string() {
             return Err(StartError::OtherExperiment(run));
         }
-        let listener = Listener::bind(listen).await?;
+        let listener = Listener::bind(listen, &access).await?;
         folder.write_experiment(&record.experiment).await?;
         store.set_run_status(&run, RunStatus::Running).await?;
 
@@ -123,7 +127,7 @@ impl Coordinator {
             stop: stop.clone(),
         };
         let handle = (listener.address, progress.watch());
-        tracing::info!(%run, address = %listener.address, "carrying on");
+        tracing::info!(%run, address = %listener.address, ?access, "carrying on");
         let run = Run {
             run,
             experiment: Arc::new(experiment),
@@ -141,7 +145,7 @@ impl Coordinator {
             // Ended with this task, however it ends.
             let mut servants = JoinSet::new();
             servants.spawn(dispatcher.run(dispatcher_stop.clone()));
-            servants.spawn(serve(listener, service));
+            servants.spawn(serve(listener.incoming(), service, access));
             let result = tokio::select! {
                 result = run.carry_on() => result,
                 () = cancel.cancelled() => Err(RunError::Stopped),

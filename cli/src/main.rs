@@ -4,6 +4,7 @@
 mod args;
 mod check;
 mod conversation;
+mod credentials;
 mod interrupt;
 mod model;
 mod place;
@@ -55,5 +56,6 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Episodes(arguments) => stored::episodes(arguments).await,
         Command::Model(command) => model::dispatch(command).await,
         Command::Train(arguments) => train::train(arguments).await,
+        Command::Token(command) => credentials::token(&command),
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use influence_coordinator::access::Access;
 use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::Experiment;
 use influence_coordinator::store::{SqliteStore, Store};
-use influence_coordinator::{Coordinator, CoordinatorOptions, Opened, RunHandle, open_run, summary};
+use influence_coordinator::{Coordinator, CoordinatorOptions, Leadership, Opened, RunHandle, open_run, summary};
 use influence_proto::RunId;
-use influence_worker::{WorkerError, WorkerOptions};
+use influence_worker::{Credentials, WorkerError, WorkerOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -22,21 +23,34 @@ use crate::place::{DownloadBar, cache_folder};
 use crate::stored::{STORE_FILE, whole};
 use crate::table::table;
 use crate::terminal::print;
-use crate::{interrupt, progress};
+use crate::{credentials, interrupt, progress};
 
 /// What a worker in this process may still do when the run is asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long work waits for workers that outlived an earlier coordinator.
-const RECLAIM: Duration = Duration::from_secs(15);
-/// How long the store may refuse every write, as with a full disk, before the run stops.
-const STORE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the store waits for a leader that is silent.
+const TAKEOVER: Duration = Duration::from_secs(10);
+
+/// How long a coordinator waits for others.
+struct Waits {
+    /// Work of an earlier coordinator, for workers that outlived it.
+    reclaim: Duration,
+    /// A store that refuses every write, as with a full disk, before the run stops.
+    store_patience: Option<Duration>,
+}
+
+impl Waits {
+    /// Its worker ended with it, and somebody watches.
+    const ALONE: Self = Self { reclaim: Duration::ZERO, store_patience: Some(Duration::from_secs(60)) };
+    const CLUSTER: Self = Self { reclaim: Duration::from_secs(15), store_patience: None };
+}
 
 pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    // Reached from this machine only, so without credentials.
+    let door = (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Access::default());
     // Workers of an earlier process ended with it: nobody waits for them.
     let stop = CancellationToken::new();
-    let begun = begin(&arguments.experiment, &arguments.data, address, Duration::ZERO, &stop).await?;
+    let begun = begin(&arguments.experiment, &arguments.data, door, Waits::ALONE, &stop).await?;
     let run = match begun {
         Begun { run, handle: None } => run,
         Begun { run, handle: Some(handle) } => {
@@ -84,9 +98,14 @@ async fn both(
 
 pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
-    let begun = begin(&arguments.experiment, &arguments.data, arguments.listen, RECLAIM, &cancel).await?;
+    let access = credentials::access(&arguments.access)?;
+    // Before the run is opened: nothing is begun that cannot go on.
+    access.permits(arguments.listen)?;
+    let scheme = if access.speaks_tls() { "https" } else { "http" };
+    let door = (arguments.listen, access);
+    let begun = begin(&arguments.experiment, &arguments.data, door, Waits::CLUSTER, &cancel).await?;
     if let Some(handle) = begun.handle {
-        eprintln!("workers join with: influence worker --coordinator http://{}", handle.address);
+        eprintln!("workers join with: influence worker --coordinator {scheme}://{}", handle.address);
         let bars = tokio::spawn(progress::show(handle.progress.clone()));
         let outcome = handle.wait().await;
         bars.await.context("the progress bars broke off")?;
@@ -104,8 +123,8 @@ struct Begun {
 async fn begin(
     arguments: &ExperimentArguments,
     data: &DataArguments,
-    listen: SocketAddr,
-    reclaim: Duration,
+    (listen, access): (SocketAddr, Access),
+    waits: Waits,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Begun> {
     let experiment = load(arguments)?;
@@ -120,14 +139,17 @@ async fn begin(
             return Ok(Begun { run: run.clone(), handle: None });
         }
     }
+    let leader = format!("process {}", std::process::id());
     let options = CoordinatorOptions {
         run: run.clone(),
+        leadership: Leadership::take(store.clone(), run.clone(), leader, TAKEOVER).await?,
         store,
         artifacts: Artifacts::open(&data.data.join("artifacts")).await?,
         data: data.data.clone(),
         listen,
-        reclaim,
-        store_patience: STORE_PATIENCE,
+        access,
+        reclaim: waits.reclaim,
+        store_patience: waits.store_patience,
     };
     let handle = Coordinator::start(options, experiment, cancel.clone()).await?;
     Ok(Begun { run, handle: Some(handle) })
@@ -136,6 +158,7 @@ async fn begin(
 pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
     let options = WorkerOptions {
         coordinator: arguments.coordinator,
+        credentials: credentials::credentials(&arguments.credentials)?,
         name: arguments.name.unwrap_or_else(|| format!("worker-{}", std::process::id())),
         slots: arguments.slots,
         device: arguments.device,
@@ -149,6 +172,7 @@ fn worker_options(models: &ModelArguments) -> anyhow::Result<WorkerOptions> {
     let bar = DownloadBar::new();
     Ok(WorkerOptions {
         coordinator: String::new(),
+        credentials: Credentials::default(),
         name: String::new(),
         slots: 1,
         device: String::new(),

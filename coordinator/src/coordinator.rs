@@ -1,13 +1,17 @@
 //! Everything that carries a run on, as one thing that is started and awaited.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::Stream;
 use influence_proto::RunId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,18 +20,24 @@ use crate::artifacts::Artifacts;
 use crate::config::Experiment;
 use crate::dispatch::{DispatchHandle, DispatchService, Limits};
 use crate::experiment::{Run, RunError, RunFolder};
+use crate::leadership::Leadership;
 use crate::progress::{Progress, ProgressHandle};
 use crate::service::{ListenError, Listener, Service, serve};
-use crate::store::{LockError, RunLock, RunStatus, Store, StoreError};
+use crate::store::{RunStatus, Store, StoreError};
 
 /// How long workers have to leave after they were told that the run is over.
 const FAREWELL: Duration = Duration::from_secs(3);
 
+/// How long to wait before a store that was away is asked again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
 /// What a coordinator works with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct CoordinatorOptions {
     /// The run to carry on, from [`open_run`](crate::open_run).
     pub run: RunId,
+    /// The right to do so.
+    pub leadership: Leadership,
     /// Where it is remembered.
     pub store: Arc<dyn Store>,
     /// Where its datasets and adapters lie.
@@ -42,16 +52,14 @@ pub struct CoordinatorOptions {
     /// How long work of an earlier process waits for its holder to come back. Zero where the
     /// workers ended with that process.
     pub reclaim: Duration,
-    /// How long the store may refuse every write, as with a full disk, before the run stops.
-    pub store_patience: Duration,
+    /// How long the store may refuse every write, as with a full disk, before the run stops; none: for
+    /// as long as it takes.
+    pub store_patience: Option<Duration>,
 }
 
 /// Why a run could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another process is at it.
-    #[error(transparent)]
-    Lock(#[from] LockError),
     /// The port cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -91,23 +99,39 @@ impl RunHandle {
 }
 
 impl Coordinator {
-    /// Locks the run, listens, and carries it on in the background until its end or `cancel`.
+    /// Listens, and carries the run on in the background until its end or `cancel`.
     ///
     /// # Errors
-    /// When another process is at the run, the port cannot be had, or the store refuses.
+    /// When the port cannot be had, or the store refuses.
     pub async fn start(
         options: CoordinatorOptions,
         experiment: Experiment,
         cancel: CancellationToken,
     ) -> Result<RunHandle, StartError> {
-        let CoordinatorOptions { run, store, artifacts, data, listen, access, reclaim, store_patience } = options;
+        let listener = Listener::bind(options.listen, &options.access).await?;
+        let address = listener.address;
+        let handle = Self::start_on(options, experiment, listener.incoming(), cancel).await?;
+        Ok(RunHandle { address, ..handle })
+    }
+
+    /// As [`Coordinator::start`], on connections that come from anywhere.
+    pub(crate) async fn start_on<I, IO>(
+        options: CoordinatorOptions,
+        experiment: Experiment,
+        incoming: I,
+        cancel: CancellationToken,
+    ) -> Result<RunHandle, StartError>
+    where
+        I: Stream<Item = io::Result<(IO, SocketAddr)>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let CoordinatorOptions { run, leadership, store, artifacts, data, listen, access, reclaim, store_patience } =
+            options;
         let folder = RunFolder::new(&data, &run);
-        let lock = RunLock::acquire(folder.path(), &run)?;
         let record = store.run(&run).await?;
         if record.digest != experiment.digest().to_string() {
             return Err(StartError::OtherExperiment(run));
         }
-        let listener = Listener::bind(listen, &access).await?;
         folder.write_experiment(&record.experiment).await?;
         store.set_run_status(&run, RunStatus::Running).await?;
 
@@ -126,8 +150,8 @@ impl Coordinator {
             readers: TaskTracker::new(),
             stop: stop.clone(),
         };
-        let handle = (listener.address, progress.watch());
-        tracing::info!(%run, address = %listener.address, ?access, "carrying on");
+        let watched = progress.watch();
+        tracing::info!(%run, address = %listen, ?access, "carrying on");
         let run = Run {
             run,
             experiment: Arc::new(experiment),
@@ -145,10 +169,11 @@ impl Coordinator {
             // Ended with this task, however it ends.
             let mut servants = JoinSet::new();
             servants.spawn(dispatcher.run(dispatcher_stop.clone()));
-            servants.spawn(serve(listener.incoming(), service, access));
+            servants.spawn(serve(incoming, service, access));
             let result = tokio::select! {
-                result = run.carry_on() => result,
+                result = patiently(&run) => result,
                 () = cancel.cancelled() => Err(RunError::Stopped),
+                () = leadership.lost().cancelled() => Err(RunError::Deposed),
             };
             let result = conclude(&run, result).await;
             farewell(&run.dispatch, &result, &readers).await;
@@ -156,11 +181,10 @@ impl Coordinator {
             servants.join_next().await;
             dispatcher_stop.cancel();
             while servants.join_next().await.is_some() {}
-            drop(lock);
+            leadership.resign().await;
             result
         });
-        let (address, progress) = handle;
-        Ok(RunHandle { address, progress, task })
+        Ok(RunHandle { address: listen, progress: watched, task })
     }
 }
 
@@ -173,11 +197,36 @@ fn limits(experiment: &Experiment, reclaim: Duration) -> Limits {
     }
 }
 
+/// Carries the run on, and on again after a store that was away is back: every step is derived from
+/// what is stored.
+async fn patiently(run: &Run) -> Result<(), RunError> {
+    let mut away: Option<Instant> = None;
+    loop {
+        let begun = Instant::now();
+        let problem = match run.carry_on().await {
+            Err(RunError::Store(error)) if error.retryable() => error.to_string(),
+            other => return other,
+        };
+        // A failure long after the one before is the first of its own.
+        let since = match away {
+            Some(since) if begun.elapsed() < STORE_RETRY * 10 => since,
+            _ => Instant::now(),
+        };
+        away = Some(since);
+        tracing::warn!(%problem, "the run waits for the store");
+        run.progress.store_says(Some(problem.clone()));
+        if run.store_patience.is_some_and(|patience| since.elapsed() > patience) {
+            return Err(RunError::StoreAway { seconds: since.elapsed().as_secs(), problem });
+        }
+        tokio::time::sleep(STORE_RETRY).await;
+    }
+}
+
 /// Writes down how the run stands now. One that was stopped goes on being `running`.
 async fn conclude(run: &Run, result: Result<(), RunError>) -> Result<(), RunError> {
     let status = match &result {
         Ok(()) => RunStatus::Finished,
-        Err(RunError::Stopped) => return result,
+        Err(RunError::Stopped | RunError::Deposed) => return result,
         Err(error) => RunStatus::Failed(error.to_string()),
     };
     let stored = run.store.set_run_status(&run.run, status).await;
@@ -195,7 +244,7 @@ async fn conclude(run: &Run, result: Result<(), RunError>) -> Result<(), RunErro
 async fn farewell(dispatch: &DispatchHandle, result: &Result<(), RunError>, readers: &TaskTracker) {
     let reason = match result {
         Ok(()) => "the run is finished".to_owned(),
-        Err(RunError::Stopped) => return,
+        Err(RunError::Stopped | RunError::Deposed) => return,
         Err(error) => format!("the run has stopped: {error}"),
     };
     if dispatch.goodbye(reason).await.is_err() {

@@ -25,13 +25,17 @@ pub mod dataset;
 pub mod dispatch;
 pub mod environments;
 pub mod experiment;
+mod leadership;
 pub mod planning;
 mod progress;
 pub mod selection;
 mod service;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 
 pub use coordinator::{Coordinator, CoordinatorOptions, RunHandle, StartError};
 pub use experiment::{IterationSummary, OpenError, Opened, RunError, open_run, summary};
+pub use leadership::Leadership;
 pub use progress::{Progress, RunPhase, TrainingNow};
 pub use service::ListenError;

@@ -49,14 +49,15 @@ pub async fn episodes<E: From<StoreError>>(
             continue;
         }
         for record in store.episodes(run, planned.phase, planned.iteration).await? {
-            let turns = store.journal(run, &record.spec.id).await?;
-            each(view(planned.phase, planned.iteration, record, turns))?;
+            let spec = store.spec(run, &record.id).await?;
+            let turns = store.journal(run, &record.id).await?;
+            each(view(planned.phase, planned.iteration, record, spec, turns))?;
         }
     }
     Ok(())
 }
 
-fn view(phase: Phase, iteration: u32, record: EpisodeRecord, turns: Vec<Turn>) -> EpisodeView {
+fn view(phase: Phase, iteration: u32, record: EpisodeRecord, spec: EpisodeSpec, turns: Vec<Turn>) -> EpisodeView {
     let (status, error) = match record.status {
         EpisodeStatus::Pending => ("pending", None),
         EpisodeStatus::Finished => ("finished", None),
@@ -77,7 +78,7 @@ fn view(phase: Phase, iteration: u32, record: EpisodeRecord, turns: Vec<Turn>) -
             Selected::Best => "best",
             Selected::Worst => "worst",
         }),
-        spec: record.spec,
+        spec,
         turns,
     }
 }

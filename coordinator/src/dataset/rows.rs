@@ -1,4 +1,4 @@
-use influence_proto::{EpisodeId, EpisodeSpec, TrainingRow, Turn};
+use influence_proto::{EpisodeId, TrainingRow, Turn};
 
 use crate::config::RowMode;
 
@@ -8,23 +8,23 @@ use crate::config::RowMode;
 /// cut off stands in the next turn's prompt, so it trains nothing; nor do prompts, openings, and the
 /// messages of other roles. A turn whose stream restarts begins a new row, with its own reply as the
 /// only target. Rows without a target are left out.
-pub fn rows(spec: &EpisodeSpec, turns: &[Turn], mode: RowMode) -> Vec<TrainingRow> {
+pub fn rows(episode: &EpisodeId, turns: &[Turn], mode: RowMode) -> Vec<TrainingRow> {
     let mut rows = Vec::new();
     let mut stream = Stream::default();
     for (index, turn) in turns.iter().enumerate() {
         if turn.reply.restarts {
             if index > 0 && mode == RowMode::PerEpisode {
-                rows.extend(stream.row(&spec.id));
+                rows.extend(stream.row(episode));
             }
             stream = Stream::default();
         }
         stream.append(turn);
         if mode == RowMode::PerTurn {
-            rows.extend(stream.row(&spec.id));
+            rows.extend(stream.row(episode));
         }
     }
     if mode == RowMode::PerEpisode {
-        rows.extend(stream.row(&spec.id));
+        rows.extend(stream.row(episode));
     }
     rows
 }

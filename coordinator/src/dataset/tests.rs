@@ -89,7 +89,7 @@ fn conversation() -> [Turn; 3] {
 #[test]
 fn an_episode_is_one_row_that_trains_each_reply_once() {
     assert_eq!(
-        rows(&spec(), &conversation(), RowMode::PerEpisode),
+        rows(&spec().id, &conversation(), RowMode::PerEpisode),
         [row(&[1, 2, 3, 10, 11, 99, 4, 20, 5, 30, 31], &[(3, 5), (7, 8), (9, 11)])]
     );
 }
@@ -97,7 +97,7 @@ fn an_episode_is_one_row_that_trains_each_reply_once() {
 #[test]
 fn per_turn_trains_the_first_of_three_replies_three_times() {
     assert_eq!(
-        rows(&spec(), &conversation(), RowMode::PerTurn),
+        rows(&spec().id, &conversation(), RowMode::PerTurn),
         [
             row(&[1, 2, 3, 10, 11], &[(3, 5)]),
             row(&[1, 2, 3, 10, 11, 99, 4, 20], &[(3, 5), (7, 8)]),
@@ -110,21 +110,21 @@ fn per_turn_trains_the_first_of_three_replies_three_times() {
 fn a_stream_that_restarts_begins_a_row_with_its_own_reply_as_target() {
     let turns = [turn(0, &[1], &[10], true), turn(1, &[1, 10, 2], &[20], true), turn(2, &[3], &[30], false)];
     let restarted = [row(&[1, 10], &[(1, 2)]), row(&[1, 10, 2, 20, 3, 30], &[(3, 4), (5, 6)])];
-    assert_eq!(rows(&spec(), &turns, RowMode::PerEpisode), restarted);
+    assert_eq!(rows(&spec().id, &turns, RowMode::PerEpisode), restarted);
     let per_turn = [restarted[0].clone(), row(&[1, 10, 2, 20], &[(3, 4)]), restarted[1].clone()];
-    assert_eq!(rows(&spec(), &turns, RowMode::PerTurn), per_turn);
+    assert_eq!(rows(&spec().id, &turns, RowMode::PerTurn), per_turn);
 }
 
 #[test]
 fn a_row_without_targets_is_left_out() {
-    assert!(rows(&spec(), &[turn(0, &[1, 2], &[], false)], RowMode::PerEpisode).is_empty());
-    assert!(rows(&spec(), &[], RowMode::PerTurn).is_empty());
+    assert!(rows(&spec().id, &[turn(0, &[1, 2], &[], false)], RowMode::PerEpisode).is_empty());
+    assert!(rows(&spec().id, &[], RowMode::PerTurn).is_empty());
 }
 
 #[test]
 fn rows_survive_their_text() {
     let message = |role, content: &str, weight| RowMessage { role, content: content.into(), weight };
-    let mut written = rows(&spec(), &conversation(), RowMode::PerTurn);
+    let mut written = rows(&spec().id, &conversation(), RowMode::PerTurn);
     written.push(TrainingRow::Messages {
         messages: vec![message(ChatRole::User, "a\nb", None), message(ChatRole::Assistant, "é", Some(1))],
     });

@@ -1,8 +1,6 @@
 //! What the rest of the coordinator calls.
 
-use std::sync::Arc;
-
-use influence_proto::{EpisodeSpec, Failure, HeldLease, Join, Lease, TrainingProgress, TrainingSpec, WorkId, WorkerId};
+use influence_proto::{Failure, HeldLease, Join, Lease, TrainingProgress, WorkId, WorkerId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::{Event, Task};
@@ -32,24 +30,6 @@ pub struct Session {
     pub events: mpsc::Receiver<SessionEvent>,
     /// Tells this stream from the worker's earlier ones.
     pub generation: u64,
-}
-
-/// Work to be handed out, and what goes with its lease.
-#[derive(Debug, Clone)]
-pub struct Submission {
-    /// The work.
-    pub task: Task,
-    /// What its holder needs.
-    pub payload: Payload,
-}
-
-/// What a lease's holder needs, but for the journal.
-#[derive(Debug, Clone)]
-pub enum Payload {
-    /// An episode.
-    Episode(Arc<EpisodeSpec>),
-    /// A training job.
-    Training(Arc<TrainingSpec>),
 }
 
 /// How far a batch of submitted work has come.
@@ -89,7 +69,7 @@ pub(super) enum Request {
     Connect { worker: WorkerId, reply: oneshot::Sender<Result<Session, DispatchError>> },
     Disconnect { worker: WorkerId, generation: u64 },
     Renew { worker: WorkerId, held: Vec<HeldLease>, reply: oneshot::Sender<Result<Vec<SessionEvent>, DispatchError>> },
-    Submit { batch: Vec<Submission>, reply: oneshot::Sender<watch::Receiver<Batch>> },
+    Submit { batch: Vec<Task>, reply: oneshot::Sender<watch::Receiver<Batch>> },
     Training { worker: WorkerId, progress: TrainingProgress },
     Tell(Event),
     Goodbye(String),
@@ -170,7 +150,7 @@ impl DispatchHandle {
 
     /// Hands work out, in this order; the receiver tells how far it has come. One batch at a time:
     /// counts start anew with each.
-    pub async fn submit(&self, batch: Vec<Submission>) -> Result<watch::Receiver<Batch>, DispatchError> {
+    pub async fn submit(&self, batch: Vec<Task>) -> Result<watch::Receiver<Batch>, DispatchError> {
         self.ask(|reply| Request::Submit { batch, reply }).await
     }
 

@@ -13,6 +13,6 @@ mod task;
 mod tests;
 
 pub use event::{Effect, Event, Kind, Limits, Task};
-pub use handle::{Batch, DispatchError, DispatchHandle, Payload, Session, SessionEvent, Submission};
+pub use handle::{Batch, DispatchError, DispatchHandle, Session, SessionEvent};
 pub use state::Dispatch;
 pub use task::DispatchService;

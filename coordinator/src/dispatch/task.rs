@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use influence_proto::{Failure, Join, Lease, RunId, Turn, Work, WorkId, WorkerId};
+use influence_proto::{Failure, Join, Lease, RunId, Work, WorkId, WorkerId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Effect, Event, Limits};
-use super::handle::{Batch, DispatchError, DispatchHandle, Payload, Request, Session, SessionEvent};
+use super::handle::{Batch, DispatchError, DispatchHandle, Request, Session, SessionEvent};
 use super::state::Dispatch;
 use crate::progress::{ProgressHandle, TrainingNow};
 use crate::store::{Store, StoreError};
@@ -39,7 +39,6 @@ pub struct DispatchService {
     start: Instant,
     sessions: HashMap<WorkerId, (u64, mpsc::Sender<SessionEvent>)>,
     generations: u64,
-    payloads: HashMap<WorkId, Payload>,
     batch: watch::Sender<Batch>,
     writes: Writes,
     /// Set once the run is over: what later streams are told.
@@ -51,7 +50,7 @@ type Writes = FuturesUnordered<BoxFuture<'static, Written>>;
 
 /// An answer of the store.
 enum Written {
-    Attempt { worker: WorkerId, work: WorkId, attempt: u32, stored: Result<Vec<Turn>, StoreError> },
+    Attempt { worker: WorkerId, work: WorkId, attempt: u32, stored: Result<Work, StoreError> },
     Failure { work: WorkId, attempt: u32, error: String, stored: Result<(), StoreError> },
 }
 
@@ -73,7 +72,6 @@ impl DispatchService {
             start: Instant::now(),
             sessions: HashMap::new(),
             generations: 0,
-            payloads: HashMap::new(),
             batch: watch::Sender::new(Batch::default()),
             writes: FuturesUnordered::new(),
             goodbye: None,
@@ -134,9 +132,8 @@ impl DispatchService {
             Request::Submit { batch, reply } => {
                 self.batch = watch::Sender::new(Batch { total: batch.len(), ..Batch::default() });
                 let _ = reply.send(self.batch.subscribe());
-                for submission in batch {
-                    self.payloads.insert(submission.task.work.clone(), submission.payload);
-                    self.apply(Event::Submit(submission.task));
+                for task in batch {
+                    self.apply(Event::Submit(task));
                 }
             }
             Request::Training { worker, progress } => {
@@ -207,7 +204,7 @@ impl DispatchService {
             Effect::Grant { worker, work, attempt } => {
                 let (store, run) = (self.store.clone(), self.run.clone());
                 self.writes.push(Box::pin(async move {
-                    let stored = store.start_attempt(&run, &work, attempt).await;
+                    let stored = store.start_attempt(&run, &work, attempt, None).await;
                     Written::Attempt { worker, work, attempt, stored }
                 }));
             }
@@ -215,10 +212,7 @@ impl DispatchService {
                 tracing::warn!(%worker, %work, attempt, reason, "lease revoked");
                 self.tell(&worker, SessionEvent::Cancel { work, attempt, reason });
             }
-            Effect::Finished(work) => {
-                self.payloads.remove(&work);
-                self.batch.send_modify(|b| b.finished += 1);
-            }
+            Effect::Finished(_) => self.batch.send_modify(|b| b.finished += 1),
             Effect::Exhausted { work, attempt, error } => {
                 tracing::warn!(%work, attempt, error, "given up");
                 self.write_failure(work, attempt, error, Duration::ZERO);
@@ -238,9 +232,9 @@ impl DispatchService {
     fn written(&mut self, written: Written) {
         match written {
             Written::Attempt { worker, work, attempt, stored } => match stored {
-                Ok(journal) => self.send_lease(worker, work, attempt, journal),
+                Ok(payload) => self.send_lease(worker, work, attempt, payload),
                 Err(StoreError::AlreadyFinished { .. }) => self.apply(Event::AlreadyFinished(work)),
-                Err(error) if error.retryable() => {
+                Err(error) if error.is_no_answer() => {
                     tracing::warn!(%work, %error, "the lease waits for the store");
                     self.apply(Event::GrantLost { work, attempt, stored: attempt });
                 }
@@ -253,18 +247,12 @@ impl DispatchService {
                 }
             },
             Written::Failure { work, attempt, error, stored } => match stored {
-                Ok(()) => {
-                    self.payloads.remove(&work);
-                    self.batch.send_modify(|b| {
-                        b.failed += 1;
-                        b.last_error = Some(error);
-                    });
-                }
-                Err(StoreError::AlreadyFinished { .. }) => {
-                    self.payloads.remove(&work);
-                    self.batch.send_modify(|b| b.finished += 1);
-                }
-                Err(refused) if refused.retryable() => self.write_failure(work, attempt, error, STORE_RETRY),
+                Ok(()) => self.batch.send_modify(|b| {
+                    b.failed += 1;
+                    b.last_error = Some(error);
+                }),
+                Err(StoreError::AlreadyFinished { .. }) => self.batch.send_modify(|b| b.finished += 1),
+                Err(refused) if refused.is_no_answer() => self.write_failure(work, attempt, error, STORE_RETRY),
                 Err(refused) => {
                     tracing::error!(%work, attempt, %refused, "a failure was not stored");
                     self.batch.send_modify(|b| {
@@ -276,16 +264,11 @@ impl DispatchService {
         }
     }
 
-    fn send_lease(&mut self, worker: WorkerId, work: WorkId, attempt: u32, journal: Vec<Turn>) {
+    fn send_lease(&mut self, worker: WorkerId, work: WorkId, attempt: u32, payload: Work) {
         // While the attempt was being written down the worker may have gone or lost it.
         if !self.machine.holds(&worker, &work, attempt) {
             return;
         }
-        let Some(payload) = self.payloads.get(&work) else { return };
-        let payload = match payload {
-            Payload::Episode(spec) => Work::Episode { spec: Box::new(spec.as_ref().clone()), journal },
-            Payload::Training(spec) => Work::Training(Box::new(spec.as_ref().clone())),
-        };
         let lease = Lease { work: work.clone(), attempt, payload };
         if !self.tell(&worker, SessionEvent::Lease(Box::new(lease))) {
             self.apply(Event::GrantLost { work, attempt, stored: attempt });

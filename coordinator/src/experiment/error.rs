@@ -10,7 +10,7 @@ use crate::store::StoreError;
 pub enum RunError {
     /// The store refuses, or has been away for too long.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The store has refused every write for too long.
     #[error("the store could not be written for {seconds} s: {problem}")]
     StoreAway {
@@ -102,7 +102,19 @@ pub enum RunError {
     /// The process was asked to stop.
     #[error("stopped; the same command goes on from here")]
     Stopped,
+    /// Another process leads the run now.
+    #[error("another coordinator leads the run now; this one has stopped")]
+    Deposed,
     /// A task of the coordinator panicked.
     #[error("the coordinator failed inside: {0}; please report this")]
     Panicked(String),
+}
+
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotLeader { .. } => Self::Deposed,
+            error => Self::Store(error),
+        }
+    }
 }

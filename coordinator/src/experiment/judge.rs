@@ -16,8 +16,8 @@ impl Run {
     pub(super) async fn judge(&self, phase: Phase, iteration: u32) -> Result<(), RunError> {
         let mut candidates = Vec::new();
         for episode in self.finished(phase, iteration).await? {
-            let turns = self.store.journal(&self.run, &episode.spec.id).await?;
-            candidates.push(Candidate::of(&episode.spec, &turns));
+            let turns = self.store.journal(&self.run, &episode.id).await?;
+            candidates.push(Candidate::of(&episode, &turns));
         }
         let experiment = &self.experiment;
         let selection = select(&candidates, &experiment.reward, &experiment.selection);
@@ -51,8 +51,8 @@ impl Run {
         }
         let mut lines = Vec::new();
         for episode in &best {
-            let turns = self.store.journal(&self.run, &episode.spec.id).await?;
-            let of_episode = rows(&episode.spec, &turns, self.experiment.training.rows);
+            let turns = self.store.journal(&self.run, &episode.id).await?;
+            let of_episode = rows(&episode.id, &turns, self.experiment.training.rows);
             let path = self.folder.path().to_owned();
             write_rows(&mut lines, &of_episode).map_err(|source| RunError::Folder { path, source })?;
         }
@@ -74,7 +74,7 @@ impl Run {
         let count = |of: fn(&Verdict) -> bool| verdicts.iter().filter(|v| of(v)).count();
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
         for episode in finished {
-            for turn in self.store.journal(&self.run, &episode.spec.id).await? {
+            for turn in self.store.journal(&self.run, &episode.id).await? {
                 for reason in unscored_reasons(&turn) {
                     *reasons.entry(reason).or_default() += 1;
                 }

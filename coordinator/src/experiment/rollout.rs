@@ -1,6 +1,5 @@
 //! Planning a phase's episodes and having them rolled out.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use influence_proto::{AdapterRef, WorkId};
@@ -9,7 +8,7 @@ use tokio::sync::watch;
 use super::active::ActiveTime;
 use super::error::RunError;
 use super::run::Run;
-use crate::dispatch::{Batch, DispatchError, Kind, Payload, Submission, Task};
+use crate::dispatch::{Batch, DispatchError, Kind, Task};
 use crate::planning::{Phase, plan};
 use crate::store::{EpisodeRecord, EpisodeStatus};
 
@@ -43,7 +42,7 @@ impl Run {
             });
         };
         show(&Batch::default());
-        let batch = episodes.iter().filter(|e| e.status == EpisodeStatus::Pending).map(submission).collect();
+        let batch = episodes.iter().filter(|e| e.status == EpisodeStatus::Pending).map(task).collect();
         let news = self.dispatch.submit(batch).await?;
         self.wait(news, active, |batch| {
             show(batch);
@@ -95,7 +94,9 @@ impl Run {
             match active.save_now_and_then().await {
                 // The workers' own calls show it, and are given some time.
                 Err(error) if error.retryable() => self.progress.store_says(Some(error.to_string())),
-                other => other?,
+                Err(error) => return Err(error.into()),
+                Ok(true) => self.progress.store_says(None),
+                Ok(false) => {}
             }
             tokio::select! {
                 changed = news.changed() => changed.map_err(|_| DispatchError::Closed)?,
@@ -108,7 +109,7 @@ impl Run {
         let progress = self.progress.watch();
         let problem = progress.borrow().store_problem.clone();
         match problem {
-            Some((since, problem)) if since.elapsed() > self.store_patience => {
+            Some((since, problem)) if self.store_patience.is_some_and(|patience| since.elapsed() > patience) => {
                 Err(RunError::StoreAway { seconds: since.elapsed().as_secs(), problem })
             }
             _ => Ok(()),
@@ -140,12 +141,8 @@ impl Failures {
     }
 }
 
-fn submission(episode: &EpisodeRecord) -> Submission {
-    let spec = &episode.spec;
-    let environment = format!("{}/{}", spec.environment_class, spec.environment);
-    let kind = Kind::Episode { environment, initial_state: spec.initial_state.clone() };
-    Submission {
-        task: Task { work: WorkId::from(&spec.id), attempt: episode.attempt, kind },
-        payload: Payload::Episode(Arc::new(spec.clone())),
-    }
+fn task(episode: &EpisodeRecord) -> Task {
+    let environment = format!("{}/{}", episode.environment_class, episode.environment);
+    let kind = Kind::Episode { environment, initial_state: episode.initial_state.clone() };
+    Task { work: WorkId::from(&episode.id), attempt: episode.attempt, kind }
 }

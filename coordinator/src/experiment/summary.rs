@@ -113,7 +113,7 @@ async fn row(
     let finished = || episodes.iter().filter(|e| e.status == EpisodeStatus::Finished);
     let (mut replies, mut characters, mut prompt_tokens, mut generated_tokens) = (0_u64, 0_u64, 0, 0);
     for episode in finished() {
-        for turn in store.journal(run, &episode.spec.id).await? {
+        for turn in store.journal(run, &episode.id).await? {
             replies += 1;
             characters += reply_characters(&turn) as u64;
             prompt_tokens += turn.calls.iter().map(|c| u64::from(c.prompt_tokens)).sum::<u64>();
@@ -121,7 +121,7 @@ async fn row(
         }
     }
     let verdicts = || episodes.iter().filter_map(|e| e.verdict.as_ref());
-    let cluster = |e: &EpisodeRecord| (e.spec.environment.clone(), e.spec.initial_state.clone());
+    let cluster = |e: &EpisodeRecord| (e.environment.clone(), e.initial_state.clone());
     let rewards = episodes.iter().filter_map(|e| Some((cluster(e), e.verdict.as_ref()?.reward?)));
     let influences: Vec<f64> = verdicts().filter_map(|v| v.influence).collect();
     let report = trainings.iter().find(|t| t.iteration == at.iteration).and_then(|t| t.report.as_ref());

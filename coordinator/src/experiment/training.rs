@@ -1,13 +1,11 @@
 //! Having an iteration's adapter trained.
 
-use std::sync::Arc;
-
 use influence_proto::{AdapterRef, Digest, InvalidMessage, TrainingSpec, WorkId, stream};
 
 use super::active::ActiveTime;
 use super::error::RunError;
 use super::run::Run;
-use crate::dispatch::{Kind, Payload, Submission, Task};
+use crate::dispatch::{Kind, Task};
 use crate::store::TrainingRecord;
 
 impl Run {
@@ -43,10 +41,9 @@ impl Run {
         let failed = |error: String| RunError::Training { iteration, error };
         let work = WorkId::new(format!("{}:training:{iteration}", self.run))
             .map_err(|error: InvalidMessage| failed(error.to_string()))?;
-        self.store.plan_training(&self.run, iteration, &work, spec.clone()).await?;
+        self.store.plan_training(&self.run, iteration, &work, spec).await?;
         let attempt = self.training(iteration).await?.map_or(0, |record| record.attempt);
-        let task = Task { work, attempt, kind: Kind::Training };
-        let news = self.dispatch.submit(vec![Submission { task, payload: Payload::Training(Arc::new(spec)) }]).await?;
+        let news = self.dispatch.submit(vec![Task { work, attempt, kind: Kind::Training }]).await?;
         self.wait(news, active, |batch| match &batch.last_error {
             Some(error) if batch.failed > 0 => Err(failed(error.clone())),
             _ => Ok(()),

@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use influence_proto::{EpisodeId, EpisodeSpec, Score, Turn};
+use influence_proto::{EpisodeId, Score, Turn};
 use serde::{Deserialize, Serialize};
 
 use super::Fraction;
 use crate::config::{RewardSettings, RewardTurns, SelectionLevel, SelectionSettings};
+use crate::store::EpisodeRecord;
 
 /// What selection knows of an episode.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,17 +36,17 @@ pub struct CandidateTurn {
 
 impl Candidate {
     /// A finished episode.
-    pub fn of(spec: &EpisodeSpec, turns: &[Turn]) -> Self {
+    pub fn of(episode: &EpisodeRecord, turns: &[Turn]) -> Self {
         let turn = |turn: &Turn| CandidateTurn {
             rating: turn.preference.expected(),
             influence: turn.influence.as_ref().and_then(Score::expected),
             characters: reply_characters(turn),
         };
         Self {
-            id: spec.id.clone(),
-            environment_class: spec.environment_class.clone(),
-            environment: spec.environment.clone(),
-            initial_state: spec.initial_state.clone(),
+            id: episode.id.clone(),
+            environment_class: episode.environment_class.clone(),
+            environment: episode.environment.clone(),
+            initial_state: episode.initial_state.clone(),
             turns: turns.iter().map(turn).collect(),
         }
     }

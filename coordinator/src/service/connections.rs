@@ -75,6 +75,10 @@ where
     stream::unfold(state, |(mut incoming, mut handshakes, door)| async move {
         loop {
             tokio::select! {
+                biased;
+                Some(opened) = handshakes.join_next() => if let Ok(Some(connection)) = opened {
+                    return Some((Ok(connection), (incoming, handshakes, door)));
+                },
                 Some(accepted) = incoming.next() => match accepted {
                     Ok((io, address)) => match door.room.clone().try_acquire_owned() {
                         Ok(place) => {
@@ -86,9 +90,6 @@ where
                         door.log.not_accepted(&error);
                         sleep(ACCEPT_AGAIN).await;
                     }
-                },
-                Some(opened) = handshakes.join_next() => if let Ok(Some(connection)) = opened {
-                    return Some((Ok(connection), (incoming, handshakes, door)));
                 },
                 else => return None,
             }

@@ -20,7 +20,7 @@ pub(super) fn store(error: StoreError) -> Status {
         | StoreError::AlreadyFinished { .. }
         | StoreError::GivenUp { .. }
         | StoreError::NoSuchWork { .. } => Status::failed_precondition(message),
-        StoreError::Closed { .. } => Status::unavailable(message),
+        StoreError::Closed { .. } | StoreError::NotLeader { .. } => Status::unavailable(message),
         _ => Status::internal(message),
     }
 }

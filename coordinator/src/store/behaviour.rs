@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use influence_proto::{AdapterRef, Digest, EpisodeSpec, RunId, TrainingReport, TrainingSpec, Turn, WorkId};
+use influence_proto::{AdapterRef, Digest, EpisodeSpec, RunId, TrainingReport, TrainingSpec, Turn, Work, WorkId};
 use serde_json::{Value, json};
 
 use super::{EpisodeStatus, NewRun, RunStatus, Selected, Store, StoreError, Verdict};
@@ -30,7 +30,11 @@ macro_rules! suite {
             a_failed_episode_can_be_reopened_until_it_is_judged,
             verdicts_are_written_once,
             a_training_job_ends_once,
-            active_time_never_shrinks;
+            active_time_never_shrinks,
+            two_live_attempts_have_journals_of_their_own,
+            the_first_of_two_attempts_to_finish_wins,
+            the_longer_journal_of_two_is_gone_on_from,
+            only_the_leader_writes;
             $fresh
         );
     };
@@ -69,6 +73,9 @@ pub(crate) fn turn(index: u32, text: &str) -> Turn {
     .unwrap()
 }
 
+/// How long a lead lasts in these tests: longer than any of them.
+pub(crate) const TTL: Duration = Duration::from_secs(60);
+
 fn work(id: &str) -> WorkId {
     WorkId::new(id).unwrap()
 }
@@ -77,8 +84,20 @@ async fn with_plan(store: &dyn Store, ids: &[&str]) -> RunId {
     let run = run_id();
     let new = NewRun { id: run.clone(), name: "demo".into(), digest: "d".into(), experiment: json!({"seed": 1}) };
     store.create_run(new).await.unwrap();
+    store.lead(&run, "me", TTL).await.unwrap();
     store.plan(&run, Phase::Train, 0, ids.iter().map(|id| spec(id)).collect()).await.unwrap();
     run
+}
+
+/// The journal that an attempt goes on from.
+async fn start(store: &dyn Store, work: &WorkId, attempt: u32, beside: Option<u32>) -> Result<Vec<Turn>, StoreError> {
+    Ok(match store.start_attempt(&run_id(), work, attempt, beside).await? {
+        Work::Episode { spec, journal } => {
+            assert_eq!(spec.id.as_str(), work.as_str());
+            journal
+        }
+        Work::Training(_) => panic!("it is an episode"),
+    })
 }
 
 async fn status(store: &dyn Store, run: &RunId) -> EpisodeStatus {
@@ -94,8 +113,7 @@ pub(crate) async fn a_run_is_created_once(store: &dyn Store) {
     assert_eq!(store.runs().await.unwrap()[0].status, RunStatus::Failed("why".into()));
     let other = RunId::new("other").unwrap();
     assert_eq!(store.run(&other).await, Err(StoreError::NoSuchRun("other".into())));
-    assert_eq!(store.set_run_status(&other, RunStatus::Finished).await, Err(StoreError::NoSuchRun("other".into())));
-    assert_eq!(store.plan(&other, Phase::Train, 0, vec![]).await, Err(StoreError::NoSuchRun("other".into())));
+    assert_eq!(store.lead(&other, "me", TTL).await, Err(StoreError::NoSuchRun("other".into())));
 }
 
 pub(crate) async fn a_plan_is_never_changed(store: &dyn Store) {
@@ -105,7 +123,11 @@ pub(crate) async fn a_plan_is_never_changed(store: &dyn Store) {
     assert!(matches!(other, Err(StoreError::Conflict { .. })), "{other:?}");
     store.plan(&run, Phase::Evaluate, 0, vec![spec("c")]).await.unwrap();
     let episodes = store.episodes(&run, Phase::Train, 0).await.unwrap();
-    assert_eq!(episodes.iter().map(|e| e.spec.clone()).collect::<Vec<_>>(), [spec("b"), spec("a")]);
+    assert_eq!(episodes.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+    let first = &episodes[0];
+    let place = [&first.environment_class, &first.environment, &first.initial_state];
+    assert_eq!(place, ["therapist", "smoking", "0"]);
+    assert_eq!(store.spec(&run, &first.id).await.unwrap(), spec("b"));
     assert_eq!(store.episodes(&run, Phase::Train, 1).await.unwrap(), []);
     let phases: Vec<_> = store.iterations(&run).await.unwrap().iter().map(|i| (i.phase, i.iteration)).collect();
     assert_eq!(phases, [(Phase::Evaluate, 0), (Phase::Train, 0)]);
@@ -114,7 +136,7 @@ pub(crate) async fn a_plan_is_never_changed(store: &dyn Store) {
 pub(crate) async fn turns_go_on_where_the_journal_ends(store: &dyn Store) {
     let run = with_plan(store, &["a"]).await;
     let a = work("a");
-    assert_eq!(store.start_attempt(&run, &a, 1).await.unwrap(), []);
+    assert_eq!(start(store, &a, 1, None).await.unwrap(), []);
     let gap = store.record_turn(&run, &a, 1, turn(1, "x")).await;
     assert!(matches!(gap, Err(StoreError::Conflict { .. })), "{gap:?}");
     store.record_turn(&run, &a, 1, turn(0, "x")).await.unwrap();
@@ -123,7 +145,7 @@ pub(crate) async fn turns_go_on_where_the_journal_ends(store: &dyn Store) {
     assert!(matches!(differs, Err(StoreError::Conflict { .. })), "{differs:?}");
     let early = store.finish_episode(&run, &a, 1, 2).await;
     assert!(matches!(early, Err(StoreError::Conflict { .. })), "{early:?}");
-    assert_eq!(store.start_attempt(&run, &a, 2).await.unwrap(), [turn(0, "x")], "bit for bit");
+    assert_eq!(start(store, &a, 2, None).await.unwrap(), [turn(0, "x")], "bit for bit");
     store.record_turn(&run, &a, 2, turn(1, "z")).await.unwrap();
     let nobody = store.record_turn(&run, &work("nobody"), 1, turn(0, "x")).await;
     assert!(matches!(nobody, Err(StoreError::NoSuchWork { .. })), "{nobody:?}");
@@ -133,21 +155,21 @@ pub(crate) async fn turns_go_on_where_the_journal_ends(store: &dyn Store) {
 pub(crate) async fn an_older_attempt_is_fenced(store: &dyn Store) {
     let run = with_plan(store, &["a"]).await;
     let a = work("a");
-    store.start_attempt(&run, &a, 1).await.unwrap();
-    store.start_attempt(&run, &a, 3).await.unwrap();
-    store.start_attempt(&run, &a, 3).await.expect("a repeat");
+    start(store, &a, 1, None).await.unwrap();
+    start(store, &a, 3, None).await.unwrap();
+    start(store, &a, 3, None).await.expect("a repeat");
     let fenced = Err(StoreError::Fenced { work: "a".into(), attempt: 1, current: 3 });
     assert_eq!(store.record_turn(&run, &a, 1, turn(0, "x")).await, fenced);
     assert_eq!(store.finish_episode(&run, &a, 1, 0).await, fenced);
     assert_eq!(store.fail(&run, &a, 1, "late").await, fenced);
-    assert_eq!(store.start_attempt(&run, &a, 1).await.map(|_| ()), fenced);
+    assert_eq!(start(store, &a, 1, None).await.map(|_| ()), fenced);
     assert_eq!(status(store, &run).await, EpisodeStatus::Pending);
 }
 
 pub(crate) async fn a_finished_episode_stays_finished(store: &dyn Store) {
     let run = with_plan(store, &["a"]).await;
     let a = work("a");
-    store.start_attempt(&run, &a, 1).await.unwrap();
+    start(store, &a, 1, None).await.unwrap();
     store.record_turn(&run, &a, 1, turn(0, "x")).await.unwrap();
     store.finish_episode(&run, &a, 1, 1).await.unwrap();
     store.finish_episode(&run, &a, 1, 1).await.expect("a repeat");
@@ -155,7 +177,7 @@ pub(crate) async fn a_finished_episode_stays_finished(store: &dyn Store) {
     let more = store.record_turn(&run, &a, 1, turn(1, "x")).await;
     assert!(matches!(more, Err(StoreError::Conflict { .. })), "{more:?}");
     let done = Err(StoreError::AlreadyFinished { work: "a".into() });
-    assert_eq!(store.start_attempt(&run, &a, 2).await.map(|_| ()), done);
+    assert_eq!(start(store, &a, 2, None).await.map(|_| ()), done);
     assert_eq!(store.fail(&run, &a, 1, "no").await, done);
     assert_eq!(status(store, &run).await, EpisodeStatus::Finished);
 }
@@ -163,7 +185,7 @@ pub(crate) async fn a_finished_episode_stays_finished(store: &dyn Store) {
 pub(crate) async fn a_failed_episode_can_be_reopened_until_it_is_judged(store: &dyn Store) {
     let run = with_plan(store, &["a"]).await;
     let a = work("a");
-    store.start_attempt(&run, &a, 1).await.unwrap();
+    start(store, &a, 1, None).await.unwrap();
     store.record_turn(&run, &a, 1, turn(0, "x")).await.unwrap();
     store.fail(&run, &a, 1, "poison").await.unwrap();
     assert_eq!(status(store, &run).await, EpisodeStatus::Failed("poison".into()));
@@ -172,7 +194,7 @@ pub(crate) async fn a_failed_episode_can_be_reopened_until_it_is_judged(store: &
     assert_eq!(store.record_turn(&run, &a, 1, turn(1, "x")).await, given_up);
     store.reopen(&run, Phase::Train, 0).await.unwrap();
     assert_eq!(status(store, &run).await, EpisodeStatus::Pending);
-    assert_eq!(store.start_attempt(&run, &a, 2).await.unwrap().len(), 1, "the journal is kept");
+    assert_eq!(start(store, &a, 2, None).await.unwrap().len(), 1, "the journal is kept");
     store.judge(&run, Phase::Train, 0, vec![], vec![]).await.unwrap();
     let judged = store.reopen(&run, Phase::Train, 0).await;
     assert!(matches!(judged, Err(StoreError::Conflict { .. })), "{judged:?}");
@@ -229,10 +251,11 @@ pub(crate) async fn a_training_job_ends_once(store: &dyn Store) {
     let changed = store.plan_training(&run, 0, &t, TrainingSpec { seed: 2, ..job.clone() }).await;
     assert!(matches!(changed, Err(StoreError::Conflict { .. })), "{changed:?}");
 
-    store.start_attempt(&run, &t, 1).await.unwrap();
+    let given = store.start_attempt(&run, &t, 1, None).await.unwrap();
+    assert_eq!(given, Work::Training(Box::new(job.clone())));
     store.fail(&run, &t, 1, "out of memory").await.unwrap();
     assert_eq!(store.trainings(&run).await.unwrap()[0].error.as_deref(), Some("out of memory"));
-    store.start_attempt(&run, &t, 2).await.unwrap();
+    store.start_attempt(&run, &t, 2, None).await.unwrap();
     let late = store.finish_training(&run, &t, 1, report.clone()).await;
     assert_eq!(late, Err(StoreError::Fenced { work: t.to_string(), attempt: 1, current: 2 }));
     store.finish_training(&run, &t, 2, report.clone()).await.unwrap();
@@ -241,7 +264,7 @@ pub(crate) async fn a_training_job_ends_once(store: &dyn Store) {
     assert!(matches!(other, Err(StoreError::Conflict { .. })), "{other:?}");
     let stored = &store.trainings(&run).await.unwrap()[0];
     assert_eq!((stored.report.as_ref(), &stored.spec, &stored.error), (Some(&report), &job, &None));
-    let again = store.start_attempt(&run, &t, 3).await;
+    let again = store.start_attempt(&run, &t, 3, None).await;
     assert_eq!(again, Err(StoreError::AlreadyFinished { work: t.to_string() }));
 }
 
@@ -251,4 +274,95 @@ pub(crate) async fn active_time_never_shrinks(store: &dyn Store) {
         store.set_active(&run, Phase::Train, 0, Duration::from_secs(given)).await.unwrap();
         assert_eq!(store.iterations(&run).await.unwrap()[0].active, Duration::from_secs(kept));
     }
+}
+
+pub(crate) async fn two_live_attempts_have_journals_of_their_own(store: &dyn Store) {
+    let run = with_plan(store, &["a"]).await;
+    let a = work("a");
+    start(store, &a, 1, None).await.unwrap();
+    store.record_turn(&run, &a, 1, turn(0, "x")).await.unwrap();
+    assert_eq!(start(store, &a, 2, Some(1)).await.unwrap(), [turn(0, "x")], "it begins where the first is");
+    assert_eq!(start(store, &a, 2, Some(1)).await.unwrap(), [turn(0, "x")], "a repeat");
+    store.record_turn(&run, &a, 1, turn(1, "first")).await.unwrap();
+    store.record_turn(&run, &a, 2, turn(1, "second")).await.expect("the other's turn is no conflict");
+    store.record_turn(&run, &a, 2, turn(1, "second")).await.expect("a repeat");
+    assert_eq!(store.journal(&run, &spec("a").id).await.unwrap(), [turn(0, "x"), turn(1, "first")]);
+    assert_eq!(store.episodes(&run, Phase::Train, 0).await.unwrap()[0].attempt, 2, "the highest one");
+    // A third beside the second fences the first off, and begins where the second is.
+    assert_eq!(start(store, &a, 3, Some(2)).await.unwrap(), [turn(0, "x"), turn(1, "second")]);
+    let fenced = Err(StoreError::Fenced { work: "a".into(), attempt: 1, current: 3 });
+    assert_eq!(store.record_turn(&run, &a, 1, turn(2, "late")).await, fenced);
+    assert_eq!(start(store, &a, 4, Some(1)).await.map(|_| ()), fenced, "beside what is not live");
+    store.record_turn(&run, &a, 2, turn(2, "goes on")).await.unwrap();
+    assert_eq!(store.journal(&run, &spec("a").id).await.unwrap().len(), 3);
+}
+
+pub(crate) async fn the_first_of_two_attempts_to_finish_wins(store: &dyn Store) {
+    let run = with_plan(store, &["a", "b"]).await;
+    for (id, winner, loser) in [("a", 1, 2), ("b", 2, 1)] {
+        let w = work(id);
+        start(store, &w, 1, None).await.unwrap();
+        start(store, &w, 2, Some(1)).await.unwrap();
+        store.record_turn(&run, &w, winner, turn(0, "winner")).await.unwrap();
+        store.record_turn(&run, &w, loser, turn(0, "loser")).await.unwrap();
+        store.finish_episode(&run, &w, winner, 1).await.unwrap();
+        store.finish_episode(&run, &w, winner, 1).await.expect("a repeat");
+        let late = store.finish_episode(&run, &w, loser, 1).await;
+        assert_eq!(late, Err(StoreError::Fenced { work: id.into(), attempt: loser, current: winner }));
+        assert_eq!(store.journal(&run, &spec(id).id).await.unwrap(), [turn(0, "winner")]);
+    }
+    let episodes = store.episodes(&run, Phase::Train, 0).await.unwrap();
+    let ends: Vec<_> = episodes.iter().map(|e| (&e.status, e.attempt, e.turns)).collect();
+    assert_eq!(ends, [(&EpisodeStatus::Finished, 1, 1), (&EpisodeStatus::Finished, 2, 1)]);
+}
+
+pub(crate) async fn the_longer_journal_of_two_is_gone_on_from(store: &dyn Store) {
+    let run = with_plan(store, &["a", "b"]).await;
+    for (id, ahead) in [("a", 1), ("b", 2)] {
+        let w = work(id);
+        start(store, &w, 1, None).await.unwrap();
+        start(store, &w, 2, Some(1)).await.unwrap();
+        store.record_turn(&run, &w, ahead, turn(0, "ahead")).await.unwrap();
+        assert_eq!(start(store, &w, 3, None).await.unwrap(), [turn(0, "ahead")], "attempt {ahead} was ahead");
+        for earlier in [1, 2] {
+            let fenced = Err(StoreError::Fenced { work: id.into(), attempt: earlier, current: 3 });
+            assert_eq!(store.finish_episode(&run, &w, earlier, 1).await, fenced);
+        }
+        store.finish_episode(&run, &w, 3, 1).await.unwrap();
+    }
+}
+
+pub(crate) async fn only_the_leader_writes(store: &dyn Store) {
+    let run = with_plan(store, &["a"]).await;
+    store.lead(&run, "me", TTL).await.expect("a repeat keeps it");
+    start(store, &work("a"), 1, None).await.unwrap();
+    store.resign(&run).await.unwrap();
+    store.resign(&run).await.expect("a repeat");
+    let refused = [
+        store.record_turn(&run, &work("a"), 1, turn(0, "x")).await,
+        store.finish_episode(&run, &work("a"), 1, 0).await,
+        store.set_run_status(&run, RunStatus::Finished).await,
+        store.plan(&run, Phase::Train, 1, vec![spec("b")]).await,
+        store.judge(&run, Phase::Train, 0, vec![], vec![]).await,
+        start(store, &work("a"), 2, None).await.map(|_| ()),
+    ];
+    for (call, refused) in refused.into_iter().enumerate() {
+        assert!(matches!(refused, Err(StoreError::NotLeader { .. })), "call {call}: {refused:?}");
+    }
+    assert_eq!(store.journal(&run, &spec("a").id).await.unwrap(), []);
+    assert_eq!(store.run(&run).await.unwrap().status, RunStatus::Running);
+}
+
+/// Two handles to one store.
+pub(crate) async fn one_handle_leads_at_a_time(one: &dyn Store, other: &dyn Store) {
+    let run = with_plan(one, &["a"]).await;
+    let led = other.lead(&run, "other", TTL).await;
+    assert!(matches!(&led, Err(StoreError::Led { .. })), "{led:?}");
+    let unled = other.set_run_status(&run, RunStatus::Finished).await;
+    assert!(matches!(&unled, Err(StoreError::NotLeader { .. })), "{unled:?}");
+    one.resign(&run).await.unwrap();
+    other.lead(&run, "other", TTL).await.unwrap();
+    let deposed = one.record_turn(&run, &work("a"), 1, turn(0, "x")).await;
+    assert!(matches!(&deposed, Err(StoreError::NotLeader { .. })), "{deposed:?}");
+    start(other, &work("a"), 1, None).await.unwrap();
 }

@@ -8,13 +8,13 @@ use influence_proto::RunId;
 
 /// The right to carry a run on; given back when dropped or when the process ends.
 #[derive(Debug)]
-pub struct RunLock {
+pub(super) struct RunLock {
     _file: File,
 }
 
 /// Why a run could not be locked.
 #[derive(Debug, thiserror::Error)]
-pub enum LockError {
+pub(super) enum LockError {
     /// Another process is at it.
     #[error(
         "run `{run}` is already being carried on by {holder}; wait for it or end it, or start a run of your own with --name NAME ({path} is its lock)"
@@ -42,7 +42,7 @@ impl RunLock {
     ///
     /// # Errors
     /// [`LockError::Held`] at once if another process holds it.
-    pub fn acquire(folder: &Path, run: &RunId) -> Result<Self, LockError> {
+    pub(super) fn acquire(folder: &Path, run: &RunId) -> Result<Self, LockError> {
         let path = folder.join("lock");
         let io = |source| LockError::Io { path: path.clone(), source };
         std::fs::create_dir_all(folder).map_err(io)?;

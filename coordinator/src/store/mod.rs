@@ -4,23 +4,28 @@
 //! stored answers a repeat with success, so a caller that does not know whether its call arrived
 //! simply calls again. What a verb acknowledges is on disk. Implementations pass one behaviour
 //! suite (`behaviour`).
+//!
+//! A run has one leader: the handle that took the lead with [`Store::lead`]. All other writing verbs
+//! are refused from any other handle ([`StoreError::NotLeader`]), however late they arrive.
 
 #[cfg(test)]
 mod behaviour;
 mod error;
 mod lock;
+#[cfg(test)]
+pub(crate) mod memory;
 mod record;
 mod sqlite;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpec, Turn, WorkId};
+use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpec, Turn, Work, WorkId};
 
 use crate::planning::Phase;
 
 pub use error::StoreError;
-pub use lock::{LockError, RunLock};
+use lock::{LockError, RunLock};
 pub use record::{
     EpisodeRecord, EpisodeStatus, IterationRecord, NewRun, RunRecord, RunStatus, Selected, TrainingRecord, Verdict,
 };
@@ -39,6 +44,14 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// One run; [`StoreError::NoSuchRun`] if there is none of that id.
     async fn run(&self, run: &RunId) -> Result<RunRecord, StoreError>;
 
+    /// Takes the lead of a run for this handle, or keeps it; `leader` says for people who that is.
+    /// It lasts for `ttl` unless it is kept, or for as long as the process lives where the system
+    /// tells. Precondition: no other handle has it ([`StoreError::Led`]).
+    async fn lead(&self, run: &RunId, leader: &str, ttl: Duration) -> Result<(), StoreError>;
+
+    /// Gives the lead of a run up, if this handle has it.
+    async fn resign(&self, run: &RunId) -> Result<(), StoreError>;
+
     /// Says how a run stands.
     async fn set_run_status(&self, run: &RunId, status: RunStatus) -> Result<(), StoreError>;
 
@@ -56,24 +69,40 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// The episodes of an iteration's phase in plan order; none if it is not planned.
     async fn episodes(&self, run: &RunId, phase: Phase, iteration: u32) -> Result<Vec<EpisodeRecord>, StoreError>;
 
-    /// The stored turns of an episode, in order from 0.
+    /// What is rolled out in an episode.
+    async fn spec(&self, run: &RunId, episode: &EpisodeId) -> Result<EpisodeSpec, StoreError>;
+
+    /// The stored turns of an episode, in order from 0. With two live attempts, those of the older.
     async fn journal(&self, run: &RunId, episode: &EpisodeId) -> Result<Vec<Turn>, StoreError>;
 
-    /// Makes `attempt` the current one of an episode or a training job, which fences all earlier
-    /// ones off, and returns the journal that it goes on from (none for a training job).
-    /// Preconditions: the work is not finished ([`StoreError::AlreadyFinished`]) and no higher
-    /// attempt is current ([`StoreError::Fenced`]).
-    async fn start_attempt(&self, run: &RunId, work: &WorkId, attempt: u32) -> Result<Vec<Turn>, StoreError>;
+    /// Makes `attempt` live and returns all that its holder needs; an episode goes on from the
+    /// journal in it.
+    ///
+    /// Alone, it fences all earlier attempts off and goes on from the longest of their journals.
+    /// `beside` a live attempt, both live on, each with a journal of its own that begins with what
+    /// `beside` has recorded, and any third attempt is fenced off; a training job has no journal and
+    /// no second live attempt.
+    ///
+    /// Preconditions: the work is not finished ([`StoreError::AlreadyFinished`]); no higher attempt
+    /// was started, and `beside` is live ([`StoreError::Fenced`]).
+    async fn start_attempt(
+        &self,
+        run: &RunId,
+        work: &WorkId,
+        attempt: u32,
+        beside: Option<u32>,
+    ) -> Result<Work, StoreError>;
 
-    /// Journals a turn. Preconditions: the attempt is current ([`StoreError::Fenced`]); the turn's
-    /// index is the journal's length, or the turn stored there is the same ([`StoreError::Conflict`]).
+    /// Journals a turn. Preconditions: the attempt is live ([`StoreError::Fenced`]); the turn's index
+    /// is the length of its journal, or the turn stored there is the same ([`StoreError::Conflict`]).
     async fn record_turn(&self, run: &RunId, work: &WorkId, attempt: u32, turn: Turn) -> Result<(), StoreError>;
 
-    /// Ends an episode. Preconditions: the attempt is current; the journal holds `turns` turns.
+    /// Ends an episode: the attempt's journal becomes the episode's, and another live attempt is
+    /// fenced off. Preconditions: the attempt is live; its journal holds `turns` turns.
     async fn finish_episode(&self, run: &RunId, work: &WorkId, attempt: u32, turns: u32) -> Result<(), StoreError>;
 
-    /// Gives an episode or a training job up. Preconditions: the attempt is current; the work is
-    /// not finished.
+    /// Gives an episode or a training job up. Preconditions: the attempt is live; the work is not
+    /// finished.
     async fn fail(&self, run: &RunId, work: &WorkId, attempt: u32, error: &str) -> Result<(), StoreError>;
 
     /// Opens the failed episodes of a phase for further attempts. Precondition: it is not judged.

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpec, WorkId};
+use influence_proto::{EpisodeId, RunId, TrainingReport, TrainingSpec, WorkId};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::planning::Phase;
@@ -61,14 +62,20 @@ pub struct IterationRecord {
     pub active: Duration,
 }
 
-/// An episode as stored, without its turns.
+/// An episode as stored, without its spec and its turns: a large iteration's records fit into memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EpisodeRecord {
-    /// What is rolled out.
-    pub spec: EpisodeSpec,
+    /// Its id.
+    pub id: EpisodeId,
+    /// Its class's name.
+    pub environment_class: String,
+    /// Its environment's name.
+    pub environment: String,
+    /// Its initial state's id.
+    pub initial_state: String,
     /// How it stands.
     pub status: EpisodeStatus,
-    /// The current attempt; 0 before the first.
+    /// The highest attempt so far; 0 before the first. Once it is finished, the one that finished it.
     pub attempt: u32,
     /// Turns in its journal.
     pub turns: u32,
@@ -88,7 +95,7 @@ pub enum EpisodeStatus {
 }
 
 /// What selection says about one episode.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Which.
     pub episode: EpisodeId,
@@ -105,7 +112,8 @@ pub struct Verdict {
 }
 
 /// Which end of its group an episode stands at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Selected {
     /// Among the best.
     Best,

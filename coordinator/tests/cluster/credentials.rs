@@ -14,7 +14,7 @@ async fn join_as(mut client: Client, name: &str) -> Result<(), Status> {
 
 /// The whole run, with a worker that comes through this door.
 async fn finish(living: Living, door: Door) {
-    let worker = Worker { door, ..Worker::new(living.address, "well-behaved", 7) };
+    let worker = Worker::new(living.address, "well-behaved", 7).through(door);
     let worker = tokio::spawn(worker.work());
     living.end().await.unwrap();
     assert_eq!(worker.await.unwrap(), "the run is finished");
@@ -58,11 +58,11 @@ async fn tokens_let_in_their_role_and_are_never_logged() {
 #[tokio::test]
 async fn tls_with_a_token_lets_in_and_everything_else_is_refused_and_logged() {
     log::listen();
-    let (setting, authority) = (Setting::new(), Authority::new());
+    let (setting, authority) = (Setting::new(), Authority::new("ours"));
     let rules = access(Some(WORKER), None, Some(authority.server(None)));
     let living = Living::guarded(&setting, setting.experiment(&[]), rules).await;
 
-    let wrong_ca = Door { tls: Some(Authority::new().client()), ..Door::with(WORKER) };
+    let wrong_ca = Door { tls: Some(Authority::new("another").client()), ..Door::with(WORKER) };
     assert!(wrong_ca.open(living.address).await.is_err());
     log::refusal(&["the TLS handshake failed", "UnknownCA"]).await;
 
@@ -84,11 +84,11 @@ async fn tls_with_a_token_lets_in_and_everything_else_is_refused_and_logged() {
 #[tokio::test]
 async fn with_mutual_tls_a_signed_certificate_is_a_workers_credential() {
     log::listen();
-    let (setting, servers, workers) = (Setting::new(), Authority::new(), Authority::new());
+    let (setting, servers, workers) = (Setting::new(), Authority::new("servers"), Authority::new("workers"));
     let rules = access(None, Some(ADMIN), Some(servers.server(Some(&workers))));
     let living = Living::guarded(&setting, setting.experiment(&[]), rules).await;
 
-    let strangers = [servers.client(), servers.client().identity(Authority::new().identity())];
+    let strangers = [servers.client(), servers.client().identity(Authority::new("another").identity())];
     for (tls, reason) in strangers.into_iter().zip(["peer sent no certificates", "UnknownIssuer"]) {
         let joined = match (Door { token: None, tls: Some(tls) }).open(living.address).await {
             Ok(client) => join_as(client, "stranger").await.map_err(drop),
@@ -110,7 +110,7 @@ async fn tls_to_a_plain_port_is_named_in_the_log() {
     log::listen();
     let setting = Setting::new();
     let living = Living::start(&setting, setting.experiment(&[])).await;
-    let tls = Door { token: None, tls: Some(Authority::new().client()) };
+    let tls = Door { token: None, tls: Some(Authority::new("another").client()) };
     assert!(tls.open(living.address).await.is_err());
     log::refusal(&["does not speak HTTP/2 but TLS", "http://"]).await;
     join_as(client(living.address).await.unwrap(), "welcome").await.unwrap();

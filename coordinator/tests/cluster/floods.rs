@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use influence_proto::{MAX_MESSAGE, wire};
+use influence_proto::{Join, MAX_MESSAGE, wire};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::{Code, Request};
@@ -39,13 +39,15 @@ async fn a_thousand_idle_connections_and_a_deaf_worker_hold_up_nobody() {
         idle.push(connect(living.address, if i % 2 == 0 { HELLO } else { b"" }).await);
     }
     let mut client = Door::with(WORKER).open(living.address).await.unwrap();
-    // It takes three leases and reads none.
-    let deaf = Session::open(&mut client, join("deaf", 1), 3).await.unwrap();
-    let worker = Worker { door: Door::with(WORKER), ..Worker::new(living.address, "well-behaved", 7) };
+    // It takes three leases, reads none and renews none.
+    let join = Join { can_train: false, ..join("deaf", 1) };
+    let deaf = Session::open(&mut client, join, 3).await.unwrap();
+    let worker = Worker::new(living.address, "well-behaved", 7).through(Door::with(WORKER));
     tokio::spawn(worker.work());
     let mut progress = living.progress.clone();
     let over = progress.wait_for(|p| matches!(p.phase, influence_coordinator::RunPhase::Done));
-    tokio::time::timeout(Duration::from_secs(20), over).await.expect("the run ends").unwrap();
+    let over = tokio::time::timeout(Duration::from_secs(20), over).await;
+    over.unwrap_or_else(|_| panic!("the run does not end:\n{}", log::logged())).unwrap();
     drop(deaf);
     living.end().await.unwrap();
 }
@@ -55,7 +57,7 @@ async fn nonsense_is_cut_off_and_named_in_the_log() {
     log::listen();
     let setting = Setting::new();
     let living = Living::guarded(&setting, setting.experiment(&[]), access(Some(WORKER), None, None)).await;
-    let worker = Worker { door: Door::with(WORKER), ..Worker::new(living.address, "well-behaved", 7) };
+    let worker = Worker::new(living.address, "well-behaved", 7).through(Door::with(WORKER));
     let worker = tokio::spawn(worker.work());
 
     for garbage in [&b"GET / HTTP/1.1\r\nhost: here\r\n\r\n"[..], &[0xff; 4096], b"\x16\x03\x01\x02\x00"] {

@@ -9,7 +9,7 @@ use influence_coordinator::access::Access;
 use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::Experiment;
 use influence_coordinator::store::{SqliteStore, Store};
-use influence_coordinator::{Coordinator, CoordinatorOptions, Opened, Progress, RunError, open_run};
+use influence_coordinator::{Coordinator, CoordinatorOptions, Leadership, Opened, Progress, RunError, open_run};
 use influence_proto::RunId;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -146,24 +146,23 @@ async fn start(
 ) -> (Opened, influence_coordinator::RunHandle) {
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data.join("influence.sqlite")).unwrap());
     let opened = open_run(store.as_ref(), &experiment, false).await.unwrap();
-    let options = |artifacts| CoordinatorOptions {
+    let options = |leadership, artifacts| CoordinatorOptions {
         run: opened.run().clone(),
+        leadership,
         store: store.clone(),
         artifacts,
         data: data.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         access: access.clone(),
         reclaim: Duration::ZERO,
-        store_patience: Duration::from_secs(10),
+        store_patience: Some(Duration::from_secs(10)),
     };
-    // A killed coordinator's runtime may take a moment to let go of the lock, as a dying process does.
-    for _ in 0..500 {
-        let artifacts = Artifacts::open(&data.join("artifacts")).await.unwrap();
-        match Coordinator::start(options(artifacts), experiment.clone(), cancel.clone()).await {
-            Ok(handle) => return (opened, handle),
-            Err(influence_coordinator::StartError::Lock(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
-            Err(error) => panic!("{error}"),
-        }
-    }
-    panic!("the lock is never let go");
+    // A killed coordinator's runtime may take a moment to let go of the lead, as a dying process does.
+    let (run, ttl) = (opened.run().clone(), Duration::from_secs(10));
+    let lead = Leadership::wait(store.clone(), run, "test".into(), ttl, |_| {}, &cancel);
+    let lead = tokio::time::timeout(Duration::from_secs(10), lead).await.expect("the lead is let go");
+    let artifacts = Artifacts::open(&data.join("artifacts")).await.unwrap();
+    let options = options(lead.unwrap().unwrap(), artifacts);
+    let handle = Coordinator::start(options, experiment, cancel).await.unwrap();
+    (opened, handle)
 }

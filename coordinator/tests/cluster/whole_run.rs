@@ -49,7 +49,9 @@ async fn a_run_goes_from_plan_to_adapters_and_says_goodbye() {
     assert_eq!((trainings[0].spec.start, trainings[1].spec.start), (None, Some(first.adapter)));
     assert_eq!(first.rows, 6, "one row per selected episode");
     let episodes = store.episodes(&run, Phase::Train, 1).await.unwrap();
-    assert!(episodes.iter().all(|e| e.spec.adapter == Some(first.adapter)));
+    for episode in episodes {
+        assert_eq!(store.spec(&run, &episode.id).await.unwrap().adapter, Some(first.adapter));
+    }
 
     let folder = setting.data().join("demo");
     let weights = std::fs::read(folder.join("adapters/iteration-0/adapter_model.safetensors")).unwrap();

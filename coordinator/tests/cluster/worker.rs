@@ -79,7 +79,7 @@ pub(crate) struct Worker {
     pub(crate) join: Join,
     pub(crate) slots: u32,
     pub(crate) temper: Temper,
-    pub(crate) door: Door,
+    door: Door,
     held: Arc<Mutex<Held>>,
 }
 
@@ -88,6 +88,11 @@ impl Worker {
         let address = Arc::new(Mutex::new(address));
         let (join, door) = (join(name, incarnation), Door::default());
         Self { address, join, slots: 3, temper: Temper::default(), door, held: Arc::default() }
+    }
+
+    /// The same worker with these credentials.
+    pub(crate) fn through(self, door: Door) -> Self {
+        Self { door, ..self }
     }
 
     /// Works until goodbye; returns its reason.
@@ -121,7 +126,7 @@ impl Worker {
                 event = session.stream.message() => match event.ok()??.event? {
                     coordinator_event::Event::Goodbye(goodbye) => return Some(goodbye.reason),
                     coordinator_event::Event::Cancel(cancel) => self.lose(cancel),
-                    coordinator_event::Event::Drain(drain) => return Some(drain.reason),
+                    coordinator_event::Event::Drain(_) => {}
                     coordinator_event::Event::Lease(lease) => self.take(Lease::try_from(lease).unwrap(), &session.worker),
                 },
                 _ = beat.tick() => {

@@ -2,9 +2,11 @@
 
 mod error;
 mod events;
+mod options;
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use influence_proto::wire::coordinator_client::CoordinatorClient;
@@ -14,51 +16,47 @@ use influence_proto::{
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-pub(crate) use error::{CallError, InvalidAddress};
+pub(crate) use error::CallError;
 pub(crate) use events::{Ended, Event, Events, Lost};
+pub(crate) use options::ClientOptions;
+pub use options::{ConnectError, Credentials, IdentityPem};
 
-/// For a connection to be made.
-const CONNECT: Duration = Duration::from_secs(5);
+use options::Bearer;
+
 /// For a call whose answer is small.
 const CALL: Duration = Duration::from_secs(20);
 /// Between two chunks of an artifact.
 const CHUNK: Duration = Duration::from_secs(30);
-/// A connection on which nothing comes back is asked for a sign of life, and given up without one.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A connection to the coordinator, made when it is first needed and again when it was lost. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    stub: CoordinatorClient<Channel>,
-    address: String,
+    stub: CoordinatorClient<InterceptedService<Channel, Bearer>>,
+    options: Arc<ClientOptions>,
 }
 
 impl Client {
-    /// A client of `address`, as in `http://127.0.0.1:50051`. Call it inside a runtime: its connection lives there.
-    pub(crate) fn new(address: &str) -> Result<Self, InvalidAddress> {
-        let refuse = |problem: String| InvalidAddress { address: address.to_owned(), problem };
-        let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|e| refuse(e.to_string()))?;
-        if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
-            return Err(refuse("it must look like http://HOST:PORT".to_owned()));
-        }
-        let endpoint = endpoint
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
-        let stub = CoordinatorClient::new(endpoint.connect_lazy())
+    /// A client of the coordinator that these options name. Call it inside a runtime: its connection lives there.
+    pub(crate) fn new(options: ClientOptions) -> Result<Self, ConnectError> {
+        let channel = options.endpoint()?.connect_lazy();
+        let stub = CoordinatorClient::with_interceptor(channel, options.bearer())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Ok(Self { stub, address: address.to_owned() })
+        Ok(Self { stub, options: Arc::new(options) })
     }
 
     /// Where the coordinator is.
     pub(crate) fn address(&self) -> &str {
-        &self.address
+        &self.options.address
+    }
+
+    /// For another client of the same coordinator.
+    pub(crate) fn options(&self) -> ClientOptions {
+        self.options.as_ref().clone()
     }
 
     /// The handshake.

@@ -1,8 +1,9 @@
-//! Episodes and their journals.
+//! Episodes: their plan, and what became of them.
 
-use influence_proto::{EpisodeId, EpisodeSpec, RunId, Turn, WorkId};
+use influence_proto::{EpisodeId, EpisodeSpec, RunId, WorkId};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::attempts;
 use super::runs::{from_json, phase_text, to_json};
 use super::writer::CallError;
 use crate::planning::Phase;
@@ -24,11 +25,12 @@ pub(super) fn plan(
         return same_plan(c, run, phase, iteration, specs);
     }
     let mut insert = c.prepare_cached(
-        "INSERT INTO episodes (run, id, iteration, phase, position, environment_class, environment, initial_state, spec)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO episodes (run, id, iteration, phase, position, environment_class, environment, initial_state)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
+    let mut keep = c.prepare_cached("INSERT INTO specs (episode, body) VALUES (?, ?)")?;
     for (position, spec) in specs.iter().enumerate() {
-        insert.execute(params![
+        let key = insert.insert(params![
             run.as_str(),
             spec.id.as_str(),
             iteration,
@@ -37,8 +39,8 @@ pub(super) fn plan(
             spec.environment_class,
             spec.environment,
             spec.initial_state,
-            to_json(spec)?,
         ])?;
+        keep.execute(params![key, to_json(spec)?])?;
     }
     Ok(())
 }
@@ -52,8 +54,10 @@ fn same_plan(
     specs: &[EpisodeSpec],
 ) -> Result<(), CallError> {
     super::runs::one(c, run)?;
-    let mut statement =
-        c.prepare("SELECT spec FROM episodes WHERE run = ? AND iteration = ? AND phase = ? ORDER BY position")?;
+    let mut statement = c.prepare(
+        "SELECT body FROM specs JOIN episodes ON key = episode
+         WHERE run = ? AND iteration = ? AND phase = ? ORDER BY position",
+    )?;
     let stored: Vec<String> = statement
         .query_map(params![run.as_str(), iteration, phase_text(phase)], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
@@ -69,7 +73,10 @@ fn same_plan(
 }
 
 struct EpisodeRow {
-    spec: String,
+    id: String,
+    environment_class: String,
+    environment: String,
+    initial_state: String,
     status: String,
     error: Option<String>,
     attempt: u32,
@@ -82,28 +89,32 @@ struct EpisodeRow {
     selected: Option<String>,
 }
 
-const COLUMNS: &str = "spec, status, error, attempt, turns, judged, reward, influence, vetoed, unscored, selected";
+const COLUMNS: &str = "id, environment_class, environment, initial_state, status, error, \
+                       max(attempt, coalesce(rival, 0)), turns, judged, reward, influence, vetoed, unscored, selected";
 
 fn episode_row(row: &Row<'_>) -> rusqlite::Result<EpisodeRow> {
     Ok(EpisodeRow {
-        spec: row.get(0)?,
-        status: row.get(1)?,
-        error: row.get(2)?,
-        attempt: row.get(3)?,
-        turns: row.get(4)?,
-        judged: row.get(5)?,
-        reward: row.get(6)?,
-        influence: row.get(7)?,
-        vetoed: row.get(8)?,
-        unscored: row.get(9)?,
-        selected: row.get(10)?,
+        id: row.get(0)?,
+        environment_class: row.get(1)?,
+        environment: row.get(2)?,
+        initial_state: row.get(3)?,
+        status: row.get(4)?,
+        error: row.get(5)?,
+        attempt: row.get(6)?,
+        turns: row.get(7)?,
+        judged: row.get(8)?,
+        reward: row.get(9)?,
+        influence: row.get(10)?,
+        vetoed: row.get(11)?,
+        unscored: row.get(12)?,
+        selected: row.get(13)?,
     })
 }
 
 fn episode_record(row: EpisodeRow) -> Result<EpisodeRecord, CallError> {
-    let spec: EpisodeSpec = from_json(&row.spec, "an episode's spec")?;
+    let id = EpisodeId::new(row.id).map_err(|e| CallError::Damaged(e.to_string()))?;
     let verdict = row.judged.then(|| Verdict {
-        episode: spec.id.clone(),
+        episode: id.clone(),
         reward: row.reward,
         influence: row.influence,
         vetoed: row.vetoed,
@@ -111,7 +122,10 @@ fn episode_record(row: EpisodeRow) -> Result<EpisodeRecord, CallError> {
         selected: row.selected.map(|text| if text == "best" { Selected::Best } else { Selected::Worst }),
     });
     Ok(EpisodeRecord {
-        spec,
+        id,
+        environment_class: row.environment_class,
+        environment: row.environment,
+        initial_state: row.initial_state,
         status: match row.status.as_str() {
             "finished" => EpisodeStatus::Finished,
             "failed" => EpisodeStatus::Failed(row.error.unwrap_or_default()),
@@ -131,124 +145,18 @@ pub(super) fn all(c: &Connection, run: &RunId, phase: Phase, iteration: u32) -> 
     rows.map(|row| episode_record(row?)).collect()
 }
 
-pub(super) fn journal(c: &Connection, run: &RunId, work: &WorkId) -> Result<Vec<Turn>, CallError> {
-    let mut statement = c.prepare_cached("SELECT body FROM turns WHERE run = ? AND episode = ? ORDER BY turn")?;
-    let rows = statement.query_map([run.as_str(), work.as_str()], |row| row.get::<_, String>(0))?;
-    rows.map(|row| from_json(&row?, &format!("a turn of episode `{work}`"))).collect()
-}
-
-/// Status, current attempt and number of turns.
-fn standing(c: &Connection, run: &RunId, work: &WorkId) -> Result<(String, u32, u32), CallError> {
-    let mut statement = c.prepare_cached("SELECT status, attempt, turns FROM episodes WHERE run = ? AND id = ?")?;
-    statement
-        .query_row([run.as_str(), work.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?
-        .ok_or_else(|| StoreError::NoSuchWork { run: run.to_string(), work: work.to_string() }.into())
-}
-
-fn must_be_current(work: &WorkId, attempt: u32, current: u32) -> Result<(), CallError> {
-    if attempt == current {
-        return Ok(());
-    }
-    Err(StoreError::Fenced { work: work.to_string(), attempt, current }.into())
-}
-
-fn finished(work: &WorkId) -> CallError {
-    StoreError::AlreadyFinished { work: work.to_string() }.into()
-}
-
-fn given_up(work: &WorkId) -> CallError {
-    StoreError::GivenUp { work: work.to_string() }.into()
-}
-
-fn conflict(what: String, problem: impl Into<String>) -> CallError {
-    StoreError::Conflict { what, problem: problem.into() }.into()
-}
-
-pub(super) fn start_attempt(c: &Connection, run: &RunId, work: &WorkId, attempt: u32) -> Result<Vec<Turn>, CallError> {
-    let (status, current, _) = standing(c, run, work)?;
-    if status == "finished" {
-        return Err(finished(work));
-    }
-    if attempt < current {
-        must_be_current(work, attempt, current)?;
-    }
-    c.prepare_cached("UPDATE episodes SET attempt = ? WHERE run = ? AND id = ?")?.execute(params![
-        attempt,
-        run.as_str(),
-        work.as_str()
-    ])?;
-    journal(c, run, work)
-}
-
-pub(super) fn record_turn(
-    c: &Connection,
-    run: &RunId,
-    work: &WorkId,
-    attempt: u32,
-    turn: &Turn,
-) -> Result<(), CallError> {
-    let (status, current, turns) = standing(c, run, work)?;
-    must_be_current(work, attempt, current)?;
-    let body = to_json(turn)?;
-    let what = || format!("turn {} of episode `{work}`", turn.index);
-    if turn.index < turns {
-        let stored: String = c
-            .prepare_cached("SELECT body FROM turns WHERE run = ? AND episode = ? AND turn = ?")?
-            .query_row(params![run.as_str(), work.as_str(), turn.index], |row| row.get(0))?;
-        return if stored == body { Ok(()) } else { Err(conflict(what(), "another turn is stored there")) };
-    }
-    if turn.index > turns {
-        return Err(conflict(what(), format!("the journal holds {turns} turns, so the next is turn {turns}")));
-    }
-    match status.as_str() {
-        "finished" => return Err(conflict(what(), format!("the episode is finished with {turns} turns"))),
-        "failed" => return Err(given_up(work)),
-        _ => {}
-    }
-    c.prepare_cached("INSERT INTO turns (run, episode, turn, attempt, body) VALUES (?, ?, ?, ?, ?)")?
-        .execute(params![run.as_str(), work.as_str(), turn.index, attempt, body])?;
-    c.prepare_cached("UPDATE episodes SET turns = turns + 1 WHERE run = ? AND id = ?")?
-        .execute([run.as_str(), work.as_str()])?;
-    Ok(())
-}
-
-pub(super) fn finish(c: &Connection, run: &RunId, work: &WorkId, attempt: u32, turns: u32) -> Result<(), CallError> {
-    let (status, current, stored) = standing(c, run, work)?;
-    must_be_current(work, attempt, current)?;
-    if status == "failed" {
-        return Err(given_up(work));
-    }
-    if turns != stored {
-        let problem = format!("it says {turns} turns, the journal holds {stored}");
-        return Err(conflict(format!("the end of episode `{work}`"), problem));
-    }
-    set_status(c, run, work, "finished", None)
-}
-
-fn set_status(c: &Connection, run: &RunId, work: &WorkId, status: &str, error: Option<&str>) -> Result<(), CallError> {
-    c.prepare_cached("UPDATE episodes SET status = ?, error = ? WHERE run = ? AND id = ?")?.execute(params![
-        status,
-        error,
-        run.as_str(),
-        work.as_str()
-    ])?;
-    Ok(())
-}
-
-pub(super) fn fail(c: &Connection, run: &RunId, work: &WorkId, attempt: u32, error: &str) -> Result<(), CallError> {
-    let (status, current, _) = standing(c, run, work)?;
-    if status == "finished" {
-        return Err(finished(work));
-    }
-    must_be_current(work, attempt, current)?;
-    set_status(c, run, work, "failed", Some(error))
+pub(super) fn spec(c: &Connection, run: &RunId, work: &WorkId) -> Result<EpisodeSpec, CallError> {
+    let mut statement =
+        c.prepare_cached("SELECT body FROM specs JOIN episodes ON key = episode WHERE run = ? AND id = ?")?;
+    let body: Option<String> = statement.query_row([run.as_str(), work.as_str()], |row| row.get(0)).optional()?;
+    let body = body.ok_or_else(|| StoreError::NoSuchWork { run: run.to_string(), work: work.to_string() })?;
+    from_json(&body, &format!("the spec of episode `{work}`"))
 }
 
 pub(super) fn reopen(c: &Connection, run: &RunId, phase: Phase, iteration: u32) -> Result<(), CallError> {
     if is_judged(c, run, phase, iteration)? {
         let what = format!("reopening iteration {iteration} ({}) of run `{run}`", phase_text(phase));
-        return Err(conflict(what, "its selection is made"));
+        return Err(attempts::conflict(what, "its selection is made"));
     }
     c.execute(
         "UPDATE episodes SET status = 'pending', error = NULL
@@ -266,7 +174,7 @@ fn is_judged(c: &Connection, run: &RunId, phase: Phase, iteration: u32) -> Resul
     )
     .optional()?
     .ok_or_else(|| {
-        conflict(format!("iteration {iteration} ({}) of run `{run}`", phase_text(phase)), "it is not planned")
+        attempts::conflict(format!("iteration {iteration} ({}) of run `{run}`", phase_text(phase)), "it is not planned")
     })
 }
 
@@ -325,5 +233,5 @@ fn same_verdicts(
         return Ok(());
     }
     let what = format!("the selection of iteration {iteration} ({}) of run `{run}`", phase_text(phase));
-    Err(conflict(what, "another one is stored"))
+    Err(attempts::conflict(what, "another one is stored"))
 }

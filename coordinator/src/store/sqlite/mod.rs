@@ -4,7 +4,9 @@
 //! in a savepoint of its own) and answers only after the commit, so many small writes share one
 //! wait for the disk and nothing is acknowledged that is not stored.
 
+mod attempts;
 mod episodes;
+mod lead;
 mod runs;
 mod schema;
 mod trainings;
@@ -14,17 +16,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpec, Turn, WorkId};
+use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpec, Turn, Work, WorkId};
+use rusqlite::Connection;
 
 use super::{EpisodeRecord, IterationRecord, NewRun, RunRecord, RunStatus, Store, StoreError, TrainingRecord, Verdict};
 use crate::planning::Phase;
-use writer::Writer;
+use lead::Leads;
+use writer::{CallError, Writer};
 
-/// A store in one SQLite file (tables `runs`, `iterations`, `episodes`, `turns`, `trainings`; specs,
-/// turns and reports as JSON text), in write-ahead mode with full synchronisation.
+/// A store in one SQLite file (tables `runs`, `iterations`, `episodes`, `specs`, `turns`, `trainings`;
+/// specs, turns and reports as JSON text; the view `journals`), in write-ahead mode with full
+/// synchronisation.
 #[derive(Debug)]
 pub struct SqliteStore {
     writer: Writer,
+    leads: Leads,
 }
 
 impl SqliteStore {
@@ -34,7 +40,18 @@ impl SqliteStore {
     /// When it cannot be opened, holds something else, or was written by a later release.
     pub fn open(file: &Path) -> Result<Self, StoreError> {
         let connection = schema::open(file)?;
-        Ok(Self { writer: Writer::start(connection, file)? })
+        Ok(Self { writer: Writer::start(connection, file)?, leads: Leads::new(file) })
+    }
+
+    /// A write to a run that this handle leads.
+    async fn write<T: Send + 'static>(
+        &self,
+        run: &RunId,
+        body: impl FnOnce(&Connection, &RunId) -> Result<T, CallError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.leads.must_hold(run)?;
+        let run = run.clone();
+        self.writer.call(move |c| body(c, &run)).await
     }
 
     /// Lets the file grow to at most this many pages of 4 KiB: a full disk, for tests.
@@ -59,14 +76,22 @@ impl Store for SqliteStore {
         self.writer.call(move |c| runs::one(c, &run)).await
     }
 
+    async fn lead(&self, run: &RunId, _leader: &str, _ttl: Duration) -> Result<(), StoreError> {
+        self.run(run).await?;
+        self.leads.take(run)
+    }
+
+    async fn resign(&self, run: &RunId) -> Result<(), StoreError> {
+        self.leads.give_up(run);
+        Ok(())
+    }
+
     async fn set_run_status(&self, run: &RunId, status: RunStatus) -> Result<(), StoreError> {
-        let run = run.clone();
-        self.writer.call(move |c| runs::set_status(c, &run, &status)).await
+        self.write(run, move |c, run| runs::set_status(c, run, &status)).await
     }
 
     async fn plan(&self, run: &RunId, phase: Phase, iteration: u32, specs: Vec<EpisodeSpec>) -> Result<(), StoreError> {
-        let run = run.clone();
-        self.writer.call(move |c| episodes::plan(c, &run, phase, iteration, &specs)).await
+        self.write(run, move |c, run| episodes::plan(c, run, phase, iteration, &specs)).await
     }
 
     async fn iterations(&self, run: &RunId) -> Result<Vec<IterationRecord>, StoreError> {
@@ -75,8 +100,7 @@ impl Store for SqliteStore {
     }
 
     async fn set_active(&self, run: &RunId, phase: Phase, iteration: u32, active: Duration) -> Result<(), StoreError> {
-        let run = run.clone();
-        self.writer.call(move |c| runs::set_active(c, &run, phase, iteration, active)).await
+        self.write(run, move |c, run| runs::set_active(c, run, phase, iteration, active)).await
     }
 
     async fn episodes(&self, run: &RunId, phase: Phase, iteration: u32) -> Result<Vec<EpisodeRecord>, StoreError> {
@@ -84,48 +108,57 @@ impl Store for SqliteStore {
         self.writer.call(move |c| episodes::all(c, &run, phase, iteration)).await
     }
 
-    async fn journal(&self, run: &RunId, episode: &EpisodeId) -> Result<Vec<Turn>, StoreError> {
+    async fn spec(&self, run: &RunId, episode: &EpisodeId) -> Result<EpisodeSpec, StoreError> {
         let (run, work) = (run.clone(), WorkId::from(episode));
-        self.writer.call(move |c| episodes::journal(c, &run, &work)).await
+        self.writer.call(move |c| episodes::spec(c, &run, &work)).await
     }
 
-    async fn start_attempt(&self, run: &RunId, work: &WorkId, attempt: u32) -> Result<Vec<Turn>, StoreError> {
-        let (run, work) = (run.clone(), work.clone());
-        self.writer
-            .call(move |c| {
-                if trainings::exists(c, &run, &work)? {
-                    return trainings::start_attempt(c, &run, &work, attempt).map(|()| Vec::new());
-                }
-                episodes::start_attempt(c, &run, &work, attempt)
-            })
-            .await
+    async fn journal(&self, run: &RunId, episode: &EpisodeId) -> Result<Vec<Turn>, StoreError> {
+        let (run, work) = (run.clone(), WorkId::from(episode));
+        self.writer.call(move |c| attempts::journal(c, &run, &work)).await
+    }
+
+    async fn start_attempt(
+        &self,
+        run: &RunId,
+        work: &WorkId,
+        attempt: u32,
+        beside: Option<u32>,
+    ) -> Result<Work, StoreError> {
+        let work = work.clone();
+        self.write(run, move |c, run| {
+            if trainings::exists(c, run, &work)? {
+                return Ok(Work::Training(Box::new(trainings::start_attempt(c, run, &work, attempt)?)));
+            }
+            let journal = attempts::start(c, run, &work, attempt, beside)?;
+            Ok(Work::Episode { spec: Box::new(episodes::spec(c, run, &work)?), journal })
+        })
+        .await
     }
 
     async fn record_turn(&self, run: &RunId, work: &WorkId, attempt: u32, turn: Turn) -> Result<(), StoreError> {
-        let (run, work) = (run.clone(), work.clone());
-        self.writer.call(move |c| episodes::record_turn(c, &run, &work, attempt, &turn)).await
+        let work = work.clone();
+        self.write(run, move |c, run| attempts::record_turn(c, run, &work, attempt, &turn)).await
     }
 
     async fn finish_episode(&self, run: &RunId, work: &WorkId, attempt: u32, turns: u32) -> Result<(), StoreError> {
-        let (run, work) = (run.clone(), work.clone());
-        self.writer.call(move |c| episodes::finish(c, &run, &work, attempt, turns)).await
+        let work = work.clone();
+        self.write(run, move |c, run| attempts::finish(c, run, &work, attempt, turns)).await
     }
 
     async fn fail(&self, run: &RunId, work: &WorkId, attempt: u32, error: &str) -> Result<(), StoreError> {
-        let (run, work, error) = (run.clone(), work.clone(), error.to_owned());
-        self.writer
-            .call(move |c| {
-                if trainings::exists(c, &run, &work)? {
-                    return trainings::fail(c, &run, &work, attempt, &error);
-                }
-                episodes::fail(c, &run, &work, attempt, &error)
-            })
-            .await
+        let (work, error) = (work.clone(), error.to_owned());
+        self.write(run, move |c, run| {
+            if trainings::exists(c, run, &work)? {
+                return trainings::fail(c, run, &work, attempt, &error);
+            }
+            attempts::fail(c, run, &work, attempt, &error)
+        })
+        .await
     }
 
     async fn reopen(&self, run: &RunId, phase: Phase, iteration: u32) -> Result<(), StoreError> {
-        let run = run.clone();
-        self.writer.call(move |c| episodes::reopen(c, &run, phase, iteration)).await
+        self.write(run, move |c, run| episodes::reopen(c, run, phase, iteration)).await
     }
 
     async fn judge(
@@ -136,8 +169,7 @@ impl Store for SqliteStore {
         verdicts: Vec<Verdict>,
         notes: Vec<String>,
     ) -> Result<(), StoreError> {
-        let run = run.clone();
-        self.writer.call(move |c| episodes::judge(c, &run, phase, iteration, &verdicts, &notes)).await
+        self.write(run, move |c, run| episodes::judge(c, run, phase, iteration, &verdicts, &notes)).await
     }
 
     async fn plan_training(
@@ -147,8 +179,8 @@ impl Store for SqliteStore {
         work: &WorkId,
         spec: TrainingSpec,
     ) -> Result<(), StoreError> {
-        let (run, work) = (run.clone(), work.clone());
-        self.writer.call(move |c| trainings::plan(c, &run, iteration, &work, &spec)).await
+        let work = work.clone();
+        self.write(run, move |c, run| trainings::plan(c, run, iteration, &work, &spec)).await
     }
 
     async fn trainings(&self, run: &RunId) -> Result<Vec<TrainingRecord>, StoreError> {
@@ -163,8 +195,8 @@ impl Store for SqliteStore {
         attempt: u32,
         report: TrainingReport,
     ) -> Result<(), StoreError> {
-        let (run, work) = (run.clone(), work.clone());
-        self.writer.call(move |c| trainings::finish(c, &run, &work, attempt, &report)).await
+        let work = work.clone();
+        self.write(run, move |c, run| trainings::finish(c, run, &work, attempt, &report)).await
     }
 }
 

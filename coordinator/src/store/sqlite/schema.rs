@@ -9,7 +9,7 @@ use super::writer::CallError;
 use crate::store::StoreError;
 
 /// Version of the tables below, in `PRAGMA user_version`.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// How long a call waits for another process's transaction.
 const BUSY: Duration = Duration::from_secs(5);
@@ -34,6 +34,7 @@ CREATE TABLE iterations (
     PRIMARY KEY (run, iteration, phase)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE episodes (
+    key INTEGER PRIMARY KEY,
     run TEXT NOT NULL,
     id TEXT NOT NULL,
     iteration INTEGER NOT NULL,
@@ -45,6 +46,8 @@ CREATE TABLE episodes (
     status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'finished', 'failed')),
     attempt INTEGER NOT NULL DEFAULT 0,
     turns INTEGER NOT NULL DEFAULT 0,
+    rival INTEGER,                 -- a second live attempt, always a later one
+    rival_turns INTEGER NOT NULL DEFAULT 0,
     error TEXT,
     judged INTEGER NOT NULL DEFAULT 0,
     reward REAL,
@@ -52,20 +55,26 @@ CREATE TABLE episodes (
     vetoed INTEGER NOT NULL DEFAULT 0,
     unscored INTEGER NOT NULL DEFAULT 0,
     selected TEXT CHECK (selected IN ('best', 'worst')),
-    spec TEXT NOT NULL,            -- JSON
-    PRIMARY KEY (run, id),
+    UNIQUE (run, id),
     UNIQUE (run, iteration, phase, position),
     FOREIGN KEY (run, iteration, phase) REFERENCES iterations
 ) STRICT;
+-- Apart from the rows that every turn changes.
+CREATE TABLE specs (
+    episode INTEGER PRIMARY KEY REFERENCES episodes,
+    body TEXT NOT NULL             -- JSON
+) STRICT;
 CREATE TABLE turns (
-    run TEXT NOT NULL,
-    episode TEXT NOT NULL,
+    episode INTEGER NOT NULL REFERENCES episodes,
+    branch INTEGER NOT NULL,       -- 0: the episode's journal; 1: its rival's
     turn INTEGER NOT NULL,
     attempt INTEGER NOT NULL,      -- whose holder wrote it
     body TEXT NOT NULL,            -- JSON
-    PRIMARY KEY (run, episode, turn),
-    FOREIGN KEY (run, episode) REFERENCES episodes
+    PRIMARY KEY (episode, branch, turn)
 ) STRICT;
+CREATE VIEW journals AS
+    SELECT run, id AS episode, iteration, phase, turn, turns.attempt, body
+    FROM turns JOIN episodes ON key = turns.episode WHERE branch = 0;
 CREATE TABLE trainings (
     run TEXT NOT NULL REFERENCES runs (id),
     iteration INTEGER NOT NULL,
@@ -82,8 +91,10 @@ CREATE TABLE trainings (
 /// Opens `file`, makes the tables if it is new, and checks their version otherwise.
 pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
     if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder)
-            .map_err(|e| StoreError::Io { file: file.to_owned(), detail: format!("its folder cannot be made: {e}") })?;
+        std::fs::create_dir_all(folder).map_err(|e| StoreError::Io {
+            store: file.display().to_string(),
+            detail: format!("its folder cannot be made: {e}"),
+        })?;
     }
     prepare(file).map_err(|e| e.at(file))
 }
@@ -97,7 +108,11 @@ fn prepare(file: &Path) -> Result<Connection, CallError> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found > VERSION {
-        return Err(StoreError::Newer { file: file.to_owned(), found, known: VERSION }.into());
+        return Err(StoreError::Newer { store: file.display().to_string(), found, known: VERSION }.into());
+    }
+    if found == 1 {
+        let old = "it was written before the first release; give another folder with --data";
+        return Err(CallError::Damaged(old.into()));
     }
     if found == 0 {
         let tables: u32 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::store::EpisodeStatus;
-use crate::store::behaviour::{run_id, spec, suite, turn};
+use crate::store::behaviour::{TTL, one_handle_leads_at_a_time, run_id, spec, suite, turn};
 
 fn fresh() -> (SqliteStore, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -15,9 +15,17 @@ fn fresh() -> (SqliteStore, tempfile::TempDir) {
 
 suite!(fresh());
 
+#[tokio::test]
+async fn two_handles_do_not_lead_one_run() {
+    let (one, folder) = fresh();
+    let other = SqliteStore::open(&folder.path().join("new/store.sqlite")).unwrap();
+    one_handle_leads_at_a_time(&one, &other).await;
+}
+
 async fn planned(store: &SqliteStore, episodes: usize) -> Vec<WorkId> {
     let run = NewRun { id: run_id(), name: "demo".into(), digest: "d".into(), experiment: json!({}) };
     store.create_run(run).await.unwrap();
+    store.lead(&run_id(), "me", TTL).await.unwrap();
     let specs: Vec<_> = (0..episodes).map(|i| spec(&format!("e{i}"))).collect();
     let works = specs.iter().map(|s| WorkId::from(&s.id)).collect();
     store.plan(&run_id(), Phase::Train, 0, specs).await.unwrap();
@@ -30,11 +38,14 @@ async fn what_is_acknowledged_outlives_the_process() {
     let file = folder.path().join("store.sqlite");
     let store = SqliteStore::open(&file).unwrap();
     let works = planned(&store, 1).await;
-    store.start_attempt(&run_id(), &works[0], 1).await.unwrap();
+    store.start_attempt(&run_id(), &works[0], 1, None).await.unwrap();
     store.record_turn(&run_id(), &works[0], 1, turn(0, "x")).await.unwrap();
     // A copy of the files as they are now is what a killed process leaves.
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
+        if entry.path().is_dir() {
+            continue; // The run's lock.
+        }
         std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
     }
     let reopened = SqliteStore::open(&copy.path().join("store.sqlite")).unwrap();
@@ -52,7 +63,7 @@ async fn one_refused_call_of_a_group_leaves_the_others_stored() {
         .map(|(i, work)| {
             let store = store.clone();
             tokio::spawn(async move {
-                store.start_attempt(&run_id(), &work, 1).await.unwrap();
+                store.start_attempt(&run_id(), &work, 1, None).await.unwrap();
                 // Every fourth leaves a gap and is refused.
                 store.record_turn(&run_id(), &work, 1, turn(u32::from(i % 4 == 0), "x")).await.is_ok()
             })
@@ -70,7 +81,7 @@ async fn one_refused_call_of_a_group_leaves_the_others_stored() {
 async fn a_full_disk_is_retryable_names_the_file_and_loses_nothing_acknowledged() {
     let (store, _folder) = fresh();
     let works = planned(&store, 1).await;
-    store.start_attempt(&run_id(), &works[0], 1).await.unwrap();
+    store.start_attempt(&run_id(), &works[0], 1, None).await.unwrap();
     store.limit_pages(40).await.unwrap();
     let mut stored = 0;
     let error = loop {
@@ -100,7 +111,7 @@ fn later_foreign_and_damaged_files_are_refused_by_name() {
     Connection::open(&later).unwrap().pragma_update(None, "user_version", schema::VERSION + 1).unwrap();
     assert_eq!(
         refusal(&later),
-        StoreError::Newer { file: later.clone(), found: schema::VERSION + 1, known: schema::VERSION }
+        StoreError::Newer { store: later.display().to_string(), found: schema::VERSION + 1, known: schema::VERSION }
     );
 
     let foreign = folder.path().join("foreign.sqlite");

@@ -81,7 +81,13 @@ fn fenced(work: &WorkId, attempt: u32, current: u32) -> CallError {
     StoreError::Fenced { work: work.to_string(), attempt, current }.into()
 }
 
-pub(super) fn start_attempt(c: &Connection, run: &RunId, work: &WorkId, attempt: u32) -> Result<(), CallError> {
+/// Starts an attempt and returns the job. A job has one live attempt at a time.
+pub(super) fn start_attempt(
+    c: &Connection,
+    run: &RunId,
+    work: &WorkId,
+    attempt: u32,
+) -> Result<TrainingSpec, CallError> {
     let (current, report) = standing(c, run, work)?;
     if report.is_some() {
         return Err(StoreError::AlreadyFinished { work: work.to_string() }.into());
@@ -93,7 +99,11 @@ pub(super) fn start_attempt(c: &Connection, run: &RunId, work: &WorkId, attempt:
         "UPDATE trainings SET attempt = ?, error = NULL WHERE run = ? AND work = ?",
         params![attempt, run.as_str(), work.as_str()],
     )?;
-    Ok(())
+    let spec: String =
+        c.query_row("SELECT spec FROM trainings WHERE run = ? AND work = ?", [run.as_str(), work.as_str()], |row| {
+            row.get(0)
+        })?;
+    from_json(&spec, &format!("the spec of `{work}`"))
 }
 
 pub(super) fn fail(c: &Connection, run: &RunId, work: &WorkId, attempt: u32, error: &str) -> Result<(), CallError> {

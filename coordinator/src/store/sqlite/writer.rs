@@ -1,6 +1,6 @@
 //! The thread that owns the connection, and its group commit.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -39,20 +39,20 @@ impl CallError {
     pub(super) fn at(self, file: &Path) -> StoreError {
         match self {
             Self::Refused(error) => error,
-            Self::Damaged(detail) => StoreError::Unreadable { file: file.to_owned(), detail },
+            Self::Damaged(detail) => StoreError::Unreadable { store: file.display().to_string(), detail },
             Self::Sqlite(error) => {
-                let (file, detail) = (file.to_owned(), error.to_string());
+                let (store, detail) = (file.display().to_string(), error.to_string());
                 match error.sqlite_error_code() {
-                    Some(ErrorCode::DiskFull) => StoreError::Full { file, detail },
-                    Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { file, detail },
+                    Some(ErrorCode::DiskFull) => StoreError::Full { store, detail },
+                    Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { store, detail },
                     Some(
                         ErrorCode::SystemIoFailure
                         | ErrorCode::CannotOpen
                         | ErrorCode::ReadOnly
                         | ErrorCode::PermissionDenied
                         | ErrorCode::OutOfMemory,
-                    ) => StoreError::Io { file, detail },
-                    _ => StoreError::Unreadable { file, detail },
+                    ) => StoreError::Io { store, detail },
+                    _ => StoreError::Unreadable { store, detail },
                 }
             }
         }
@@ -84,7 +84,7 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T, CallError> + Send> Job for Cal
             (Some(Err(refused)), _) => Err(refused),
             (_, Err(lost)) => Err(lost),
             (Some(done), Ok(())) => done,
-            (None, Ok(())) => Err(StoreError::Closed { file: self.file.to_path_buf() }),
+            (None, Ok(())) => Err(StoreError::Closed { store: self.file.display().to_string() }),
         };
         // A caller that has gone away needs no answer.
         let _ = self.reply.send(answer);
@@ -128,7 +128,7 @@ impl Writer {
                 let file = file.clone();
                 move || serve(&connection, &file, inbox)
             })
-            .map_err(|e| StoreError::Io { file: file.to_path_buf(), detail: e.to_string() })?;
+            .map_err(|e| StoreError::Io { store: file.display().to_string(), detail: e.to_string() })?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread), file })
     }
 
@@ -138,7 +138,7 @@ impl Writer {
         &self,
         body: impl FnOnce(&Connection) -> Result<T, CallError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let closed = || StoreError::Closed { file: PathBuf::from(&*self.file) };
+        let closed = || StoreError::Closed { store: self.file.display().to_string() };
         let (reply, answer) = oneshot::channel();
         let call = Call { body: Some(body), result: None, reply, file: self.file.clone() };
         let jobs = self.jobs.as_ref().ok_or_else(closed)?;

@@ -38,6 +38,9 @@ pub(crate) enum Command {
     Model(ModelCommand),
     /// Train a LoRA adapter on a file of conversations.
     Train(TrainArguments),
+    /// Make the tokens of a cluster.
+    #[command(subcommand)]
+    Token(TokenCommand),
 }
 
 /// Where runs live.
@@ -108,16 +111,71 @@ pub(crate) struct CoordinatorArguments {
     pub experiment: ExperimentArguments,
     #[command(flatten)]
     pub data: DataArguments,
-    /// Where workers reach the coordinator. Only loopback addresses, until tokens exist.
+    /// Where workers reach the coordinator. Addresses that other machines can reach need a worker's
+    /// credential, and TLS.
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDR")]
     pub listen: SocketAddr,
     /// After how many seconds of a leader's silence a standby takes over. Of stores that several
     /// coordinators share.
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub takeover: u64,
+    #[command(flatten)]
+    pub access: AccessArguments,
     /// Print the final table as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What a coordinator asks of its callers.
+#[derive(Debug, Args)]
+pub(crate) struct AccessArguments {
+    /// The folder with worker.token and admin.token, from `influence token create`. Default: the
+    /// variables INFLUENCE_WORKER_TOKEN and INFLUENCE_ADMIN_TOKEN.
+    #[arg(long, value_name = "DIR")]
+    pub tokens: Option<PathBuf>,
+    /// The coordinator's certificate (PEM), with those that it was signed with.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Mutual TLS: nobody connects without a certificate that one of these (PEM) has signed. Such a
+    /// certificate is a worker's credential, in place of the token.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Let tokens travel in plain text between machines. For networks that are to be trusted.
+    #[arg(long)]
+    pub allow_plaintext: bool,
+}
+
+/// What a worker shows to its coordinator.
+#[derive(Debug, Args)]
+pub(crate) struct CredentialArguments {
+    /// The file with the worker's token. Default: the variable INFLUENCE_WORKER_TOKEN.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates (PEM) that signed the coordinator's. An https:// address needs it.
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// This worker's certificate (PEM), for mutual TLS.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Let the token travel in plain text to another machine. For networks that are to be trusted.
+    #[arg(long)]
+    pub allow_plaintext: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Write worker.token and admin.token, which only you can read, unless they are there already.
+    Create {
+        /// The folder for them.
+        #[arg(long, default_value = "tokens", value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -125,6 +183,8 @@ pub(crate) struct WorkerArguments {
     /// The coordinator's address; those of its standbys too, the option repeated.
     #[arg(long = "coordinator", default_value = "http://127.0.0.1:50051", value_name = "URL")]
     pub coordinators: Vec<String>,
+    #[command(flatten)]
+    pub credentials: CredentialArguments,
     /// What the model runs on. This build has `cpu` only.
     #[arg(long, default_value = "cpu")]
     pub device: String,

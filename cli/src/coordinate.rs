@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use influence_coordinator::access::Access;
 use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::Experiment;
 use influence_coordinator::store::{RunStatus, Store, StoreAddress, StoreError};
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{CoordinatorArguments, DataArguments, ExperimentArguments};
 use crate::run::conclude;
 use crate::stored::store_address;
-use crate::{interrupt, progress};
+use crate::{credentials, interrupt, progress};
 
 /// Between two tries of a coordinator that could not go on for lack of its store.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -30,6 +31,12 @@ pub(crate) struct Waits {
     pub(crate) reclaim: Duration,
     /// A run, for a store that refuses every write, as with a full disk.
     pub(crate) store_patience: Option<Duration>,
+}
+
+/// Where workers come in, and what they must show.
+pub(crate) struct Door {
+    pub(crate) listen: SocketAddr,
+    pub(crate) access: Access,
 }
 
 /// A run and what it is carried on with.
@@ -69,11 +76,11 @@ impl Open {
     /// Takes the lead when nobody else has it (any more). None when cancelled.
     async fn stand_by(
         &self,
-        listen: SocketAddr,
+        door: &Door,
         waits: &Waits,
         cancel: &CancellationToken,
     ) -> Result<Option<Leadership>, StoreError> {
-        let (store, run, me) = (self.store.clone(), self.run.clone(), this_process(Some(listen)));
+        let (store, run, me) = (self.store.clone(), self.run.clone(), this_process(Some(door.listen)));
         if matches!(self.address, StoreAddress::Sqlite(_)) {
             return Leadership::take(store, run, me, waits.takeover).await.map(Some);
         }
@@ -85,7 +92,7 @@ impl Open {
     pub(crate) async fn start(
         &self,
         leadership: Leadership,
-        listen: SocketAddr,
+        door: &Door,
         waits: &Waits,
         cancel: CancellationToken,
     ) -> anyhow::Result<RunHandle> {
@@ -95,7 +102,8 @@ impl Open {
             store: self.store.clone(),
             artifacts: Artifacts::open(&self.data.data.join("artifacts")).await?,
             data: self.data.data.clone(),
-            listen,
+            listen: door.listen,
+            access: door.access.clone(),
             reclaim: waits.reclaim,
             store_patience: waits.store_patience,
         };
@@ -106,7 +114,7 @@ impl Open {
     async fn lead_on(
         &self,
         leadership: Leadership,
-        listen: SocketAddr,
+        door: &Door,
         waits: &Waits,
         cancel: &CancellationToken,
     ) -> anyhow::Result<bool> {
@@ -114,8 +122,9 @@ impl Open {
             leadership.resign().await;
             return Ok(true);
         }
-        let handle = self.start(leadership, listen, waits, cancel.clone()).await?;
-        eprintln!("workers join with: influence worker --coordinator http://{}", handle.address);
+        let handle = self.start(leadership, door, waits, cancel.clone()).await?;
+        let scheme = if door.access.speaks_tls() { "https" } else { "http" };
+        eprintln!("workers join with: influence worker --coordinator {scheme}://{}", handle.address);
         let bars = tokio::spawn(progress::show(handle.progress.clone()));
         let outcome = handle.wait().await;
         bars.await.context("the progress bars broke off")?;
@@ -132,13 +141,16 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Resu
         reclaim: Duration::from_secs(15),
         store_patience: None,
     };
+    let door = Door { listen: arguments.listen, access: credentials::access(&arguments.access)? };
+    // Before the run is opened: nothing is begun that cannot go on.
+    door.access.permits(door.listen)?;
     let open = Open::new(&arguments.experiment, &arguments.data).await?;
     let mut done = open.finished;
     while !done {
-        let Some(leadership) = open.stand_by(arguments.listen, &waits, &cancel).await? else {
+        let Some(leadership) = open.stand_by(&door, &waits, &cancel).await? else {
             return Err(RunError::Stopped.into());
         };
-        done = match open.lead_on(leadership, arguments.listen, &waits, &cancel).await {
+        done = match open.lead_on(leadership, &door, &waits, &cancel).await {
             Err(error) if passes(&error) => {
                 eprintln!("{error}");
                 tokio::time::sleep(AGAIN).await;

@@ -5,6 +5,7 @@ mod args;
 mod check;
 mod conversation;
 mod coordinate;
+mod credentials;
 mod interrupt;
 mod model;
 mod place;
@@ -56,5 +57,6 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Episodes(arguments) => stored::episodes(arguments).await,
         Command::Model(command) => model::dispatch(command).await,
         Command::Train(arguments) => train::train(arguments).await,
+        Command::Token(command) => credentials::token(&command),
     }
 }

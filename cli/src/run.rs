@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use influence_coordinator::access::Access;
 use influence_coordinator::{RunHandle, summary};
-use influence_worker::{WorkerError, WorkerOptions};
+use influence_worker::{Credentials, WorkerError, WorkerOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{ModelArguments, RunArguments, WorkerArguments};
-use crate::coordinate::{Open, Waits};
+use crate::coordinate::{Door, Open, Waits};
 use crate::place::{DownloadBar, cache_folder};
 use crate::stored::whole;
 use crate::table::table;
 use crate::terminal::print;
-use crate::{interrupt, progress};
+use crate::{credentials, interrupt, progress};
 
 /// What a worker in this process may still do when the run is asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -27,11 +28,12 @@ const WAITS: Waits =
 
 pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    // Reached from this machine only, so without credentials.
+    let door = Door { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), access: Access::default() };
     let open = Open::new(&arguments.experiment, &arguments.data).await?;
     if !open.finished {
         let stop = CancellationToken::new();
-        let handle = open.start(open.lead(&WAITS).await?, address, &WAITS, stop.clone()).await?;
+        let handle = open.start(open.lead(&WAITS).await?, &door, &WAITS, stop.clone()).await?;
         let worker = WorkerOptions {
             coordinators: vec![format!("http://{}", handle.address)],
             name: "here".to_owned(),
@@ -75,6 +77,7 @@ async fn both(
 pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
     let options = WorkerOptions {
         coordinators: arguments.coordinators,
+        credentials: credentials::credentials(&arguments.credentials)?,
         name: arguments.name.unwrap_or_else(|| format!("worker-{}", std::process::id())),
         slots: arguments.slots,
         device: arguments.device,
@@ -88,6 +91,7 @@ fn worker_options(models: &ModelArguments) -> anyhow::Result<WorkerOptions> {
     let bar = DownloadBar::new();
     Ok(WorkerOptions {
         coordinators: Vec::new(),
+        credentials: Credentials::default(),
         name: String::new(),
         slots: 1,
         device: String::new(),

@@ -14,8 +14,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::Connected;
 
+use crate::access::Access;
 use crate::artifacts::Artifacts;
 use crate::config::Experiment;
 use crate::dispatch::{DispatchHandle, DispatchService, Limits};
@@ -44,8 +44,11 @@ pub struct CoordinatorOptions {
     pub artifacts: Artifacts,
     /// The folder under which the run has its own.
     pub data: PathBuf,
-    /// Where workers find it: a loopback address; port 0 takes any free one.
+    /// Where workers find it; port 0 takes any free one. Addresses that others can reach need credentials in
+    /// `access`.
     pub listen: SocketAddr,
+    /// Who may call it.
+    pub access: Access,
     /// How long work of an earlier process waits for its holder to come back. Zero where the
     /// workers ended with that process.
     pub reclaim: Duration,
@@ -105,7 +108,7 @@ impl Coordinator {
         experiment: Experiment,
         cancel: CancellationToken,
     ) -> Result<RunHandle, StartError> {
-        let listener = Listener::bind(options.listen).await?;
+        let listener = Listener::bind(options.listen, &options.access).await?;
         let address = listener.address;
         let handle = Self::start_on(options, experiment, listener.incoming(), cancel).await?;
         Ok(RunHandle { address, ..handle })
@@ -119,10 +122,11 @@ impl Coordinator {
         cancel: CancellationToken,
     ) -> Result<RunHandle, StartError>
     where
-        I: Stream<Item = io::Result<IO>> + Send + 'static,
-        IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        I: Stream<Item = io::Result<(IO, SocketAddr)>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let CoordinatorOptions { run, leadership, store, artifacts, data, listen, reclaim, store_patience } = options;
+        let CoordinatorOptions { run, leadership, store, artifacts, data, listen, access, reclaim, store_patience } =
+            options;
         let folder = RunFolder::new(&data, &run);
         let record = store.run(&run).await?;
         if record.digest != experiment.digest().to_string() {
@@ -148,7 +152,7 @@ impl Coordinator {
             since: std::time::Instant::now(),
         };
         let watched = progress.watch();
-        tracing::info!(%run, address = %listen, "carrying on");
+        tracing::info!(%run, address = %listen, ?access, "carrying on");
         let run = Run {
             run,
             experiment: Arc::new(experiment),
@@ -166,7 +170,7 @@ impl Coordinator {
             // Ended with this task, however it ends.
             let mut servants = JoinSet::new();
             servants.spawn(dispatcher.run(dispatcher_stop.clone()));
-            servants.spawn(serve(incoming, service));
+            servants.spawn(serve(incoming, service, access));
             let result = tokio::select! {
                 result = patiently(&run) => result,
                 () = cancel.cancelled() => Err(RunError::Stopped),

@@ -14,6 +14,7 @@ mod ids;
 mod model;
 pub mod prompts;
 pub mod stream;
+mod token;
 mod training;
 mod work;
 
@@ -25,6 +26,7 @@ pub use episode::{
 pub use error::InvalidMessage;
 pub use ids::{Digest, EpisodeId, RunId, WorkId, WorkerId};
 pub use model::{LoadedModel, ModelSource, ModelSpec, PushedFile};
+pub use token::{BEARER, InvalidToken, Token};
 pub use training::{
     AdapterRef, Algorithm, LoraSpec, OptimiserSpec, RowMessage, TrainingReport, TrainingRow, TrainingSpec,
 };

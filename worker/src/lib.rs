@@ -17,4 +17,5 @@ mod outbox;
 mod session;
 pub mod training;
 
+pub use client::{ConnectError, Credentials, IdentityPem};
 pub use session::{OnDownload, WorkerError, WorkerOptions, run};

@@ -6,7 +6,7 @@ use futures::{StreamExt as _, stream};
 use influence_proto::wire::{coordinator_event, worker_event};
 use influence_proto::{Failure, MAX_MESSAGE, TrainingProgress, WorkerId, wire};
 use prost::Message as _;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::calls::Service;
 use super::status;
@@ -62,6 +62,10 @@ async fn listen(dispatch: &DispatchHandle, worker: &WorkerId, mut events: Stream
                 continue;
             }
             Ok(None) => return,
+            Err(status) if status.code() == Code::OutOfRange => {
+                tracing::warn!(%worker, status = status.message(), "a session's event is too large: its stream ends");
+                return;
+            }
             Err(status) => {
                 tracing::debug!(%worker, %status, "a session's stream broke");
                 return;

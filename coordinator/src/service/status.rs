@@ -28,7 +28,7 @@ pub(super) fn store(error: StoreError) -> Status {
 pub(super) fn dispatch(error: DispatchError) -> Status {
     let message = error.to_string();
     match error {
-        DispatchError::UnknownWorker(_) => Status::unauthenticated(message),
+        DispatchError::UnknownWorker(_) => Status::aborted(message),
         DispatchError::NoSuchWorker { .. } => Status::not_found(message),
         DispatchError::SeveralWorkers { .. } => Status::invalid_argument(message),
         DispatchError::Closed => Status::unavailable(message),

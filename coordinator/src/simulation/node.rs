@@ -8,6 +8,7 @@ use influence_proto::RunId;
 use tokio_util::sync::CancellationToken;
 
 use super::network::{self, PORT};
+use crate::access::Access;
 use crate::artifacts::Artifacts;
 use crate::config::Experiment;
 use crate::coordinator::{Coordinator, CoordinatorOptions};
@@ -57,6 +58,7 @@ impl Node {
             artifacts: Artifacts::open(&self.data.join("artifacts")).await?,
             data: self.data.clone(),
             listen: ([0, 0, 0, 0], PORT).into(),
+            access: Access::default(),
             reclaim: Duration::from_secs(2),
             store_patience: None,
         };

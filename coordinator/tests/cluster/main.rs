@@ -1,7 +1,11 @@
 //! Coordinator and workers over real gRPC on loopback: a run end to end, killed coordinators,
-//! vanished workers, and everything that is refused.
+//! vanished workers, and everything and everybody that is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod credentials;
+mod door;
+mod floods;
+mod log;
 mod refusals;
 mod restarts;
 mod setting;

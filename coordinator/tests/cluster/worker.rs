@@ -6,27 +6,23 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use influence_proto::wire::coordinator_client::CoordinatorClient;
 use influence_proto::wire::{coordinator_event, worker_event};
 use influence_proto::{
     AdapterRef, AgentReply, Call, Digest, EnvironmentReply, EpisodeSpec, Failure, HeldLease, Join, Joined, Lease,
-    MAX_MESSAGE, Outcome, Role, Score, TrainingReport, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId,
-    stream, wire,
+    Outcome, Role, Score, TrainingReport, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, stream, wire,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
+
+use crate::door::{Client, Door};
 
 /// What it is doing, by work and attempt.
 type Held = BTreeMap<(WorkId, u32), JoinHandle<()>>;
 
-pub(crate) type Client = CoordinatorClient<Channel>;
-
 pub(crate) async fn client(address: SocketAddr) -> Result<Client, tonic::transport::Error> {
-    let client = CoordinatorClient::connect(format!("http://{address}")).await?;
-    Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+    Door::default().open(address).await
 }
 
 pub(crate) fn join(name: &str, incarnation: u64) -> Join {
@@ -83,13 +79,20 @@ pub(crate) struct Worker {
     pub(crate) join: Join,
     pub(crate) slots: u32,
     pub(crate) temper: Temper,
+    door: Door,
     held: Arc<Mutex<Held>>,
 }
 
 impl Worker {
     pub(crate) fn new(address: SocketAddr, name: &str, incarnation: u64) -> Self {
         let address = Arc::new(Mutex::new(address));
-        Self { address, join: join(name, incarnation), slots: 3, temper: Temper::default(), held: Arc::default() }
+        let (join, door) = (join(name, incarnation), Door::default());
+        Self { address, join, slots: 3, temper: Temper::default(), door, held: Arc::default() }
+    }
+
+    /// The same worker with these credentials.
+    pub(crate) fn through(self, door: Door) -> Self {
+        Self { door, ..self }
     }
 
     /// Works until goodbye; returns its reason.
@@ -107,7 +110,7 @@ impl Worker {
 
     async fn client(&self) -> Result<Client, tonic::transport::Error> {
         let address = *self.address.lock().unwrap();
-        client(address).await
+        self.door.open(address).await
     }
 
     fn free(&self) -> u32 {

@@ -13,7 +13,7 @@ use crate::session::rehearsal::{Fault, Rehearsal};
 async fn setup() -> (Rehearsal, ArtifactCache, tempfile::TempDir) {
     let coordinator = Rehearsal::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let cache = ArtifactCache::new(Client::new(&[coordinator.url()]).unwrap(), folder.path(), 1);
+    let cache = ArtifactCache::new(Client::new(coordinator.options()).unwrap(), folder.path(), 1);
     (coordinator, cache, folder)
 }
 

@@ -2,6 +2,7 @@
 
 mod error;
 mod events;
+mod options;
 
 use std::future::Future;
 use std::path::Path;
@@ -16,20 +17,21 @@ use influence_proto::{
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-pub(crate) use error::{CallError, InvalidAddress};
+pub(crate) use error::CallError;
 pub(crate) use events::{Ended, Event, Events, Lost};
+pub(crate) use options::ClientOptions;
+pub use options::{ConnectError, Credentials, IdentityPem};
 
-/// For a connection to be made.
-const CONNECT: Duration = Duration::from_secs(5);
+use options::Bearer;
+
 /// For a call whose answer is small.
 const CALL: Duration = Duration::from_secs(20);
 /// Between two chunks of an artifact.
 const CHUNK: Duration = Duration::from_secs(30);
-/// A connection on which nothing comes back is asked for a sign of life, and given up without one.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Connections to the coordinator and its standbys, made when they are first needed and again when they were lost. One
 /// of them is the current one, for all calls; a call that finds nobody there moves on to the next. Clones share them.
@@ -37,60 +39,47 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub(crate) struct Client {
     places: Arc<[Place]>,
     current: Arc<AtomicUsize>,
+    options: Arc<ClientOptions>,
 }
+
+type Stub = CoordinatorClient<InterceptedService<Channel, Bearer>>;
 
 #[derive(Debug)]
 struct Place {
     address: String,
-    stub: CoordinatorClient<Channel>,
-}
-
-impl Place {
-    fn new(address: &str) -> Result<Self, InvalidAddress> {
-        let refuse = |problem: String| InvalidAddress { address: address.to_owned(), problem };
-        let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|e| refuse(e.to_string()))?;
-        if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
-            return Err(refuse("it must look like http://HOST:PORT".to_owned()));
-        }
-        let endpoint = endpoint
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
-        let stub = CoordinatorClient::new(endpoint.connect_lazy())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
-        Ok(Self { address: address.to_owned(), stub })
-    }
+    stub: Stub,
 }
 
 impl Client {
-    /// A client of these addresses, as in `http://127.0.0.1:50051`. Call it inside a runtime: its connections live there.
-    pub(crate) fn new(addresses: &[String]) -> Result<Self, InvalidAddress> {
-        let places: Arc<[Place]> = addresses.iter().map(|address| Place::new(address)).collect::<Result<_, _>>()?;
+    /// A client of the coordinators that these options name. Call it inside a runtime: its connections live there.
+    pub(crate) fn new(options: ClientOptions) -> Result<Self, ConnectError> {
+        let place = |address: &String| {
+            let channel = options.endpoint(address)?.connect_lazy();
+            let stub = CoordinatorClient::with_interceptor(channel, options.bearer())
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE);
+            Ok(Place { address: address.clone(), stub })
+        };
+        let places: Arc<[Place]> = options.addresses.iter().map(place).collect::<Result<_, _>>()?;
         if places.is_empty() {
-            let problem = "give one or more, as in http://HOST:PORT".to_owned();
-            return Err(InvalidAddress { address: String::new(), problem });
+            let problem = "there is none; give one or more, as in http://HOST:PORT".to_owned();
+            return Err(ConnectError::Address { address: String::new(), problem });
         }
-        Ok(Self { places, current: Arc::default() })
+        Ok(Self { places, current: Arc::default(), options: Arc::new(options) })
     }
 
     /// Where the coordinator is, or is next looked for.
     pub(crate) fn address(&self) -> &str {
-        &self.places[self.at()].address
+        &self.places[self.current.load(Ordering::Relaxed) % self.places.len()].address
     }
 
-    fn at(&self) -> usize {
-        self.current.load(Ordering::Relaxed) % self.places.len()
+    /// For another client of the same coordinators.
+    pub(crate) fn options(&self) -> ClientOptions {
+        self.options.as_ref().clone()
     }
 
     /// A call with a deadline, to the current coordinator.
-    async fn call<T, F>(
-        &self,
-        limit: Duration,
-        call: impl FnOnce(CoordinatorClient<Channel>) -> F,
-    ) -> Result<T, CallError>
+    async fn call<T, F>(&self, limit: Duration, call: impl FnOnce(Stub) -> F) -> Result<T, CallError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {

@@ -29,7 +29,7 @@ impl From<CallError> for End {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Unknown(_) => Self::Forgotten,
-            CallError::Refused(reason) => Self::Refused(reason),
+            CallError::Refused(reason) | CallError::Denied(reason) => Self::Refused(reason),
             other => Self::Lost(other.to_string()),
         }
     }

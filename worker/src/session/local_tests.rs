@@ -12,7 +12,7 @@ use influence_proto::{
 use tokio_util::sync::CancellationToken;
 
 use super::rehearsal::Rehearsal;
-use super::{WorkerOptions, run};
+use super::{Credentials, WorkerOptions, run};
 use crate::episode::samples::spec;
 use crate::training::tiny;
 
@@ -34,6 +34,7 @@ impl Setup {
         tiny::write(&model);
         let options = WorkerOptions {
             coordinators: vec![coordinator.url()],
+            credentials: Credentials::default(),
             name: "test".into(),
             slots: 3,
             device: "cpu".into(),

@@ -23,7 +23,7 @@ pub use error::WorkerError;
 pub(crate) use identity::Identity;
 
 use crate::artifacts::ArtifactCache;
-use crate::client::Client;
+use crate::client::{Client, ClientOptions, Credentials};
 use crate::models::{FetchProgress, ModelCache};
 use crate::outbox::Backoff;
 use connection::{Connection, End};
@@ -47,6 +47,8 @@ pub type OnDownload = Arc<dyn Fn(FetchProgress) + Send + Sync>;
 pub struct WorkerOptions {
     /// Addresses of the coordinator and its standbys, as in `http://127.0.0.1:50051`.
     pub coordinators: Vec<String>,
+    /// What it shows there.
+    pub credentials: Credentials,
     /// For people to read; need not be unique.
     pub name: String,
     /// Episodes at once, 1 or more.
@@ -67,6 +69,7 @@ impl fmt::Debug for WorkerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkerOptions")
             .field("coordinators", &self.coordinators)
+            .field("credentials", &self.credentials)
             .field("name", &self.name)
             .field("slots", &self.slots)
             .field("device", &self.device)
@@ -101,7 +104,8 @@ async fn run_with(
     if options.slots == 0 {
         return Err(WorkerError::NoSlots);
     }
-    let client = Client::new(&options.coordinators)?;
+    let (addresses, credentials) = (options.coordinators.clone(), options.credentials.clone());
+    let client = Client::new(ClientOptions { addresses, credentials })?;
     let handshake = Handshake::new(client.clone(), &options, loader.can_train());
     let Some(joined) = handshake.join(&cancel).await? else { return Ok(()) };
     let Some(worker) = Worker::start(&options, client, handshake, loader, joined, &cancel).await? else {
@@ -136,7 +140,7 @@ impl Worker {
         let identity = Identity::new(joined.worker.clone(), handshake.incarnation());
         let Some(models) = unless(cancel, load(&loader, &joined.models)).await.transpose()? else { return Ok(None) };
         let leases = Leases::new(options.slots as usize);
-        let liveness = Liveness::start(&options.coordinators, identity.clone(), leases.clone(), pace(&joined)).await?;
+        let liveness = Liveness::start(client.options(), identity.clone(), leases.clone(), pace(&joined)).await?;
         let artifacts = ArtifactCache::new(client.clone(), &options.cache, handshake.incarnation());
         let scratch = options.cache.join("scratch");
         let tasks = Tasks::new(client.clone(), identity.clone(), leases.clone(), artifacts, models, scratch);

@@ -13,7 +13,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::client::{ClientOptions, Credentials};
 
 type Reply<T> = Result<Response<T>, Status>;
 type Outgoing = mpsc::Sender<Result<wire::CoordinatorEvent, Status>>;
@@ -22,6 +25,8 @@ type Outgoing = mpsc::Sender<Result<wire::CoordinatorEvent, Status>>;
 #[derive(Debug, Default)]
 pub(crate) struct Script {
     pub(crate) protocol: Option<u32>,
+    /// What the header `authorization` of every call must be.
+    pub(crate) authorization: Option<String>,
     pub(crate) lease_ms: Option<u32>,
     /// Granted as credits allow.
     pub(crate) leases: VecDeque<Lease>,
@@ -61,6 +66,7 @@ struct Shared(Arc<Mutex<Script>>);
 pub(crate) struct Rehearsal {
     shared: Shared,
     address: SocketAddr,
+    tls: Option<ServerTlsConfig>,
     runtime: Option<Runtime>,
 }
 
@@ -71,15 +77,26 @@ fn farewell() -> wire::CoordinatorEvent {
 
 impl Rehearsal {
     pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// As `start`, over TLS if it is given.
+    pub(crate) async fn start_with(tls: Option<ServerTlsConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Shared::default();
-        let runtime = Some(serve(listener, shared.clone()));
-        Self { shared, address, runtime }
+        let runtime = Some(serve(listener, shared.clone(), tls.clone()));
+        Self { shared, address, tls, runtime }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// For a client without credentials.
+    pub(crate) fn options(&self) -> ClientOptions {
+        ClientOptions { addresses: vec![self.url()], credentials: Credentials::default() }
     }
 
     pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
@@ -105,7 +122,7 @@ impl Rehearsal {
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         };
-        self.runtime = Some(serve(listener, self.shared.clone()));
+        self.runtime = Some(serve(listener, self.shared.clone(), self.tls.clone()));
     }
 
     pub(crate) fn say(&self, event: wire::coordinator_event::Event) {
@@ -145,23 +162,39 @@ impl Drop for Rehearsal {
     }
 }
 
-fn serve(listener: TcpListener, shared: Shared) -> Runtime {
+fn serve(listener: TcpListener, shared: Shared, tls: Option<ServerTlsConfig>) -> Runtime {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.spawn(async move {
         listener.set_nonblocking(true).unwrap();
         let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
-        let server = tonic::transport::Server::builder().add_service(CoordinatorServer::new(shared));
-        server.serve_with_incoming(incoming).await.unwrap();
+        let mut server = match tls {
+            Some(tls) => Server::builder().tls_config(tls).unwrap(),
+            None => Server::builder(),
+        };
+        let checked = shared.clone();
+        let check = move |request: Request<()>| checked.authorise(request);
+        let service = CoordinatorServer::with_interceptor(shared, check);
+        server.add_service(service).serve_with_incoming(incoming).await.unwrap();
     });
     runtime
 }
 
 impl Shared {
+    fn authorise(&self, request: Request<()>) -> Result<Request<()>, Status> {
+        let shown = request.metadata().get("authorization").map(|header| header.to_str().unwrap().to_owned());
+        match &self.0.lock().unwrap().authorization {
+            Some(expected) if shown.as_ref() != Some(expected) => {
+                Err(Status::unauthenticated("the token is none of this coordinator's"))
+            }
+            _ => Ok(request),
+        }
+    }
+
     /// A call that delivers something: its fault first, then `store`, which must be idempotent.
     fn deliver(&self, worker: &str, store: impl FnOnce(&mut Script)) -> Result<(), Status> {
         let mut script = self.0.lock().unwrap();
         if !script.known.iter().any(|known| known == worker) {
-            return Err(Status::not_found("unknown worker"));
+            return Err(Status::aborted("unknown worker"));
         }
         match script.faults.pop_front() {
             Some(Fault::Before(code)) => Err(Status::new(code, "ordered")),
@@ -214,7 +247,7 @@ impl Coordinator for Shared {
         let source = ModelSource::Path { path: "tiny.gguf".into(), sha256: None };
         let model = ModelSpec { name: "tiny".into(), dtype: "f32".into(), sources: vec![source] };
         Ok(Response::new(wire::JoinReply {
-            protocol: script.protocol.unwrap_or(1),
+            protocol: script.protocol.unwrap_or(2),
             worker_id,
             run_id: "run".into(),
             models: vec![model.into()],
@@ -233,7 +266,7 @@ impl Coordinator for Shared {
         {
             let mut script = self.0.lock().unwrap();
             if !script.known.contains(&hello.worker_id) {
-                return Err(Status::not_found("unknown worker"));
+                return Err(Status::aborted("unknown worker"));
             }
             script.sessions += 1;
             if script.over {
@@ -254,7 +287,7 @@ impl Coordinator for Shared {
         let request = request.into_inner();
         let mut script = self.0.lock().unwrap();
         if !script.known.contains(&request.worker_id) {
-            return Err(Status::not_found("unknown worker"));
+            return Err(Status::aborted("unknown worker"));
         }
         script.renewals.push(request.held);
         Ok(Response::new(wire::RenewReply { lost: std::mem::take(&mut script.lost) }))

@@ -1,15 +1,18 @@
 //! A worker against a coordinator that dies, forgets, takes back and says goodbye.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use influence_proto::{AdapterRef, Digest, EpisodeId, Lease, ModelSpec, Outcome, Turn, Work, WorkId, stream, wire};
+use influence_proto::{
+    AdapterRef, Digest, EpisodeId, Lease, ModelSpec, Outcome, Token, Turn, Work, WorkId, stream, wire,
+};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::{Identity, ServerTlsConfig};
 
 use super::models::{ModelLoader, Serving};
 use super::rehearsal::Rehearsal;
@@ -63,6 +66,7 @@ fn backend(pause: Duration) -> Scripted {
 fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
     WorkerOptions {
         coordinators: vec![coordinator.url()],
+        credentials: Credentials::default(),
         name: "test".into(),
         slots: 2,
         device: "cpu".into(),
@@ -81,10 +85,15 @@ impl Setup {
     }
 
     fn with(coordinator: Rehearsal, pause: Duration) -> Self {
+        Self::with_credentials(coordinator, pause, Credentials::default())
+    }
+
+    fn with_credentials(coordinator: Rehearsal, pause: Duration, credentials: Credentials) -> Self {
         let (backend, cache) = (Arc::new(backend(pause)), tempfile::tempdir().unwrap());
         let cancel = CancellationToken::new();
         let loader = Arc::new(FakeModels(backend.clone()));
-        let worker = tokio::spawn(run_with(options(&coordinator, &cache), loader, cancel.clone()));
+        let options = WorkerOptions { credentials, ..options(&coordinator, &cache) };
+        let worker = tokio::spawn(run_with(options, loader, cancel.clone()));
         Self { coordinator, backend, cancel, worker, _cache: cache }
     }
 
@@ -358,4 +367,58 @@ async fn a_worker_moves_on_to_the_standby_and_takes_its_work_along() {
     assert!(standby.script().renewals.iter().flatten().any(|held| held.work == "e0"), "its lease came along");
     cancel.cancel();
     tokio::time::timeout(Duration::from_secs(20), worker).await.unwrap().unwrap().unwrap();
+}
+
+fn with_token(text: &str) -> Credentials {
+    Credentials { token: Some(Token::new(text).unwrap()), ..Credentials::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_shows_the_token_and_a_wrong_one_ends_the_worker_at_once() {
+    let coordinator = Rehearsal::start().await;
+    coordinator.script().authorization = Some("Bearer the-token-of-workers".into());
+    let setup = Setup::with_credentials(coordinator, Duration::ZERO, with_token("a-token-of-others"));
+    let address = setup.coordinator.url();
+    let denied = tokio::time::timeout(Duration::from_secs(3), setup.worker).await.expect("it does not try again");
+    let denied = denied.unwrap().unwrap_err().to_string();
+    assert!(denied.contains(&address) && denied.contains("none of this coordinator's"), "{denied}");
+
+    let coordinator = setup.coordinator;
+    coordinator.script().leases.extend(leases(2));
+    let setup = Setup::with_credentials(coordinator, Duration::ZERO, with_token("the-token-of-workers"));
+    setup.coordinator.until("both results", |script| script.finished.len() == 2).await;
+    setup.coordinator.until("a renewal", |script| !script.renewals.is_empty()).await;
+    // The token is changed: the worker is not let in again.
+    setup.coordinator.script().authorization = Some("Bearer another-token-of-workers".into());
+    setup.coordinator.break_stream();
+    let denied = setup.end().await.unwrap_err().to_string();
+    assert!(denied.contains("none of this coordinator's"), "{denied}");
+}
+
+/// A coordinator's TLS and the certificate that a worker trusts it by.
+fn tls() -> (ServerTlsConfig, Vec<u8>) {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    (ServerTlsConfig::new().identity(Identity::from_pem(&certificate, key)), certificate.into_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_works_over_tls_and_leaves_a_coordinator_that_it_cannot_trust() {
+    let (server, ca) = tls();
+    let coordinator = Rehearsal::start_with(Some(server)).await;
+    coordinator.script().leases.extend(leases(2));
+    let strange = Credentials { ca: Some(tls().1), ..Credentials::default() };
+    let setup = Setup::with_credentials(coordinator, Duration::ZERO, strange);
+    let denied = tokio::time::timeout(Duration::from_secs(3), setup.worker).await.expect("it does not try again");
+    let denied = denied.unwrap().unwrap_err().to_string();
+    assert!(denied.contains("cannot be trusted") && denied.contains("--tls-ca"), "{denied}");
+
+    let trusting = Credentials { ca: Some(ca), ..with_token("the-token-of-workers") };
+    let coordinator = setup.coordinator;
+    coordinator.script().authorization = Some("Bearer the-token-of-workers".into());
+    let setup = Setup::with_credentials(coordinator, Duration::ZERO, trusting);
+    setup.coordinator.until("both results", |script| script.finished.len() == 2).await;
+    setup.coordinator.until("a renewal", |script| !script.renewals.is_empty()).await;
+    setup.coordinator.goodbye();
+    setup.end().await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! The command line, as clap types.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -106,6 +107,10 @@ pub(crate) struct CoordinatorArguments {
     /// Where workers reach the coordinator. Only loopback addresses, until tokens exist.
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDR")]
     pub listen: SocketAddr,
+    /// Where datasets, adapters and pushed models are kept: a folder, or s3://BUCKET/PREFIX, for
+    /// which the usual AWS_* variables are read. Default: `artifacts` in the data folder.
+    #[arg(long, value_name = "URL")]
+    pub artifacts: Option<OsString>,
     /// Print the final table as JSON.
     #[arg(long)]
     pub json: bool,

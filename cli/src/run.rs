@@ -1,6 +1,7 @@
 //! `influence run`, `influence coordinator`, `influence worker`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     // Workers of an earlier process ended with it: nobody waits for them.
     let stop = CancellationToken::new();
-    let begun = begin(&arguments.experiment, &arguments.data, address, Duration::ZERO, &stop).await?;
+    let begun = begin(&arguments.experiment, &arguments.data, None, address, Duration::ZERO, &stop).await?;
     let run = match begun {
         Begun { run, handle: None } => run,
         Begun { run, handle: Some(handle) } => {
@@ -84,7 +85,8 @@ async fn both(
 
 pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
-    let begun = begin(&arguments.experiment, &arguments.data, arguments.listen, RECLAIM, &cancel).await?;
+    let artifacts = arguments.artifacts.as_deref();
+    let begun = begin(&arguments.experiment, &arguments.data, artifacts, arguments.listen, RECLAIM, &cancel).await?;
     if let Some(handle) = begun.handle {
         eprintln!("workers join with: influence worker --coordinator http://{}", handle.address);
         let bars = tokio::spawn(progress::show(handle.progress.clone()));
@@ -104,6 +106,7 @@ struct Begun {
 async fn begin(
     arguments: &ExperimentArguments,
     data: &DataArguments,
+    artifacts: Option<&OsStr>,
     listen: SocketAddr,
     reclaim: Duration,
     cancel: &CancellationToken,
@@ -120,10 +123,11 @@ async fn begin(
             return Ok(Begun { run: run.clone(), handle: None });
         }
     }
+    let place = artifacts.map_or_else(|| data.data.join("artifacts").into_os_string(), OsStr::to_owned);
     let options = CoordinatorOptions {
         run: run.clone(),
         store,
-        artifacts: Artifacts::open(&data.data.join("artifacts")).await?,
+        artifacts: Artifacts::open(place, &data.data.join(run.as_str())).await?,
         data: data.data.clone(),
         listen,
         reclaim,

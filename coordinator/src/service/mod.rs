@@ -5,15 +5,16 @@
 //! | code | meaning | what the worker does |
 //! |---|---|---|
 //! | `INVALID_ARGUMENT` | the message is invalid, or contradicts what is stored | reports a failure |
-//! | `FAILED_PRECONDITION` | the attempt is fenced off or the work is over; of a handshake: the protocols do not overlap | drops the work; leaves |
+//! | `FAILED_PRECONDITION` | the attempt is fenced off or the work is over; of a handshake: the protocols do not overlap; of a session: the worker's model is not the run's | drops the work; leaves |
 //! | `UNAUTHENTICATED` | the worker is not known here | joins (again) |
 //! | `NOT_FOUND` | there is no such artifact | reports a failure |
-//! | `UNAVAILABLE` | the store, the disk or the coordinator is away | tries again |
-//! | `DATA_LOSS` | an artifact is damaged | reports a failure |
+//! | `UNAVAILABLE` | the store, the disk or the coordinator is away; another upload of the artifact goes on | tries again |
+//! | `DATA_LOSS` | an artifact, or an upload, is damaged | reports a failure; uploads once more from the first byte |
 //! | `INTERNAL` | the store cannot be used any more; the run ends | tries again until it is told goodbye |
 
 mod artifacts;
 mod calls;
+mod models;
 mod serve;
 mod session;
 mod status;

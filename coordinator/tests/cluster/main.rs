@@ -2,6 +2,7 @@
 //! vanished workers, and everything that is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod models;
 mod refusals;
 mod restarts;
 mod setting;

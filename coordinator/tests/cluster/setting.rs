@@ -149,7 +149,7 @@ async fn start(
     };
     // A killed coordinator's runtime may take a moment to let go of the lock, as a dying process does.
     for _ in 0..500 {
-        let artifacts = Artifacts::open(&data.join("artifacts")).await.unwrap();
+        let artifacts = Artifacts::open(data.join("artifacts"), &data.join("demo")).await.unwrap();
         match Coordinator::start(options(artifacts), experiment.clone(), cancel.clone()).await {
             Ok(handle) => return (opened, handle),
             Err(influence_coordinator::StartError::Lock(_)) => tokio::time::sleep(Duration::from_millis(10)).await,

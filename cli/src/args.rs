@@ -133,6 +133,10 @@ pub(crate) struct WorkerArguments {
     /// How long a worker that is asked to stop may go on with what it holds, in seconds.
     #[arg(long, default_value_t = 30)]
     pub grace: u64,
+    /// What adapters and datasets may take in the cache, in GiB. The least recently used go first;
+    /// models are not counted.
+    #[arg(long, default_value_t = 20, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub cache_size: u64,
     #[command(flatten)]
     pub models: ModelArguments,
 }
@@ -192,10 +196,27 @@ pub(crate) enum ModelCommand {
         #[arg(long)]
         print_path: bool,
     },
+    /// Upload a model's files to a coordinator, which gives them to workers that cannot have the
+    /// model elsewhere. The same command goes on where it stopped.
+    Push(PushArguments),
     /// Let a model answer a conversation.
     Generate(GenerateArguments),
     /// Read the probabilities of answers.
     Score(ScoreArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArguments {
+    /// The run's name for the model: one of `models.yaml`.
+    pub name: String,
+    /// The coordinator's address.
+    #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub coordinator: String,
+    /// Push these local files (a .gguf file, or a folder of safetensors).
+    #[arg(long, value_name = "NAME=PATH", value_parser = name_and_path)]
+    pub model: Option<(String, PathBuf)>,
+    #[command(flatten)]
+    pub place: ModelsFileArguments,
 }
 
 /// Where models are named and kept.

@@ -12,7 +12,7 @@ use influence_coordinator::config::Experiment;
 use influence_coordinator::store::{SqliteStore, Store};
 use influence_coordinator::{Coordinator, CoordinatorOptions, Opened, RunHandle, open_run, summary};
 use influence_proto::RunId;
-use influence_worker::{WorkerError, WorkerOptions};
+use influence_worker::{CACHE_BYTES, WorkerError, WorkerOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -144,6 +144,7 @@ pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
         slots: arguments.slots,
         device: arguments.device,
         grace: Duration::from_secs(arguments.grace),
+        cache_bytes: arguments.cache_size << 30,
         ..worker_options(&arguments.models)?
     };
     Ok(influence_worker::run(options, interrupt::token()?).await?)
@@ -157,6 +158,7 @@ fn worker_options(models: &ModelArguments) -> anyhow::Result<WorkerOptions> {
         slots: 1,
         device: String::new(),
         cache: cache_folder(models.cache.as_deref())?,
+        cache_bytes: CACHE_BYTES,
         models: models.models.iter().cloned().collect::<BTreeMap<_, _>>(),
         grace: GRACE,
         on_download: Some(Arc::new(move |progress| bar.show(&progress))),

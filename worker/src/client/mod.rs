@@ -2,16 +2,14 @@
 
 mod error;
 mod events;
+mod transfers;
 
 use std::future::Future;
-use std::path::Path;
 use std::time::Duration;
 
+use influence_proto::wire::admin_client::AdminClient;
 use influence_proto::wire::coordinator_client::CoordinatorClient;
-use influence_proto::{
-    ARTIFACT_CHUNK, Digest, HeldLease, Join, Joined, MAX_MESSAGE, Outcome, Turn, WorkId, WorkerId, wire,
-};
-use tokio::io::AsyncReadExt as _;
+use influence_proto::{HeldLease, Join, Joined, MAX_MESSAGE, Outcome, Turn, WorkId, WorkerId, wire};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -24,8 +22,6 @@ pub(crate) use events::{Ended, Event, Events, Lost};
 const CONNECT: Duration = Duration::from_secs(5);
 /// For a call whose answer is small.
 const CALL: Duration = Duration::from_secs(20);
-/// Between two chunks of an artifact.
-const CHUNK: Duration = Duration::from_secs(30);
 /// A connection on which nothing comes back is asked for a sign of life, and given up without one.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
@@ -33,6 +29,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     stub: CoordinatorClient<Channel>,
+    admin: AdminClient<Channel>,
     address: String,
 }
 
@@ -50,10 +47,11 @@ impl Client {
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true);
-        let stub = CoordinatorClient::new(endpoint.connect_lazy())
+        let channel = endpoint.connect_lazy();
+        let stub = CoordinatorClient::new(channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Ok(Self { stub, address: address.to_owned() })
+        Ok(Self { stub, admin: AdminClient::new(channel), address: address.to_owned() })
     }
 
     /// Where the coordinator is.
@@ -112,47 +110,6 @@ impl Client {
         let (worker_id, work) = (worker.to_string(), work.to_string());
         let request = wire::FinishRequest { worker_id, work, attempt, outcome: Some(outcome.into()) };
         within(CALL, self.stub.clone().finish(request)).await.map(|_| ())
-    }
-
-    /// Uploads a file and returns the digest under which it is kept.
-    pub(crate) async fn put_artifact(&self, path: &Path) -> Result<Digest, CallError> {
-        let unreadable = |e: std::io::Error| CallError::Local(format!("{}: {e}", path.display()));
-        let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-        let bytes = file.metadata().await.map_err(unreadable)?.len();
-        let (sender, chunks) = mpsc::channel(2);
-        let read = async move {
-            loop {
-                let mut data = Vec::with_capacity(ARTIFACT_CHUNK);
-                (&mut file).take(ARTIFACT_CHUNK as u64).read_to_end(&mut data).await?;
-                // An empty file is one empty chunk.
-                let last = data.len() < ARTIFACT_CHUNK;
-                if sender.send(wire::ArtifactChunk { data, upload: None }).await.is_err() || last {
-                    return Ok::<_, std::io::Error>(());
-                }
-            }
-        };
-        // A slow link moves 64 KiB a second.
-        let limit = CALL + Duration::from_secs(bytes >> 16);
-        let mut stub = self.stub.clone();
-        let (read, reply) = tokio::join!(read, within(limit, stub.put_artifact(ReceiverStream::new(chunks))));
-        // What was not read was not sent: the digest of what was is of no use.
-        read.map_err(unreadable)?;
-        Ok(Digest::parse(&reply?.sha256)?)
-    }
-
-    /// Downloads an artifact, chunk by chunk, into `sink`. The caller verifies what arrived.
-    pub(crate) async fn get_artifact(
-        &self,
-        digest: Digest,
-        mut sink: impl FnMut(&[u8]) -> std::io::Result<()>,
-    ) -> Result<(), CallError> {
-        let request = wire::GetArtifactRequest { sha256: digest.to_string(), offset: 0 };
-        let mut chunks = within(CALL, self.stub.clone().get_artifact(request)).await?;
-        loop {
-            let chunk = tokio::time::timeout(CHUNK, chunks.message()).await.map_err(|_| silent(CHUNK))??;
-            let Some(chunk) = chunk else { return Ok(()) };
-            sink(&chunk.data).map_err(|e| CallError::Local(e.to_string()))?;
-        }
     }
 }
 

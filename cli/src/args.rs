@@ -1,5 +1,6 @@
 //! The command line, as clap types.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -121,6 +122,10 @@ pub(crate) struct CoordinatorArguments {
     pub takeover: u64,
     #[command(flatten)]
     pub access: AccessArguments,
+    /// Where datasets, adapters and pushed models are kept: a folder, or s3://BUCKET/PREFIX, for
+    /// which the usual AWS_* variables are read. Default: `artifacts` in the data folder.
+    #[arg(long, value_name = "URL")]
+    pub artifacts: Option<OsString>,
     /// Print the final table as JSON.
     #[arg(long)]
     pub json: bool,
@@ -148,16 +153,17 @@ pub(crate) struct AccessArguments {
     pub allow_plaintext: bool,
 }
 
-/// What a worker shows to its coordinator.
+/// What a worker or an admin shows to the coordinator.
 #[derive(Debug, Args)]
 pub(crate) struct CredentialArguments {
-    /// The file with the worker's token. Default: the variable INFLUENCE_WORKER_TOKEN.
+    /// The file with the token. Default: the variable INFLUENCE_WORKER_TOKEN of a worker, INFLUENCE_ADMIN_TOKEN
+    /// of an admin.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Certificates (PEM) that signed the coordinator's. An https:// address needs it.
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-    /// This worker's certificate (PEM), for mutual TLS.
+    /// A certificate (PEM) of one's own, for mutual TLS.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// The certificate's private key (PEM).
@@ -197,6 +203,10 @@ pub(crate) struct WorkerArguments {
     /// How long a worker that is asked to stop may go on with what it holds, in seconds.
     #[arg(long, default_value_t = 30)]
     pub grace: u64,
+    /// What adapters and datasets may take in the cache, in GiB. The least recently used go first;
+    /// models are not counted.
+    #[arg(long, default_value_t = 20, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub cache_size: u64,
     #[command(flatten)]
     pub models: ModelArguments,
 }
@@ -256,10 +266,29 @@ pub(crate) enum ModelCommand {
         #[arg(long)]
         print_path: bool,
     },
+    /// Upload a model's files to a coordinator, which gives them to workers that cannot have the
+    /// model elsewhere. The same command goes on where it stopped.
+    Push(PushArguments),
     /// Let a model answer a conversation.
     Generate(GenerateArguments),
     /// Read the probabilities of answers.
     Score(ScoreArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArguments {
+    /// The run's name for the model: one of `models.yaml`.
+    pub name: String,
+    /// The coordinator's address.
+    #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub coordinator: String,
+    #[command(flatten)]
+    pub credentials: CredentialArguments,
+    /// Push these local files (a .gguf file, or a folder of safetensors).
+    #[arg(long, value_name = "NAME=PATH", value_parser = name_and_path)]
+    pub model: Option<(String, PathBuf)>,
+    #[command(flatten)]
+    pub place: ModelsFileArguments,
 }
 
 /// Where models are named and kept.

@@ -1,5 +1,6 @@
 //! A run that is opened, and carried on by the one who leads it.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,12 +48,18 @@ pub(crate) struct Open {
     pub(crate) finished: bool,
     pub(crate) address: StoreAddress,
     pub(crate) data: DataArguments,
+    artifacts: OsString,
     experiment: Experiment,
 }
 
 impl Open {
     /// The run that the arguments mean, new or known.
-    pub(crate) async fn new(arguments: &ExperimentArguments, data: &DataArguments) -> anyhow::Result<Self> {
+    /// `artifacts`: by default in the data folder.
+    pub(crate) async fn new(
+        arguments: &ExperimentArguments,
+        data: &DataArguments,
+        artifacts: Option<OsString>,
+    ) -> anyhow::Result<Self> {
         let ExperimentArguments { experiment, set, seed, name, configs, fresh } = arguments;
         let experiment = Experiment::load(experiment, configs.as_deref(), set, *seed, name.as_deref())?;
         let address = store_address(data);
@@ -64,7 +71,8 @@ impl Open {
             Opened::Finished(run) => eprintln!("run {run} is finished; --fresh starts over under a new run id"),
         }
         let finished = matches!(opened, Opened::Finished(_));
-        Ok(Self { run: opened.run().clone(), store, finished, address, experiment, data: data.clone() })
+        let artifacts = artifacts.unwrap_or_else(|| data.data.join("artifacts").into_os_string());
+        Ok(Self { run: opened.run().clone(), store, finished, address, artifacts, experiment, data: data.clone() })
     }
 
     /// Takes the lead, at once or not at all.
@@ -100,7 +108,7 @@ impl Open {
             run: self.run.clone(),
             leadership,
             store: self.store.clone(),
-            artifacts: Artifacts::open(&self.data.data.join("artifacts")).await?,
+            artifacts: Artifacts::open(&self.artifacts, &self.data.data.join(self.run.as_str())).await?,
             data: self.data.data.clone(),
             listen: door.listen,
             access: door.access.clone(),
@@ -144,7 +152,7 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Resu
     let door = Door { listen: arguments.listen, access: credentials::access(&arguments.access)? };
     // Before the run is opened: nothing is begun that cannot go on.
     door.access.permits(door.listen)?;
-    let open = Open::new(&arguments.experiment, &arguments.data).await?;
+    let open = Open::new(&arguments.experiment, &arguments.data, arguments.artifacts).await?;
     let mut done = open.finished;
     while !done {
         let Some(leadership) = open.stand_by(&door, &waits, &cancel).await? else {

@@ -40,10 +40,19 @@ pub(crate) fn access(arguments: &AccessArguments) -> anyhow::Result<Access> {
 }
 
 /// What a worker shows to its coordinator.
-pub(crate) fn credentials(arguments: &CredentialArguments) -> anyhow::Result<Credentials> {
+pub(crate) fn of_worker(arguments: &CredentialArguments) -> anyhow::Result<Credentials> {
+    credentials(arguments, WORKER_VARIABLE)
+}
+
+/// What an admin shows to the coordinator.
+pub(crate) fn of_admin(arguments: &CredentialArguments) -> anyhow::Result<Credentials> {
+    credentials(arguments, ADMIN_VARIABLE)
+}
+
+fn credentials(arguments: &CredentialArguments, token: &str) -> anyhow::Result<Credentials> {
     let token = match &arguments.token_file {
         Some(file) => Some(read_token(file)?),
-        None => variable(WORKER_VARIABLE)?,
+        None => variable(token)?,
     };
     let identity = match (&arguments.tls_cert, &arguments.tls_key) {
         (Some(certificate), Some(key)) => Some(IdentityPem { certificate: read(certificate)?, key: read(key)? }),

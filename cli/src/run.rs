@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use influence_coordinator::access::Access;
 use influence_coordinator::{RunHandle, summary};
-use influence_worker::{Credentials, WorkerError, WorkerOptions};
+use influence_worker::{CACHE_BYTES, Credentials, WorkerError, WorkerOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,7 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
     // Reached from this machine only, so without credentials.
     let door = Door { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), access: Access::default() };
-    let open = Open::new(&arguments.experiment, &arguments.data).await?;
+    let open = Open::new(&arguments.experiment, &arguments.data, None).await?;
     if !open.finished {
         let stop = CancellationToken::new();
         let handle = open.start(open.lead(&WAITS).await?, &door, &WAITS, stop.clone()).await?;
@@ -77,11 +77,12 @@ async fn both(
 pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
     let options = WorkerOptions {
         coordinators: arguments.coordinators,
-        credentials: credentials::credentials(&arguments.credentials)?,
+        credentials: credentials::of_worker(&arguments.credentials)?,
         name: arguments.name.unwrap_or_else(|| format!("worker-{}", std::process::id())),
         slots: arguments.slots,
         device: arguments.device,
         grace: Duration::from_secs(arguments.grace),
+        cache_bytes: arguments.cache_size << 30,
         ..worker_options(&arguments.models)?
     };
     Ok(influence_worker::run(options, interrupt::token()?).await?)
@@ -96,6 +97,7 @@ fn worker_options(models: &ModelArguments) -> anyhow::Result<WorkerOptions> {
         slots: 1,
         device: String::new(),
         cache: cache_folder(models.cache.as_deref())?,
+        cache_bytes: CACHE_BYTES,
         models: models.models.iter().cloned().collect::<BTreeMap<_, _>>(),
         grace: GRACE,
         on_download: Some(Arc::new(move |progress| bar.show(&progress))),

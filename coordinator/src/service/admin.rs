@@ -5,7 +5,7 @@ use influence_proto::{ClusterStatus, wire};
 use tonic::{Request, Response, Status};
 
 use super::calls::Service;
-use super::status;
+use super::{models, status};
 use crate::progress::RunPhase;
 
 #[tonic::async_trait]
@@ -49,8 +49,11 @@ impl Admin for Service {
         Ok(Response::new(wire::ResumeReply {}))
     }
 
-    async fn push_model(&self, _: Request<wire::PushModelRequest>) -> Result<Response<wire::PushModelReply>, Status> {
-        Err(Status::unimplemented("this release takes no models; name another source in models.yaml"))
+    async fn push_model(
+        &self,
+        request: Request<wire::PushModelRequest>,
+    ) -> Result<Response<wire::PushModelReply>, Status> {
+        models::push(self, request.into_inner()).await.map(|()| Response::new(wire::PushModelReply {}))
     }
 }
 

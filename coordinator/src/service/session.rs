@@ -9,7 +9,7 @@ use prost::Message as _;
 use tonic::{Code, Status, Streaming};
 
 use super::calls::Service;
-use super::status;
+use super::{models, status};
 use crate::dispatch::{DispatchError, DispatchHandle, SessionEvent};
 
 /// For the first event of a stream.
@@ -28,6 +28,8 @@ pub(super) async fn open(service: &Service, mut events: Streaming<wire::WorkerEv
         return Err(Status::invalid_argument("the stream's first event must be `hello`"));
     };
     let worker = WorkerId::new(hello.worker_id).map_err(status::invalid)?;
+    // Before it is connected: a worker with other files must not get a lease.
+    models::pin(service, hello.models).await?;
     let session = service.dispatch.connect(worker.clone()).await.map_err(status::dispatch)?;
     let dispatch = service.dispatch.clone();
     let (generation, stop) = (session.generation, service.stop.clone());

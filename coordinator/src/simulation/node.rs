@@ -55,7 +55,7 @@ impl Node {
             run: self.run.clone(),
             leadership,
             store: self.store.clone(),
-            artifacts: Artifacts::open(&self.data.join("artifacts")).await?,
+            artifacts: Artifacts::open(self.data.join("artifacts"), &self.data.join(self.name)).await?,
             data: self.data.clone(),
             listen: ([0, 0, 0, 0], PORT).into(),
             access: Access::default(),

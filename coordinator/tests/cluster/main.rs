@@ -6,6 +6,7 @@ mod credentials;
 mod door;
 mod floods;
 mod log;
+mod models;
 mod refusals;
 mod restarts;
 mod setting;

@@ -161,7 +161,7 @@ async fn start(
     let (run, ttl) = (opened.run().clone(), Duration::from_secs(10));
     let lead = Leadership::wait(store.clone(), run, "test".into(), ttl, |_| {}, &cancel);
     let lead = tokio::time::timeout(Duration::from_secs(10), lead).await.expect("the lead is let go");
-    let artifacts = Artifacts::open(&data.join("artifacts")).await.unwrap();
+    let artifacts = Artifacts::open(data.join("artifacts"), &data.join("demo")).await.unwrap();
     let options = options(lead.unwrap().unwrap(), artifacts);
     let handle = Coordinator::start(options, experiment, cancel).await.unwrap();
     (opened, handle)

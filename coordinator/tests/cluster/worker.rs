@@ -212,13 +212,7 @@ impl Worker {
         let weights = format!("{spec:?} trained on {}", spec.dataset).into_bytes();
         let config = b"{\"r\": 2}".to_vec();
         for file in [&config, &weights] {
-            let chunks: Vec<_> =
-                file.chunks(10).map(|c| wire::ArtifactChunk { data: c.to_vec(), upload: None }).collect();
-            let reply = self.until_stored(|mut client| {
-                let chunks = chunks.clone();
-                async move { Ok(client.put_artifact(tokio_stream::iter(chunks)).await?.into_inner()) }
-            });
-            assert_eq!(reply.await.expect("nor is writing").sha256, Digest::of(file).to_string());
+            self.until_stored(|client| upload(client, file.clone())).await.expect("nor is writing");
         }
         let rows = rows.iter().filter(|b| **b == b'\n').count() as u32;
         let adapter = AdapterRef { config: Digest::of(config), weights: Digest::of(weights) };
@@ -242,6 +236,22 @@ impl Worker {
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     }
+}
+
+/// Uploads what is not there yet, in small pieces.
+pub(crate) async fn upload(mut client: Client, file: Vec<u8>) -> Result<(), Status> {
+    let sha256 = Digest::of(&file).to_string();
+    let stat = client.stat_artifact(wire::StatArtifactRequest { sha256: sha256.clone() }).await?.into_inner();
+    if stat.complete {
+        return Ok(());
+    }
+    let upload = Some(wire::Upload { sha256: sha256.clone(), offset: stat.bytes });
+    let mut chunks = vec![wire::ArtifactChunk { data: Vec::new(), upload }];
+    let rest = file[stat.bytes as usize..].chunks(10);
+    chunks.extend(rest.map(|c| wire::ArtifactChunk { data: c.to_vec(), upload: None }));
+    let reply = client.put_artifact(tokio_stream::iter(chunks)).await?.into_inner();
+    assert_eq!(reply.sha256, sha256);
+    Ok(())
 }
 
 pub(crate) fn record(worker: &WorkerId, work: &WorkId, attempt: u32, turn: &Turn) -> wire::RecordTurnRequest {

@@ -3,18 +3,16 @@
 mod error;
 mod events;
 mod options;
+mod transfers;
 
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use influence_proto::wire::admin_client::AdminClient;
 use influence_proto::wire::coordinator_client::CoordinatorClient;
-use influence_proto::{
-    ARTIFACT_CHUNK, Digest, HeldLease, Join, Joined, MAX_MESSAGE, Outcome, Turn, WorkId, WorkerId, wire,
-};
-use tokio::io::AsyncReadExt as _;
+use influence_proto::{HeldLease, Join, Joined, MAX_MESSAGE, Outcome, Turn, WorkId, WorkerId, wire};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
@@ -30,8 +28,6 @@ use options::Bearer;
 
 /// For a call whose answer is small.
 const CALL: Duration = Duration::from_secs(20);
-/// Between two chunks of an artifact.
-const CHUNK: Duration = Duration::from_secs(30);
 
 /// Connections to the coordinator and its standbys, made when they are first needed and again when they were lost. One
 /// of them is the current one, for all calls; a call that finds nobody there moves on to the next. Clones share them.
@@ -43,9 +39,11 @@ pub(crate) struct Client {
 }
 
 type Stub = CoordinatorClient<InterceptedService<Channel, Bearer>>;
+type AdminStub = AdminClient<InterceptedService<Channel, Bearer>>;
 
 #[derive(Debug)]
 struct Place {
+    admin: AdminStub,
     address: String,
     stub: Stub,
 }
@@ -55,10 +53,11 @@ impl Client {
     pub(crate) fn new(options: ClientOptions) -> Result<Self, ConnectError> {
         let place = |address: &String| {
             let channel = options.endpoint(address)?.connect_lazy();
-            let stub = CoordinatorClient::with_interceptor(channel, options.bearer())
+            let stub = CoordinatorClient::with_interceptor(channel.clone(), options.bearer())
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE);
-            Ok(Place { address: address.clone(), stub })
+            let admin = AdminClient::with_interceptor(channel, options.bearer());
+            Ok(Place { address: address.clone(), stub, admin })
         };
         let places: Arc<[Place]> = options.addresses.iter().map(place).collect::<Result<_, _>>()?;
         if places.is_empty() {
@@ -83,9 +82,23 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.at_current(limit, |place| call(place.stub.clone())).await
+    }
+
+    /// As [`Client::call`], with an admin's rights.
+    async fn call_admin<T, F>(&self, limit: Duration, call: impl FnOnce(AdminStub) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.at_current(limit, |place| call(place.admin.clone())).await
+    }
+
+    async fn at_current<T, F>(&self, limit: Duration, call: impl FnOnce(&Place) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let at = self.current.load(Ordering::Relaxed);
-        let stub = self.places[at % self.places.len()].stub.clone();
-        let result = match tokio::time::timeout(limit, call(stub)).await {
+        let result = match tokio::time::timeout(limit, call(&self.places[at % self.places.len()])).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(CallError::from(status)),
             Err(_) => Err(silent(limit)),
@@ -149,48 +162,6 @@ impl Client {
         let (worker_id, work) = (worker.to_string(), work.to_string());
         let request = wire::FinishRequest { worker_id, work, attempt, outcome: Some(outcome.into()) };
         self.call(CALL, |mut stub| async move { stub.finish(request).await }).await.map(|_| ())
-    }
-
-    /// Uploads a file and returns the digest under which it is kept.
-    pub(crate) async fn put_artifact(&self, path: &Path) -> Result<Digest, CallError> {
-        let unreadable = |e: std::io::Error| CallError::Local(format!("{}: {e}", path.display()));
-        let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-        let bytes = file.metadata().await.map_err(unreadable)?.len();
-        let (sender, chunks) = mpsc::channel(2);
-        let read = async move {
-            loop {
-                let mut data = Vec::with_capacity(ARTIFACT_CHUNK);
-                (&mut file).take(ARTIFACT_CHUNK as u64).read_to_end(&mut data).await?;
-                // An empty file is one empty chunk.
-                let last = data.len() < ARTIFACT_CHUNK;
-                if sender.send(wire::ArtifactChunk { data, upload: None }).await.is_err() || last {
-                    return Ok::<_, std::io::Error>(());
-                }
-            }
-        };
-        // A slow link moves 64 KiB a second.
-        let limit = CALL + Duration::from_secs(bytes >> 16);
-        let chunks = ReceiverStream::new(chunks);
-        let put = self.call(limit, |mut stub| async move { stub.put_artifact(chunks).await });
-        let (read, reply) = tokio::join!(read, put);
-        // What was not read was not sent: the digest of what was is of no use.
-        read.map_err(unreadable)?;
-        Ok(Digest::parse(&reply?.sha256)?)
-    }
-
-    /// Downloads an artifact, chunk by chunk, into `sink`. The caller verifies what arrived.
-    pub(crate) async fn get_artifact(
-        &self,
-        digest: Digest,
-        mut sink: impl FnMut(&[u8]) -> std::io::Result<()>,
-    ) -> Result<(), CallError> {
-        let request = wire::GetArtifactRequest { sha256: digest.to_string(), offset: 0 };
-        let mut chunks = self.call(CALL, |mut stub| async move { stub.get_artifact(request).await }).await?;
-        loop {
-            let chunk = tokio::time::timeout(CHUNK, chunks.message()).await.map_err(|_| silent(CHUNK))??;
-            let Some(chunk) = chunk else { return Ok(()) };
-            sink(&chunk.data).map_err(|e| CallError::Local(e.to_string()))?;
-        }
     }
 }
 

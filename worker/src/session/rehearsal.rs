@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use influence_proto::wire::admin_server::AdminServer;
 use influence_proto::wire::coordinator_server::{Coordinator, CoordinatorServer};
-use influence_proto::{Digest, Lease, ModelSource, ModelSpec, Outcome, Turn, wire};
+use influence_proto::{Lease, ModelSource, ModelSpec, Outcome, Turn, wire};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -17,6 +18,8 @@ use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::client::{ClientOptions, Credentials};
+
+mod transfers;
 
 type Reply<T> = Result<Response<T>, Status>;
 type Outgoing = mpsc::Sender<Result<wire::CoordinatorEvent, Status>>;
@@ -40,6 +43,15 @@ pub(crate) struct Script {
     /// Reported as lost by the next renewal.
     pub(crate) lost: Vec<wire::Cancel>,
     pub(crate) artifacts: BTreeMap<String, Vec<u8>>,
+    /// What came of uploads that broke off.
+    pub(crate) spooled: BTreeMap<String, Vec<u8>>,
+    /// From which byte on artifacts were asked for, and sent.
+    pub(crate) downloads: Vec<u64>,
+    pub(crate) uploads: Vec<u64>,
+    /// Files of models, by name.
+    pub(crate) pushed: BTreeMap<String, Vec<wire::PushedFile>>,
+    /// The models that the first worker said it has loaded.
+    pub(crate) pinned: Vec<wire::LoadedModel>,
     pub(crate) credits: Vec<u32>,
     pub(crate) draining: bool,
     pub(crate) sessions: u32,
@@ -56,6 +68,8 @@ pub(crate) enum Fault {
     Before(Code),
     /// Stored, but the answer is lost.
     After(Code),
+    /// A transfer's connection breaks after so many chunks.
+    Break(usize),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -173,8 +187,9 @@ fn serve(listener: TcpListener, shared: Shared, tls: Option<ServerTlsConfig>) ->
         };
         let checked = shared.clone();
         let check = move |request: Request<()>| checked.authorise(request);
+        let admin = AdminServer::with_interceptor(shared.clone(), check.clone());
         let service = CoordinatorServer::with_interceptor(shared, check);
-        server.add_service(service).serve_with_incoming(incoming).await.unwrap();
+        server.add_service(service).add_service(admin).serve_with_incoming(incoming).await.unwrap();
     });
     runtime
 }
@@ -202,7 +217,7 @@ impl Shared {
                 store(&mut script);
                 Err(Status::new(code, "ordered"))
             }
-            None => {
+            Some(Fault::Break(_)) | None => {
                 store(&mut script);
                 Ok(())
             }
@@ -245,7 +260,12 @@ impl Coordinator for Shared {
         script.joins.push(request);
         script.known.push(worker_id.clone());
         let source = ModelSource::Path { path: "tiny.gguf".into(), sha256: None };
-        let model = ModelSpec { name: "tiny".into(), dtype: "f32".into(), sources: vec![source] };
+        let mut sources = vec![source];
+        if let Some(files) = script.pushed.get("tiny") {
+            let files = files.iter().cloned().map(|file| file.try_into().unwrap()).collect();
+            sources.push(ModelSource::Pushed { files });
+        }
+        let model = ModelSpec { name: "tiny".into(), dtype: "f32".into(), sources };
         Ok(Response::new(wire::JoinReply {
             protocol: script.protocol.unwrap_or(2),
             worker_id,
@@ -267,6 +287,11 @@ impl Coordinator for Shared {
             let mut script = self.0.lock().unwrap();
             if !script.known.contains(&hello.worker_id) {
                 return Err(Status::aborted("unknown worker"));
+            }
+            if script.pinned.is_empty() {
+                script.pinned.clone_from(&hello.models);
+            } else if script.pinned != hello.models {
+                return Err(Status::failed_precondition("the run has other files of `tiny`"));
             }
             script.sessions += 1;
             if script.over {
@@ -317,39 +342,14 @@ impl Coordinator for Shared {
     }
 
     async fn stat_artifact(&self, request: Request<wire::StatArtifactRequest>) -> Reply<wire::StatArtifactReply> {
-        let complete = self.0.lock().unwrap().artifacts.contains_key(&request.into_inner().sha256);
-        Ok(Response::new(wire::StatArtifactReply { complete, bytes: 0 }))
+        self.stat(&request.into_inner().sha256)
     }
 
     async fn put_artifact(&self, request: Request<Streaming<wire::ArtifactChunk>>) -> Reply<wire::PutArtifactReply> {
-        let mut chunks = request.into_inner();
-        let mut data = Vec::new();
-        while let Some(chunk) = chunks.message().await? {
-            data.extend(chunk.data);
-        }
-        let sha256 = Digest::of(&data).to_string();
-        let fault = self.0.lock().unwrap().faults.pop_front();
-        if let Some(Fault::Before(code) | Fault::After(code)) = fault {
-            return Err(Status::new(code, "ordered"));
-        }
-        self.0.lock().unwrap().artifacts.insert(sha256.clone(), data);
-        Ok(Response::new(wire::PutArtifactReply { sha256 }))
+        self.take(request.into_inner()).await
     }
 
     async fn get_artifact(&self, request: Request<wire::GetArtifactRequest>) -> Reply<Self::GetArtifactStream> {
-        let sha256 = request.into_inner().sha256;
-        let mut script = self.0.lock().unwrap();
-        let data = script.artifacts.get(&sha256).cloned().ok_or_else(|| Status::not_found("no such artifact"))?;
-        let broken = matches!(script.faults.pop_front(), Some(Fault::After(_)));
-        let (sender, receiver) = mpsc::channel(64);
-        let pieces: Vec<_> = data.chunks(1000).map(<[u8]>::to_vec).collect();
-        let sent = if broken { pieces.len() / 2 } else { pieces.len() };
-        for data in pieces.into_iter().take(sent) {
-            sender.try_send(Ok(wire::ArtifactChunk { data, upload: None })).unwrap();
-        }
-        if broken {
-            sender.try_send(Err(Status::unavailable("the connection broke"))).unwrap();
-        }
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        self.give(&request.into_inner())
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use influence_proto::{EpisodeSpec, Failure, Lease, Outcome, TrainingProgress, TrainingSpec, Turn, Work, WorkId};
+use influence_proto::{
+    EpisodeSpec, Failure, Lease, LoadedModel, Outcome, TrainingProgress, TrainingSpec, Turn, Work, WorkId,
+};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -73,6 +75,11 @@ impl Tasks {
     /// Uses other models for leases that come from now on.
     pub(super) fn serve(&self, serving: Serving) {
         *self.shared.serving.write().unwrap_or_else(PoisonError::into_inner) = serving;
+    }
+
+    /// Which files the models are that leases are worked on with.
+    pub(super) fn loaded(&self) -> Vec<LoadedModel> {
+        self.shared.serving.read().unwrap_or_else(PoisonError::into_inner).loaded.clone()
     }
 
     /// Begins to work on a lease. One that is held already is ignored; one that comes while draining is handed back.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use influence_proto::{
-    AdapterRef, Digest, EpisodeId, Lease, ModelSpec, Outcome, Token, Turn, Work, WorkId, stream, wire,
+    AdapterRef, Digest, EpisodeId, Lease, LoadedModel, ModelSpec, Outcome, Token, Turn, Work, WorkId, stream, wire,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -31,9 +31,10 @@ impl ModelLoader for FakeModels {
         false
     }
 
-    async fn load(&self, specs: &[ModelSpec]) -> Result<Serving, WorkerError> {
+    async fn load(&self, specs: &[ModelSpec], _: &ArtifactCache) -> Result<Serving, WorkerError> {
         let mut serving = Serving::default();
         for spec in specs {
+            serving.loaded.push(LoadedModel { name: spec.name.clone(), sha256: Digest::of("files") });
             let backend: Arc<dyn Backend> = self.0.clone();
             serving.models = std::mem::replace(&mut serving.models, Models::new()).with(&spec.name, backend.clone());
             serving.adapters.insert(spec.name.clone(), Arc::new(AdapterTable::new(backend)));
@@ -71,6 +72,7 @@ fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
         slots: 2,
         device: "cpu".into(),
         cache: cache.path().to_owned(),
+        cache_bytes: CACHE_BYTES,
         models: BTreeMap::new(),
         grace: Duration::from_secs(2),
         on_download: None,
@@ -320,6 +322,18 @@ async fn a_protocol_that_does_not_fit_is_fatal_and_names_both_sides() {
     coordinator.script().protocol = Some(9);
     let error = Setup::with(coordinator, Duration::ZERO).end().await.unwrap_err().to_string();
     assert!(error.contains("speaks protocol 9") && error.contains("this worker 2 to 2"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_with_other_files_than_the_run_has_ends_with_the_coordinators_words() {
+    let coordinator = Rehearsal::start().await;
+    let other = LoadedModel { name: "tiny".into(), sha256: Digest::of("other files") };
+    coordinator.script().pinned = vec![other.into()];
+    coordinator.script().leases.extend(leases(1));
+    let setup = Setup::with(coordinator, Duration::ZERO);
+    let error = tokio::time::timeout(Duration::from_secs(20), setup.worker).await.unwrap().unwrap().unwrap_err();
+    assert!(error.to_string().contains("the run has other files of `tiny`"), "{error}");
+    assert!(setup.coordinator.script().turns.is_empty() && setup.coordinator.script().sessions == 0);
 }
 
 #[tokio::test]

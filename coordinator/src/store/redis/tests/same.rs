@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use influence_proto::{EpisodeId, RunId, Turn, Work, WorkId};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::faults::{training_report, training_spec};
 use super::new_run;
 use super::server::Server;
 use crate::planning::Phase;
 use crate::store::behaviour::{TTL, spec, turn};
-use crate::store::{NewRun, RunStatus, SqliteStore, Store, StoreError, Verdict};
+use crate::store::{NewRun, RedisStore, RunStatus, SqliteStore, Store, StoreError, Verdict};
 
 /// `a` and `b` are episodes, `t` a training job, `n` nothing.
 type Name = &'static str;
@@ -211,43 +211,96 @@ async fn seen(store: &dyn Store, run: &RunId) -> String {
     seen + &format!("{:#?}\n{:#?}", store.iterations(run).await, store.trainings(run).await)
 }
 
+/// One store of each kind, and how often which answer was given.
+struct Pair {
+    sqlite: SqliteStore,
+    redis: RedisStore,
+    runs: AtomicU32,
+    reached: Mutex<BTreeMap<String, u32>>,
+    _keep: (Server, tempfile::TempDir),
+}
+
+impl Pair {
+    async fn open() -> Self {
+        let server = Server::with(&["--save", ""]);
+        let folder = tempfile::tempdir().unwrap();
+        Self {
+            sqlite: SqliteStore::open(&folder.path().join("store.sqlite")).unwrap(),
+            redis: server.store().await,
+            runs: AtomicU32::new(0),
+            reached: Mutex::default(),
+            _keep: (server, folder),
+        }
+    }
+
+    /// Carries the steps out in a run of their own.
+    async fn compare(&self, steps: &[Step]) -> Result<(), TestCaseError> {
+        let run = &RunId::new(format!("r{}", self.runs.fetch_add(1, Ordering::Relaxed))).unwrap();
+        begin(&self.sqlite, run).await;
+        begin(&self.redis, run).await;
+        let mut caller = Caller::default();
+        for (position, step) in steps.iter().enumerate() {
+            let step = &caller.resolve(step);
+            let (one, other) = (carry_out(&self.sqlite, run, step).await, carry_out(&self.redis, run, step).await);
+            let kind = format!("{step:?}").split('(').next().unwrap().to_owned();
+            let answer = match &one {
+                Ok(_) => "Ok".to_owned(),
+                Err(error) => format!("{error:?}").split(' ').next().unwrap().to_owned(),
+            };
+            *self.reached.lock().unwrap().entry(format!("{kind} {answer}")).or_default() += 1;
+            caller.hear(step, &one);
+            prop_assert_eq!(one, other, "step {}: {:?}", position, step);
+        }
+        prop_assert_eq!(seen(&self.sqlite, run).await, seen(&self.redis, run).await);
+        Ok(())
+    }
+}
+
 #[test]
 fn any_sequence_of_calls_gets_the_same_answers_from_sqlite_and_redis() {
-    let server = Server::with(&["--save", ""]);
-    let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let sqlite = SqliteStore::open(&folder.path().join("store.sqlite")).unwrap();
-    let redis = runtime.block_on(server.store());
-    let case = AtomicU32::new(0);
+    let pair = runtime.block_on(Pair::open());
     let config = Config { cases: 300, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
-    let mut reached = Mutex::new(BTreeMap::<String, u32>::new());
-    let outcome = TestRunner::new(config).run(&proptest::collection::vec(step(), 1..60), |steps| {
-        let run = RunId::new(format!("r{}", case.fetch_add(1, Ordering::Relaxed))).unwrap();
-        runtime.block_on(async {
-            begin(&sqlite, &run).await;
-            begin(&redis, &run).await;
-            let mut caller = Caller::default();
-            for (position, step) in steps.iter().enumerate() {
-                let step = &caller.resolve(step);
-                let (one, other) = (carry_out(&sqlite, &run, step).await, carry_out(&redis, &run, step).await);
-                let kind = format!("{step:?}").split('(').next().unwrap().to_owned();
-                let answer = match &one {
-                    Ok(_) => "Ok".to_owned(),
-                    Err(error) => format!("{error:?}").split(' ').next().unwrap().to_owned(),
-                };
-                *reached.lock().unwrap().entry(format!("{kind} {answer}")).or_default() += 1;
-                caller.hear(step, &one);
-                prop_assert_eq!(one, other, "step {}: {:?}", position, step);
-            }
-            prop_assert_eq!(seen(&sqlite, &run).await, seen(&redis, &run).await);
-            Ok(())
-        })
-    });
-    outcome.unwrap();
+    let steps = proptest::collection::vec(step(), 1..60);
+    TestRunner::new(config).run(&steps, |steps| runtime.block_on(pair.compare(&steps))).unwrap();
     // A check that never gets far would prove little.
-    let reached = reached.get_mut().unwrap();
-    eprintln!("{reached:#?}");
+    let reached = pair.reached.lock().unwrap();
     for answer in ["Start Fenced", "Start AlreadyFinished", "Turn Ok", "Finish Ok", "Finish GivenUp", "Judge Ok"] {
         assert!(reached.get(answer).is_some_and(|times| *times > 5), "{answer} was hardly reached: {reached:?}");
+    }
+}
+
+/// Sequences that chance seldom finds: two live attempts whose journals differ.
+#[tokio::test]
+async fn two_journals_that_differ_are_treated_the_same_by_sqlite_and_redis() {
+    let pair = Pair::open().await;
+    let two = [Step::Start("a", 1, None), Step::Start("a", 2, Some(1))];
+    let first = Step::Turn("a", 1, 0, "x");
+    let rival = Step::Turn("a", 2, 0, "y");
+    let longer = |attempt| Step::Turn("a", attempt, 1, "x");
+    let ends = [
+        Step::Start("a", 3, None),
+        Step::Start("a", 2, None),
+        Step::Start("a", 3, Some(1)),
+        Step::Start("a", 3, Some(2)),
+        Step::Finish("a", 1, 1),
+        Step::Finish("a", 2, 1),
+        Step::Finish("a", 2, 2),
+        Step::Fail("a", 2),
+    ];
+    let turns = [
+        vec![],
+        vec![first.clone()],
+        vec![rival.clone()],
+        vec![first.clone(), rival.clone()],
+        vec![first.clone(), rival.clone(), longer(1)],
+        vec![first, rival, longer(2)],
+    ];
+    for turns in &turns {
+        for end in &ends {
+            let after = [Step::Start("a", 4, None), Step::Turn("a", 4, 1, "y")];
+            let steps: Vec<_> = two.iter().chain(turns).chain([end]).chain(&after).cloned().collect();
+            pair.compare(&steps).await.unwrap_or_else(|difference| panic!("{steps:?}: {difference}"));
+        }
     }
 }

@@ -213,7 +213,7 @@ async fn a_push_that_cannot_be_says_why() {
     let error = crate::push_model(push(&coordinator, "large", &model, folder.path())).await.unwrap_err().to_string();
     assert!(error.contains("uses no model `large`"), "{error}");
     coordinator.script().artifacts.clear();
-    coordinator.script().faults.extend(vec![Fault::Before(Code::PermissionDenied); 2]);
+    coordinator.script().faults.extend(vec![Fault::Before(Code::InvalidArgument); 2]);
     let error = crate::push_model(push(&coordinator, "tiny", &model, folder.path())).await.unwrap_err().to_string();
     assert!(error.contains("goes on where it stopped"), "{error}");
 }

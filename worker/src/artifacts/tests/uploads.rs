@@ -58,7 +58,7 @@ async fn what_the_coordinator_has_of_a_damaged_upload_is_sent_anew_once() {
 async fn an_upload_that_is_always_refused_ends_in_an_error() {
     let (coordinator, cache, folder) = setup().await;
     let (path, _) = file(&folder);
-    coordinator.script().faults.extend(vec![Fault::Before(Code::PermissionDenied); 3]);
+    coordinator.script().faults.extend(vec![Fault::Before(Code::InvalidArgument); 3]);
     let error = cache.put(&path).await.unwrap_err();
     assert!(matches!(error, ArtifactError::Store { .. }) && error.to_string().contains("weights"), "{error}");
     assert_eq!(coordinator.script().uploads.len(), 2);

@@ -2,9 +2,11 @@
 //! vanished workers, and everything that is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod admin;
 mod refusals;
 mod restarts;
 mod setting;
+mod stragglers;
 mod vanishing;
 mod whole_run;
 mod worker;

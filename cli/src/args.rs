@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Coordinator(CoordinatorArguments),
     /// Join a coordinator and take a share of its work.
     Worker(WorkerArguments),
+    /// See and steer a coordinator that is running.
+    Cluster(ClusterArguments),
     /// Check experiments, models files and environment folders; reports every problem.
     Validate(ValidateArguments),
     /// List runs, or show one run's table.
@@ -209,6 +211,35 @@ pub(crate) struct WorkerArguments {
     pub cache_size: u64,
     #[command(flatten)]
     pub models: ModelArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArguments {
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+    /// The coordinator's address.
+    #[arg(long, global = true, default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub coordinator: String,
+    #[command(flatten)]
+    pub credentials: CredentialArguments,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Show what is being done, and the workers.
+    Status,
+    /// Ask a worker to hand back what it holds and leave.
+    Drain {
+        /// Its id, or its name where no other worker has it.
+        worker: String,
+    },
+    /// Hand out nothing until resumed; what workers hold goes on.
+    Pause,
+    /// Hand out work again.
+    Resume,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 
 mod args;
 mod check;
+mod cluster;
 mod conversation;
 mod coordinate;
 mod credentials;
@@ -52,6 +53,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Run(arguments) => run::alone(arguments).await,
         Command::Coordinator(arguments) => coordinate::coordinator(arguments).await,
         Command::Worker(arguments) => run::worker(arguments).await,
+        Command::Cluster(arguments) => cluster::dispatch(arguments).await,
         Command::Validate(arguments) => check::validate(&arguments),
         Command::Runs(arguments) => stored::runs(arguments).await,
         Command::Episodes(arguments) => stored::episodes(arguments).await,

@@ -9,6 +9,7 @@
 //!
 //! A worker knows nothing of experiments, stores or selection: an episode's spec holds everything that it needs.
 
+mod admin;
 mod artifacts;
 pub mod backend;
 mod client;
@@ -19,6 +20,7 @@ mod push;
 mod session;
 pub mod training;
 
+pub use admin::{Admin, AdminError};
 pub use client::{ConnectError, Credentials, IdentityPem};
 pub use push::{Push, PushError, push_model};
 pub use session::{CACHE_BYTES, OnDownload, WorkerError, WorkerOptions, run};

@@ -54,9 +54,9 @@ impl Dispatch {
     }
 
     /// How long a finished episode of this batch was held by the worker that finished it.
-    const fn mean_ms(&self) -> u64 {
+    fn mean_ms(&self) -> u64 {
         let (episodes, all_ms) = self.finished;
-        if episodes == 0 { 0 } else { all_ms / episodes }
+        all_ms.checked_div(episodes).unwrap_or(0)
     }
 
     fn grant(&mut self, seat: Seat, place: Place, beside: Option<u32>, now: u64, effects: &mut Vec<Effect>) {

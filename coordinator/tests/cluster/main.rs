@@ -2,6 +2,7 @@
 //! vanished workers, and everything and everybody that is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod admin;
 mod credentials;
 mod door;
 mod floods;
@@ -10,6 +11,7 @@ mod models;
 mod refusals;
 mod restarts;
 mod setting;
+mod stragglers;
 mod vanishing;
 mod whole_run;
 mod worker;

@@ -54,12 +54,32 @@ impl Session {
     /// The next lease; other events are passed over.
     pub(crate) async fn lease(&mut self) -> Lease {
         loop {
-            let event = tokio::time::timeout(Duration::from_secs(10), self.stream.message()).await;
-            let event = event.expect("a lease comes").unwrap().expect("the stream is open").event.unwrap();
-            if let coordinator_event::Event::Lease(lease) = event {
+            if let coordinator_event::Event::Lease(lease) = self.next().await {
                 return Lease::try_from(lease).unwrap();
             }
         }
+    }
+
+    pub(crate) async fn next(&mut self) -> coordinator_event::Event {
+        let event = tokio::time::timeout(Duration::from_secs(10), self.stream.message()).await;
+        event.expect("an event comes").unwrap().expect("the stream is open").event.unwrap()
+    }
+
+    pub(crate) async fn credits(&self, episodes: u32) {
+        let credits = worker_event::Event::Credits(wire::Credits { episodes });
+        self.events.send(wire::WorkerEvent { event: Some(credits) }).await.unwrap();
+    }
+
+    /// Renews a lease, with progress, until the task is aborted.
+    pub(crate) fn keep(&self, mut client: Client, work: WorkId, attempt: u32) -> JoinHandle<()> {
+        let worker_id = self.worker.to_string();
+        tokio::spawn(async move {
+            for progress in 1.. {
+                let held = vec![HeldLease { work: work.clone(), attempt, progress }.into()];
+                client.renew(wire::RenewRequest { worker_id: worker_id.clone(), held }).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
     }
 }
 
@@ -70,9 +90,11 @@ pub(crate) struct Temper {
     pub(crate) mute: bool,
     /// It fails every episode of the environment `rain`.
     pub(crate) afraid_of_rain: bool,
+    /// It thinks for so long before every turn.
+    pub(crate) slow_ms: u64,
 }
 
-/// A worker that lives through restarts of the coordinator, until it is told goodbye.
+/// A worker that lives through restarts of the coordinator, until it is told goodbye or to drain.
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) address: Arc<Mutex<SocketAddr>>,
@@ -95,7 +117,7 @@ impl Worker {
         Self { door, ..self }
     }
 
-    /// Works until goodbye; returns its reason.
+    /// Works until goodbye, or until it has handed back what it held; returns the reason that it was told.
     pub(crate) async fn work(self) -> String {
         loop {
             if let Ok(mut client) = self.client().await
@@ -126,7 +148,12 @@ impl Worker {
                 event = session.stream.message() => match event.ok()??.event? {
                     coordinator_event::Event::Goodbye(goodbye) => return Some(goodbye.reason),
                     coordinator_event::Event::Cancel(cancel) => self.lose(cancel),
-                    coordinator_event::Event::Drain(_) => {}
+                    coordinator_event::Event::Drain(drain) => {
+                        let draining = worker_event::Event::Draining(wire::Draining {});
+                        session.events.send(wire::WorkerEvent { event: Some(draining) }).await.ok()?;
+                        self.hand_back(&session.worker).await;
+                        return Some(drain.reason);
+                    }
                     coordinator_event::Event::Lease(lease) => self.take(Lease::try_from(lease).unwrap(), &session.worker),
                 },
                 _ = beat.tick() => {
@@ -138,6 +165,22 @@ impl Worker {
                     let reply = client.renew(request).await.ok()?;
                     reply.into_inner().lost.into_iter().for_each(|cancel| self.lose(cancel));
                 }
+            }
+        }
+    }
+
+    async fn hand_back(&self, worker: &WorkerId) {
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        for ((work, attempt), task) in held {
+            task.abort();
+            // What it delivered at the last moment is not handed back.
+            if task.await.is_err() {
+                let request = finish(worker, &work, attempt, Outcome::Returned);
+                self.until_stored(|mut client| {
+                    let request = request.clone();
+                    async move { client.finish(request).await.map(drop) }
+                })
+                .await;
             }
         }
     }
@@ -183,7 +226,7 @@ impl Worker {
         mut turns: Vec<Turn>,
     ) -> Option<Outcome> {
         while turns.last().is_none_or(|turn| turn.environment.is_some()) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_millis(2 + self.temper.slow_ms)).await;
             let turn = turn_of(spec, turns.len() as u32, self.temper.mute);
             let request = record(worker, work, attempt, &turn);
             self.until_stored(|mut client| {

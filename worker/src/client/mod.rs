@@ -1,5 +1,6 @@
 //! The coordinator as a worker sees it: calls in domain types, each with a deadline and an error that says what to do.
 
+mod admin;
 mod error;
 mod events;
 mod options;
@@ -83,14 +84,6 @@ impl Client {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         self.at_current(limit, |place| call(place.stub.clone())).await
-    }
-
-    /// As [`Client::call`], with an admin's rights.
-    async fn call_admin<T, F>(&self, limit: Duration, call: impl FnOnce(AdminStub) -> F) -> Result<T, CallError>
-    where
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
-        self.at_current(limit, |place| call(place.admin.clone())).await
     }
 
     async fn at_current<T, F>(&self, limit: Duration, call: impl FnOnce(&Place) -> F) -> Result<T, CallError>

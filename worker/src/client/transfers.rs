@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use influence_proto::{ARTIFACT_CHUNK, Digest, InvalidMessage, PushedFile, wire};
+use influence_proto::{ARTIFACT_CHUNK, Digest, InvalidMessage, wire};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -87,12 +87,5 @@ impl Client {
             let Some(chunk) = chunk else { return Ok(()) };
             sink(&chunk.data).map_err(|e| CallError::Local(e.to_string()))?;
         }
-    }
-
-    /// Offers uploaded files to workers that cannot have the model elsewhere. Repeating it is harmless.
-    pub(crate) async fn push_model(&self, model: &str, files: &[PushedFile]) -> Result<(), CallError> {
-        let files = files.iter().cloned().map(Into::into).collect();
-        let request = wire::PushModelRequest { model: model.to_owned(), files };
-        self.call_admin(CALL, |mut admin| async move { admin.push_model(request).await }).await.map(|_| ())
     }
 }

@@ -138,7 +138,6 @@ fn histories_reach_what_they_are_about() {
     })
     .unwrap();
     let all = all.get();
-    println!("{all:?}");
     let least = [all.duplicates, all.won_by_second, all.both_lost, all.revived, all.exhausted, all.stalled];
     assert!(least.iter().all(|n| *n >= 10), "{all:?}");
 }

@@ -1,3 +1,4 @@
+#![allow(clippy::print_stdout, reason = "timings are for people who ask for them")]
 use std::time::{Duration, Instant};
 
 use super::*;

@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use crate::door::Client;
 use crate::setting::{Living, Setting};
-use crate::worker::{Client, client, join, upload};
+use crate::worker::{client, join, upload};
 
 const CONTENT: &[u8] = b"0123456789abcdef";
 

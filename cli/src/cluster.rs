@@ -58,7 +58,8 @@ struct Admin {
 
 impl Admin {
     fn new(address: &str) -> anyhow::Result<Self> {
-        let endpoint = Endpoint::from_shared(address.to_owned()).ok().filter(|e| e.uri().host().is_some());
+        let complete = |e: &Endpoint| e.uri().scheme().is_some() && e.uri().host().is_some();
+        let endpoint = Endpoint::from_shared(address.to_owned()).ok().filter(complete);
         let endpoint = endpoint
             .with_context(|| format!("--coordinator `{address}` is no address; it must look like http://HOST:PORT"))?;
         let channel = endpoint.connect_timeout(CONNECT).timeout(CALL).connect_lazy();

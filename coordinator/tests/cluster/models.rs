@@ -50,6 +50,8 @@ async fn an_upload_goes_on_where_it_broke_and_is_read_from_any_byte() {
     assert_eq!(busy.code(), Code::Unavailable, "{busy}");
 
     uploading.abort();
+    // Broken off, not ended: the stream's end would say that this was all.
+    assert!(uploading.await.unwrap_err().is_cancelled());
     drop(sender);
     let wrong = loop {
         let refused = put(&mut calls, vec![chunk(CONTENT, Some(0))]).await.unwrap_err();

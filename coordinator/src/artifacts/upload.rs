@@ -83,6 +83,11 @@ impl Artifacts {
 }
 
 impl Upload {
+    /// How many bytes are here, earlier ones included.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Appends a piece.
     ///
     /// # Errors

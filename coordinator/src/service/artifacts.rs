@@ -29,11 +29,17 @@ pub(super) async fn put(artifacts: &Artifacts, mut chunks: Streaming<wire::Artif
     if artifacts.contains(digest).await.map_err(status::artifact)? {
         return Ok(digest);
     }
+    let whole = upload.bytes;
     let mut upload = artifacts.upload(digest, upload.offset).await.map_err(status::artifact)?;
     let mut piece = Some(first.data);
     while let Some(data) = piece {
         upload.write(&data).await.map_err(status::artifact)?;
         piece = next(&mut chunks).await?.map(|chunk| chunk.data);
+    }
+    // A caller that went away looks like one that has said all.
+    if upload.bytes() < whole {
+        let here = upload.bytes();
+        return Err(Status::unavailable(format!("the upload broke off after {here} of {whole} bytes; go on with it")));
     }
     upload.finish().await.map_err(status::artifact)
 }

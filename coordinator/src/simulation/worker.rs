@@ -165,7 +165,8 @@ impl Worker {
         for file in ["config", "weights"] {
             let digest = self
                 .until_stored(|mut client, _| async move {
-                    let upload = Some(wire::Upload { sha256: Digest::of(file).into(), offset: 0 });
+                    let upload =
+                        Some(wire::Upload { sha256: Digest::of(file).into(), offset: 0, bytes: file.len() as u64 });
                     let chunk = wire::ArtifactChunk { data: file.into(), upload };
                     within(client.put_artifact(tokio_stream::iter([chunk]))).await
                 })

@@ -83,7 +83,7 @@ async fn a_pushed_model_is_the_last_source_that_workers_hear_of() {
     let missing = admin.push_model(request("made-up")).await.unwrap_err();
     assert!(missing.message().contains("was not uploaded"), "{missing}");
 
-    let upload = Some(wire::Upload { sha256: digest.into(), offset: 0 });
+    let upload = Some(wire::Upload { sha256: digest.into(), offset: 0, bytes: 7 });
     calls.put_artifact(tokio_stream::iter([wire::ArtifactChunk { data: b"weights".to_vec(), upload }])).await.unwrap();
     let unknown = admin.push_model(request("another")).await.unwrap_err();
     assert!(unknown.message().contains("`made-up`"), "it says which there are: {unknown}");

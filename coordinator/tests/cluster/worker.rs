@@ -290,7 +290,7 @@ pub(crate) async fn upload(mut client: Client, file: Vec<u8>) -> Result<(), Stat
     if stat.complete {
         return Ok(());
     }
-    let upload = Some(wire::Upload { sha256: sha256.clone(), offset: stat.bytes });
+    let upload = Some(wire::Upload { sha256: sha256.clone(), offset: stat.bytes, bytes: file.len() as u64 });
     let mut chunks = vec![wire::ArtifactChunk { data: Vec::new(), upload }];
     let rest = file[stat.bytes as usize..].chunks(10);
     chunks.extend(rest.map(|c| wire::ArtifactChunk { data: c.to_vec(), upload: None }));

@@ -43,7 +43,7 @@ impl Client {
         let (sender, chunks) = mpsc::channel(2);
         let read = async move {
             file.seek(std::io::SeekFrom::Start(offset)).await?;
-            let mut upload = Some(wire::Upload { sha256: digest.to_string(), offset });
+            let mut upload = Some(wire::Upload { sha256: digest.to_string(), offset, bytes });
             let mut sent = offset;
             loop {
                 let mut data = Vec::with_capacity(ARTIFACT_CHUNK);

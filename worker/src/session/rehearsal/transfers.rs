@@ -21,7 +21,7 @@ impl Shared {
 
     pub(super) async fn take(&self, mut chunks: Streaming<wire::ArtifactChunk>) -> Reply<wire::PutArtifactReply> {
         let first = chunks.message().await?.unwrap();
-        let wire::Upload { sha256, offset } = first.upload.clone().unwrap();
+        let wire::Upload { sha256, offset, .. } = first.upload.clone().unwrap();
         let fault = {
             let mut script = self.0.lock().unwrap();
             script.uploads.push(offset);

@@ -8,15 +8,17 @@ MODEL           ?= smollm2-135m
 EXPERIMENT      ?= configs/experiments/quickstart.yaml
 # More options of `influence run`, as in `make demo RUN_FLAGS=--fresh`.
 RUN_FLAGS       ?=
+# More options of the bench, as in `make bench-dispatch BENCH_FLAGS='--rate 2000 --json'`.
+BENCH_FLAGS     ?=
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 INFLUENCE  := $(TARGET_DIR)/debug/influence
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build model test tools fmt lint unit doctest deny clean
+.PHONY: help demo build model test tools fmt lint unit doctest bench-dispatch deny clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build ## Build, fetch the model, run the quickstart experiment, print its table.
 	$(INFLUENCE) model fetch $(MODEL)
@@ -54,6 +56,10 @@ unit: ## Run all tests but doc tests.
 
 doctest: ## Run the examples in the documentation of the library packages.
 	$(CARGO) test --locked --workspace --doc
+
+# The profile `bench` is a release build: it compiles the coordinator and what it needs anew, without candle.
+bench-dispatch: ## Measure the coordinator with 1,000 simulated workers; takes minutes.
+	$(CARGO) bench --locked -p influence-coordinator --bench dispatch -- $(BENCH_FLAGS)
 
 deny: ## Check licences and sources of all dependencies (needs cargo-deny, no network).
 	$(CARGO) deny --offline check bans licenses sources

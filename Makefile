@@ -15,7 +15,10 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 INFLUENCE  := $(TARGET_DIR)/debug/influence
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build model test tools fmt lint unit doctest bench-dispatch deny clean
+# Seeds of `make chaos`: FROM..TO, the last not included.
+SEEDS           ?= 0..100
+
+.PHONY: help demo build model test tools fmt lint unit doctest chaos bench-dispatch deny clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +63,9 @@ doctest: ## Run the examples in the documentation of the library packages.
 # The profile `bench` is a release build: it compiles the coordinator and what it needs anew, without candle.
 bench-dispatch: ## Measure the coordinator with 1,000 simulated workers; takes minutes.
 	$(CARGO) bench --locked -p influence-coordinator --bench dispatch -- $(BENCH_FLAGS)
+
+chaos: ## Kill and stop the processes of a cluster at random moments, for each of SEEDS=0..100.
+	CHAOS_SEEDS=$(SEEDS) $(CARGO) test --locked --package influence --test chaos -- --nocapture
 
 deny: ## Check licences and sources of all dependencies (needs cargo-deny, no network).
 	$(CARGO) deny --offline check bans licenses sources

@@ -1,9 +1,11 @@
 //! The command line, as clap types.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use influence_coordinator::store::StoreAddress;
 
 /// Measures, and reproduces on purpose, how optimising a language model on user feedback teaches it
 /// to influence the user.
@@ -26,6 +28,8 @@ pub(crate) enum Command {
     Coordinator(CoordinatorArguments),
     /// Join a coordinator and take a share of its work.
     Worker(WorkerArguments),
+    /// See and steer a coordinator that is running.
+    Cluster(ClusterArguments),
     /// Check experiments, models files and environment folders; reports every problem.
     Validate(ValidateArguments),
     /// List runs, or show one run's table.
@@ -37,6 +41,9 @@ pub(crate) enum Command {
     Model(ModelCommand),
     /// Train a LoRA adapter on a file of conversations.
     Train(TrainArguments),
+    /// Make the tokens of a cluster.
+    #[command(subcommand)]
+    Token(TokenCommand),
 }
 
 /// Where runs live.
@@ -45,6 +52,10 @@ pub(crate) struct DataArguments {
     /// The folder of the store, the artifacts and the runs' files.
     #[arg(long, env = "INFLUENCE_DATA", default_value = "runs", value_name = "DIR")]
     pub data: PathBuf,
+    /// Where runs are remembered: `redis://HOST:PORT`, or a SQLite file. Default: `influence.sqlite` in
+    /// the data folder.
+    #[arg(long, env = "INFLUENCE_STORE", value_name = "URL", hide_env_values = true)]
+    pub store: Option<StoreAddress>,
 }
 
 /// Where models come from.
@@ -103,19 +114,85 @@ pub(crate) struct CoordinatorArguments {
     pub experiment: ExperimentArguments,
     #[command(flatten)]
     pub data: DataArguments,
-    /// Where workers reach the coordinator. Only loopback addresses, until tokens exist.
+    /// Where workers reach the coordinator. Addresses that other machines can reach need a worker's
+    /// credential, and TLS.
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDR")]
     pub listen: SocketAddr,
+    /// After how many seconds of a leader's silence a standby takes over. Of stores that several
+    /// coordinators share.
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub takeover: u64,
+    #[command(flatten)]
+    pub access: AccessArguments,
+    /// Where datasets, adapters and pushed models are kept: a folder, or s3://BUCKET/PREFIX, for
+    /// which the usual AWS_* variables are read. Default: `artifacts` in the data folder.
+    #[arg(long, value_name = "URL")]
+    pub artifacts: Option<OsString>,
     /// Print the final table as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
+/// What a coordinator asks of its callers.
+#[derive(Debug, Args)]
+pub(crate) struct AccessArguments {
+    /// The folder with worker.token and admin.token, from `influence token create`. Default: the
+    /// variables INFLUENCE_WORKER_TOKEN and INFLUENCE_ADMIN_TOKEN.
+    #[arg(long, value_name = "DIR")]
+    pub tokens: Option<PathBuf>,
+    /// The coordinator's certificate (PEM), with those that it was signed with.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Mutual TLS: nobody connects without a certificate that one of these (PEM) has signed. Such a
+    /// certificate is a worker's credential, in place of the token.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Let tokens travel in plain text between machines. For networks that are to be trusted.
+    #[arg(long)]
+    pub allow_plaintext: bool,
+}
+
+/// What a worker or an admin shows to the coordinator.
+#[derive(Debug, Args)]
+pub(crate) struct CredentialArguments {
+    /// The file with the token. Default: the variable INFLUENCE_WORKER_TOKEN of a worker, INFLUENCE_ADMIN_TOKEN
+    /// of an admin.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates (PEM) that signed the coordinator's. An https:// address needs it.
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// A certificate (PEM) of one's own, for mutual TLS.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Let the token travel in plain text to another machine. For networks that are to be trusted.
+    #[arg(long)]
+    pub allow_plaintext: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Write worker.token and admin.token, which only you can read, unless they are there already.
+    Create {
+        /// The folder for them.
+        #[arg(long, default_value = "tokens", value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArguments {
-    /// The coordinator's address.
-    #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
-    pub coordinator: String,
+    /// The coordinator's address; those of its standbys too, the option repeated.
+    #[arg(long = "coordinator", default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub coordinators: Vec<String>,
+    #[command(flatten)]
+    pub credentials: CredentialArguments,
     /// What the model runs on. This build has `cpu` only.
     #[arg(long, default_value = "cpu")]
     pub device: String,
@@ -128,8 +205,41 @@ pub(crate) struct WorkerArguments {
     /// How long a worker that is asked to stop may go on with what it holds, in seconds.
     #[arg(long, default_value_t = 30)]
     pub grace: u64,
+    /// What adapters and datasets may take in the cache, in GiB. The least recently used go first;
+    /// models are not counted.
+    #[arg(long, default_value_t = 20, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub cache_size: u64,
     #[command(flatten)]
     pub models: ModelArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArguments {
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+    /// The coordinator's address.
+    #[arg(long, global = true, default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub coordinator: String,
+    #[command(flatten)]
+    pub credentials: CredentialArguments,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Show what is being done, and the workers.
+    Status,
+    /// Ask a worker to hand back what it holds and leave.
+    Drain {
+        /// Its id, or its name where no other worker has it.
+        worker: String,
+    },
+    /// Hand out nothing until resumed; what workers hold goes on.
+    Pause,
+    /// Hand out work again.
+    Resume,
 }
 
 #[derive(Debug, Args)]
@@ -187,10 +297,29 @@ pub(crate) enum ModelCommand {
         #[arg(long)]
         print_path: bool,
     },
+    /// Upload a model's files to a coordinator, which gives them to workers that cannot have the
+    /// model elsewhere. The same command goes on where it stopped.
+    Push(PushArguments),
     /// Let a model answer a conversation.
     Generate(GenerateArguments),
     /// Read the probabilities of answers.
     Score(ScoreArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArguments {
+    /// The run's name for the model: one of `models.yaml`.
+    pub name: String,
+    /// The coordinator's address.
+    #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub coordinator: String,
+    #[command(flatten)]
+    pub credentials: CredentialArguments,
+    /// Push these local files (a .gguf file, or a folder of safetensors).
+    #[arg(long, value_name = "NAME=PATH", value_parser = name_and_path)]
+    pub model: Option<(String, PathBuf)>,
+    #[command(flatten)]
+    pub place: ModelsFileArguments,
 }
 
 /// Where models are named and kept.

@@ -3,7 +3,10 @@
 
 mod args;
 mod check;
+mod cluster;
 mod conversation;
+mod coordinate;
+mod credentials;
 mod interrupt;
 mod model;
 mod place;
@@ -48,12 +51,14 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
 async fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(arguments) => run::alone(arguments).await,
-        Command::Coordinator(arguments) => run::coordinator(arguments).await,
+        Command::Coordinator(arguments) => coordinate::coordinator(arguments).await,
         Command::Worker(arguments) => run::worker(arguments).await,
+        Command::Cluster(arguments) => cluster::dispatch(arguments).await,
         Command::Validate(arguments) => check::validate(&arguments),
         Command::Runs(arguments) => stored::runs(arguments).await,
         Command::Episodes(arguments) => stored::episodes(arguments).await,
         Command::Model(command) => model::dispatch(command).await,
         Command::Train(arguments) => train::train(arguments).await,
+        Command::Token(command) => credentials::token(&command),
     }
 }

@@ -1,19 +1,25 @@
-//! `influence model`: list, fetch, generate, score.
+//! `influence model`: list, fetch, push, generate, score.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use comfy_table::{Table, presets};
+use indicatif::HumanBytes;
 use influence_engine::batch::{Engine, EngineOptions, FinishReason, GenerateRequest, ScoreRequest};
 use influence_engine::chat::ChatMessage;
 use influence_engine::sample::{AnswerTree, SamplingOptions};
 use influence_worker::models::{ModelCache, describe};
+use influence_worker::{Push, push_model};
 use serde_json::json;
 
-use crate::args::{GenerateArguments, ModelCommand, ModelsFileArguments, PromptArguments, ScoreArguments};
-use crate::place;
+use crate::args::{
+    GenerateArguments, ModelCommand, ModelsFileArguments, PromptArguments, PushArguments, ScoreArguments,
+};
+use crate::credentials;
+use crate::place::{self, DownloadBar};
 use crate::terminal::{harmless, print};
 
 /// More is no conversation for a model.
@@ -23,6 +29,7 @@ pub(crate) async fn dispatch(command: ModelCommand) -> anyhow::Result<()> {
     match command {
         ModelCommand::List { place, json } => list(&place, json),
         ModelCommand::Fetch { name, place, print_path } => fetch(&name, &place, print_path).await,
+        ModelCommand::Push(arguments) => push(arguments).await,
         ModelCommand::Generate(arguments) => generate(arguments).await,
         ModelCommand::Score(arguments) => score(arguments).await,
     }
@@ -56,6 +63,32 @@ async fn fetch(name: &str, place: &ModelsFileArguments, print_path: bool) -> any
     // Scripts change folders; what they are given must still be there.
     let path = path.canonicalize().with_context(|| format!("{} cannot be resolved", path.display()))?;
     print(&if print_path { format!("{}\n", path.display()) } else { format!("{name} is at {}\n", path.display()) })
+}
+
+async fn push(arguments: PushArguments) -> anyhow::Result<()> {
+    let PushArguments { name, coordinator, credentials, model, place } = arguments;
+    let path = match model {
+        Some((of, path)) if of == name => path,
+        Some((of, _)) => {
+            anyhow::bail!("--model gives files of `{of}`, but `{name}` is to be pushed; name the same model twice")
+        }
+        None => place::fetch(place::named(&name, &place)?, &place).await?,
+    };
+    let bar = Arc::new(DownloadBar::new());
+    let shown = bar.clone();
+    let push = Push {
+        coordinator,
+        credentials: credentials::of_admin(&credentials)?,
+        model: name.clone(),
+        path,
+        cache: ModelCache::new(&place::cache_folder(place.cache.as_deref())?, BTreeMap::new()),
+        on_upload: Arc::new(move |progress| shown.show(&progress)),
+    };
+    let pushed = push_model(push).await;
+    bar.end();
+    let files = pushed?;
+    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    print(&format!("{name} was pushed: {} files, {}\n", files.len(), HumanBytes(bytes)))
 }
 
 /// A model that is ready to answer one conversation.

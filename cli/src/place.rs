@@ -32,16 +32,20 @@ pub(crate) async fn model_path(model: &str, place: &ModelsFileArguments) -> anyh
     if Path::new(model).exists() {
         return Ok(PathBuf::from(model));
     }
-    let models = models(place)?;
-    let Some(spec) = models.get(model) else {
+    fetch(named(model, place)?, place).await
+}
+
+/// The model of this name in `models.yaml`.
+pub(crate) fn named(model: &str, place: &ModelsFileArguments) -> anyhow::Result<ModelSpec> {
+    let mut models = models(place)?;
+    models.remove(model).with_context(|| {
         let known: Vec<_> = models.keys().map(|name| format!("`{name}`")).collect();
-        anyhow::bail!(
-            "there is no model `{model}`: {} names {}, and no file or folder of this name exists",
+        format!(
+            "there is no model `{model}`: {} names {}; a .gguf file or a folder of safetensors does as well",
             place.configs.join("models.yaml").display(),
             known.join(", ")
-        );
-    };
-    fetch(spec.clone(), place).await
+        )
+    })
 }
 
 /// Fetches a model, with a bar on a terminal.

@@ -1,4 +1,4 @@
-//! `influence run`, `influence coordinator`, `influence worker`.
+//! `influence run` and `influence worker`.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -6,56 +6,46 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use influence_coordinator::artifacts::Artifacts;
-use influence_coordinator::config::Experiment;
-use influence_coordinator::store::{SqliteStore, Store};
-use influence_coordinator::{Coordinator, CoordinatorOptions, Leadership, Opened, RunHandle, open_run, summary};
-use influence_proto::RunId;
-use influence_worker::{WorkerError, WorkerOptions};
+use influence_coordinator::access::Access;
+use influence_coordinator::{RunHandle, summary};
+use influence_worker::{CACHE_BYTES, Credentials, WorkerError, WorkerOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{
-    CoordinatorArguments, DataArguments, ExperimentArguments, ModelArguments, RunArguments, WorkerArguments,
-};
+use crate::args::{ModelArguments, RunArguments, WorkerArguments};
+use crate::coordinate::{Door, Open, Waits};
 use crate::place::{DownloadBar, cache_folder};
-use crate::stored::{STORE_FILE, whole};
+use crate::stored::whole;
 use crate::table::table;
 use crate::terminal::print;
-use crate::{interrupt, progress};
+use crate::{credentials, interrupt, progress};
 
 /// What a worker in this process may still do when the run is asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long work waits for workers that outlived an earlier coordinator.
-const RECLAIM: Duration = Duration::from_secs(15);
-/// How long the store waits for a leader that is silent.
-const TAKEOVER: Duration = Duration::from_secs(10);
-/// How long the store may refuse every write, as with a full disk, before the run stops.
-const STORE_PATIENCE: Duration = Duration::from_secs(60);
+/// This run's only worker ends with it, nobody else can lead, and somebody watches.
+const WAITS: Waits =
+    Waits { takeover: Duration::from_secs(10), reclaim: Duration::ZERO, store_patience: Some(Duration::from_secs(60)) };
 
 pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    // Workers of an earlier process ended with it: nobody waits for them.
-    let stop = CancellationToken::new();
-    let begun = begin(&arguments.experiment, &arguments.data, address, Duration::ZERO, &stop).await?;
-    let run = match begun {
-        Begun { run, handle: None } => run,
-        Begun { run, handle: Some(handle) } => {
-            let worker = WorkerOptions {
-                coordinator: format!("http://{}", handle.address),
-                name: "here".to_owned(),
-                slots: arguments.slots,
-                device: "cpu".to_owned(),
-                grace: GRACE,
-                ..worker_options(&arguments.models)?
-            };
-            let worker = tokio::spawn(influence_worker::run(worker, cancel.clone()));
-            both(handle, worker, stop, cancel).await?;
-            run
-        }
-    };
-    conclude(&arguments.data, &run, arguments.json).await
+    // Reached from this machine only, so without credentials.
+    let door = Door { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), access: Access::default() };
+    let open = Open::new(&arguments.experiment, &arguments.data, None).await?;
+    if !open.finished {
+        let stop = CancellationToken::new();
+        let handle = open.start(open.lead(&WAITS).await?, &door, &WAITS, stop.clone()).await?;
+        let worker = WorkerOptions {
+            coordinators: vec![format!("http://{}", handle.address)],
+            name: "here".to_owned(),
+            slots: arguments.slots,
+            device: "cpu".to_owned(),
+            grace: GRACE,
+            ..worker_options(&arguments.models)?
+        };
+        let worker = tokio::spawn(influence_worker::run(worker, cancel.clone()));
+        both(handle, worker, stop, cancel).await?;
+    }
+    conclude(&open, arguments.json).await
 }
 
 /// Waits for the run. When its only worker leaves first, because it was asked to stop or because it
@@ -84,66 +74,15 @@ async fn both(
     Ok(outcome?)
 }
 
-pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
-    let cancel = interrupt::token()?;
-    let begun = begin(&arguments.experiment, &arguments.data, arguments.listen, RECLAIM, &cancel).await?;
-    if let Some(handle) = begun.handle {
-        eprintln!("workers join with: influence worker --coordinator http://{}", handle.address);
-        let bars = tokio::spawn(progress::show(handle.progress.clone()));
-        let outcome = handle.wait().await;
-        bars.await.context("the progress bars broke off")?;
-        outcome?;
-    }
-    conclude(&arguments.data, &begun.run, arguments.json).await
-}
-
-/// A run that was opened; no handle if it is finished.
-struct Begun {
-    run: RunId,
-    handle: Option<RunHandle>,
-}
-
-async fn begin(
-    arguments: &ExperimentArguments,
-    data: &DataArguments,
-    listen: SocketAddr,
-    reclaim: Duration,
-    cancel: &CancellationToken,
-) -> anyhow::Result<Begun> {
-    let experiment = load(arguments)?;
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data.data.join(STORE_FILE))?);
-    let opened = open_run(&*store, &experiment, arguments.fresh).await?;
-    let run = opened.run().clone();
-    match &opened {
-        Opened::New(run) => eprintln!("run {run} begins"),
-        Opened::Resumed(run) => eprintln!("run {run} goes on"),
-        Opened::Finished(run) => {
-            eprintln!("run {run} is finished; --fresh starts over under a new run id");
-            return Ok(Begun { run: run.clone(), handle: None });
-        }
-    }
-    let leader = format!("process {}", std::process::id());
-    let options = CoordinatorOptions {
-        run: run.clone(),
-        leadership: Leadership::take(store.clone(), run.clone(), leader, TAKEOVER).await?,
-        store,
-        artifacts: Artifacts::open(&data.data.join("artifacts")).await?,
-        data: data.data.clone(),
-        listen,
-        reclaim,
-        store_patience: STORE_PATIENCE,
-    };
-    let handle = Coordinator::start(options, experiment, cancel.clone()).await?;
-    Ok(Begun { run, handle: Some(handle) })
-}
-
 pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
     let options = WorkerOptions {
-        coordinator: arguments.coordinator,
+        coordinators: arguments.coordinators,
+        credentials: credentials::of_worker(&arguments.credentials)?,
         name: arguments.name.unwrap_or_else(|| format!("worker-{}", std::process::id())),
         slots: arguments.slots,
         device: arguments.device,
         grace: Duration::from_secs(arguments.grace),
+        cache_bytes: arguments.cache_size << 30,
         ..worker_options(&arguments.models)?
     };
     Ok(influence_worker::run(options, interrupt::token()?).await?)
@@ -152,35 +91,30 @@ pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
 fn worker_options(models: &ModelArguments) -> anyhow::Result<WorkerOptions> {
     let bar = DownloadBar::new();
     Ok(WorkerOptions {
-        coordinator: String::new(),
+        coordinators: Vec::new(),
+        credentials: Credentials::default(),
         name: String::new(),
         slots: 1,
         device: String::new(),
         cache: cache_folder(models.cache.as_deref())?,
+        cache_bytes: CACHE_BYTES,
         models: models.models.iter().cloned().collect::<BTreeMap<_, _>>(),
         grace: GRACE,
         on_download: Some(Arc::new(move |progress| bar.show(&progress))),
     })
 }
 
-fn load(arguments: &ExperimentArguments) -> anyhow::Result<Experiment> {
-    let ExperimentArguments { experiment, set, seed, name, configs, .. } = arguments;
-    let loaded = Experiment::load(experiment, configs.as_deref(), set, *seed, name.as_deref());
-    Ok(loaded?)
-}
-
 /// The table, and where everything is.
-async fn conclude(data: &DataArguments, run: &RunId, as_json: bool) -> anyhow::Result<()> {
-    let file = data.data.join(STORE_FILE);
-    let store = SqliteStore::open(&file)?;
+pub(crate) async fn conclude(open: &Open, as_json: bool) -> anyhow::Result<()> {
+    let (store, run) = (&*open.store, &open.run);
     if as_json {
-        return print(&format!("{:#}\n", whole(&store, &store.run(run).await?).await?));
+        return print(&format!("{:#}\n", whole(store, &store.run(run).await?).await?));
     }
-    let adapters = data.data.join(run.as_str()).join("adapters");
     print(&format!(
-        "{}store:         {}\nadapters:      {}\nconversations: influence episodes {run}\n",
-        table(&summary(&store, run).await?),
-        file.display(),
-        adapters.display(),
+        "{}store:         {}\nadapters:      {}\nconversations: influence episodes {run}{}\n",
+        table(&summary(store, run).await?),
+        open.address,
+        open.data.data.join(run.as_str()).join("adapters").display(),
+        open.data.store.as_ref().map(|url| format!(" --store {url}")).unwrap_or_default(),
     ))
 }

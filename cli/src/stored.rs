@@ -1,6 +1,6 @@
 //! `influence runs` and `influence episodes`: what is stored.
 
-use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -8,39 +8,46 @@ use comfy_table::{Table, presets};
 use indicatif::HumanDuration;
 use influence_coordinator::catalogue::{self, EpisodeView};
 use influence_coordinator::planning::Phase;
-use influence_coordinator::store::{RunRecord, RunStatus, SqliteStore, Store};
+use influence_coordinator::store::{RunRecord, RunStatus, Store, StoreAddress};
 use influence_coordinator::summary;
 use influence_proto::RunId;
 use serde_json::{Value, json};
 
-use crate::args::{EpisodesArguments, RunsArguments};
+use crate::args::{DataArguments, EpisodesArguments, RunsArguments};
 use crate::conversation;
 use crate::table::table;
 use crate::terminal::{figure, harmless, print};
 
 /// The store's file in a data folder.
-pub(crate) const STORE_FILE: &str = "influence.sqlite";
+const STORE_FILE: &str = "influence.sqlite";
 
-/// The store of a data folder that was used before: looking must not make one.
-fn existing(data: &Path) -> anyhow::Result<SqliteStore> {
-    let file = data.join(STORE_FILE);
-    anyhow::ensure!(
-        file.exists(),
-        "there are no runs in {}; `influence run EXPERIMENT.yaml` makes one, `--data DIR` looks elsewhere",
-        data.display()
-    );
-    Ok(SqliteStore::open(&file)?)
+/// Where the arguments say that runs are remembered.
+pub(crate) fn store_address(place: &DataArguments) -> StoreAddress {
+    place.store.clone().unwrap_or_else(|| StoreAddress::Sqlite(place.data.join(STORE_FILE)))
+}
+
+/// A store that was used before: looking must not make one.
+async fn existing(place: &DataArguments) -> anyhow::Result<Arc<dyn Store>> {
+    let address = store_address(place);
+    if let StoreAddress::Sqlite(file) = &address {
+        anyhow::ensure!(
+            file.exists(),
+            "there are no runs in {}; `influence run EXPERIMENT.yaml` makes one, `--data DIR` and `--store URL` look elsewhere",
+            file.display()
+        );
+    }
+    Ok(influence_coordinator::store::open(&address).await?.store)
 }
 
 pub(crate) async fn runs(arguments: RunsArguments) -> anyhow::Result<()> {
-    let store = existing(&arguments.data.data)?;
+    let store = existing(&arguments.data).await?;
     match arguments.run {
-        Some(run) => one_run(&store, &run, arguments.json).await,
-        None => all_runs(&store, arguments.json).await,
+        Some(run) => one_run(&*store, &run, arguments.json).await,
+        None => all_runs(&*store, arguments.json).await,
     }
 }
 
-async fn one_run(store: &SqliteStore, run: &str, as_json: bool) -> anyhow::Result<()> {
+async fn one_run(store: &dyn Store, run: &str, as_json: bool) -> anyhow::Result<()> {
     let run = store.run(&RunId::new(run)?).await?;
     if as_json {
         return print(&format!("{:#}\n", whole(store, &run).await?));
@@ -51,7 +58,7 @@ async fn one_run(store: &SqliteStore, run: &str, as_json: bool) -> anyhow::Resul
 }
 
 /// A run for machines: how it stands, its figures, its resolved experiment.
-pub(crate) async fn whole(store: &SqliteStore, run: &RunRecord) -> anyhow::Result<Value> {
+pub(crate) async fn whole(store: &dyn Store, run: &RunRecord) -> anyhow::Result<Value> {
     let (status, error) = status(&run.status);
     Ok(json!({
         "run": run.id,
@@ -73,7 +80,7 @@ fn status(status: &RunStatus) -> (&'static str, Option<&str>) {
     }
 }
 
-async fn all_runs(store: &SqliteStore, as_json: bool) -> anyhow::Result<()> {
+async fn all_runs(store: &dyn Store, as_json: bool) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
@@ -104,12 +111,12 @@ fn age(created_ms: u64) -> String {
 }
 
 pub(crate) async fn episodes(arguments: EpisodesArguments) -> anyhow::Result<()> {
-    let store = existing(&arguments.data.data)?;
+    let store = existing(&arguments.data).await?;
     let run = RunId::new(arguments.run)?;
     store.run(&run).await?;
     let mut shown = 0;
     let as_json = arguments.json;
-    catalogue::episodes(&store, &run, arguments.iteration, |episode| {
+    catalogue::episodes(&*store, &run, arguments.iteration, |episode| {
         shown += 1;
         if as_json {
             let line = serde_json::to_string(&episode).context("an episode cannot be written as JSON")?;

@@ -127,7 +127,9 @@ fn a_port_in_use_and_a_second_process_are_named() {
     assert!(error.contains(&taken.local_addr().unwrap().port().to_string()), "{error}");
     assert!(error.contains("--listen"), "{error}");
     let error = lab.fail(&["coordinator", EXPERIMENT, "--listen", "0.0.0.0:0"]);
-    assert!(error.contains("loopback"), "{error}");
+    for part in ["0.0.0.0:0", "--tokens", "--listen 127.0.0.1"] {
+        assert!(error.contains(part), "{part} is missing in: {error}");
+    }
 
     let mut first = lab.command(&["coordinator", EXPERIMENT, "--listen", "127.0.0.1:0"]);
     let mut first = first.stderr(Stdio::null()).spawn().unwrap();

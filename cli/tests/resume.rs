@@ -10,36 +10,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::Lab;
+use support::outcome::outcome;
 
 const RUN: [&str; 4] = ["run", "configs/experiments/tiny.yaml", "--slots", "4"];
-
-/// Everything of a run that must not depend on how often it was interrupted: times are left out.
-fn outcome(lab: &Lab) -> BTreeMap<String, Value> {
-    let mut all = BTreeMap::new();
-    for line in lab.succeed(&["episodes", "tiny", "--json"]).lines() {
-        let mut episode: Value = serde_json::from_str(line).unwrap();
-        for turn in episode["turns"].as_array_mut().unwrap() {
-            for call in turn["calls"].as_array_mut().unwrap() {
-                call.as_object_mut().unwrap().remove("milliseconds");
-            }
-        }
-        episode.as_object_mut().unwrap().remove("attempt");
-        let id = episode["spec"]["id"].as_str().unwrap().to_owned();
-        assert!(all.insert(id, episode).is_none(), "an episode is listed twice");
-    }
-    let mut run: Value = serde_json::from_str(&lab.succeed(&["runs", "tiny", "--json"])).unwrap();
-    for iteration in run["iterations"].as_array_mut().unwrap() {
-        iteration.as_object_mut().unwrap().remove("seconds");
-    }
-    all.insert("iterations".into(), run["iterations"].clone());
-    all.insert("status".into(), run["status"].clone());
-    all
-}
 
 fn undisturbed() -> BTreeMap<String, Value> {
     let lab = Lab::new();
     lab.succeed(&RUN);
-    outcome(&lab)
+    outcome(&lab, &[])
 }
 
 /// A seeded sequence of waits; the harness draws it, so a failure repeats with its seed.
@@ -90,7 +68,7 @@ fn ten_kills_change_nothing() {
     }
     // Fewer kills than asked for would test less than the name says.
     assert!(kills >= 5, "the run ended after {kills} kills: lengthen it");
-    let actual = outcome(&lab);
+    let actual = outcome(&lab, &[]);
     assert_eq!(actual.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (key, value) in &expected {
         assert_eq!(&actual[key], value, "{key} differs after {kills} kills");
@@ -101,9 +79,9 @@ fn ten_kills_change_nothing() {
 fn a_finished_run_prints_its_table_and_rolls_out_nothing() {
     let lab = Lab::new();
     let first = lab.succeed(&RUN);
-    let before = outcome(&lab);
+    let before = outcome(&lab, &[]);
     let again = lab.succeed(&RUN);
-    assert_eq!(outcome(&lab), before);
+    assert_eq!(outcome(&lab, &[]), before);
     let table = |text: &str| text.lines().filter(|line| line.contains('│')).map(str::to_owned).collect::<Vec<_>>();
     assert!(!table(&first).is_empty(), "{first}");
     assert_eq!(table(&first), table(&again));

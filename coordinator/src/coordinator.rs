@@ -1,16 +1,21 @@
 //! Everything that carries a run on, as one thing that is started and awaited.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::Stream;
 use influence_proto::RunId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Access;
 use crate::artifacts::Artifacts;
 use crate::config::Experiment;
 use crate::dispatch::{DispatchHandle, DispatchService, Limits};
@@ -22,6 +27,9 @@ use crate::store::{RunStatus, Store, StoreError};
 
 /// How long workers have to leave after they were told that the run is over.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How long to wait before a store that was away is asked again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// What a coordinator works with.
 #[derive(Debug)]
@@ -36,13 +44,17 @@ pub struct CoordinatorOptions {
     pub artifacts: Artifacts,
     /// The folder under which the run has its own.
     pub data: PathBuf,
-    /// Where workers find it: a loopback address; port 0 takes any free one.
+    /// Where workers find it; port 0 takes any free one. Addresses that others can reach need credentials in
+    /// `access`.
     pub listen: SocketAddr,
+    /// Who may call it.
+    pub access: Access,
     /// How long work of an earlier process waits for its holder to come back. Zero where the
     /// workers ended with that process.
     pub reclaim: Duration,
-    /// How long the store may refuse every write, as with a full disk, before the run stops.
-    pub store_patience: Duration,
+    /// How long the store may refuse every write, as with a full disk, before the run stops; none: for
+    /// as long as it takes.
+    pub store_patience: Option<Duration>,
 }
 
 /// Why a run could not be started.
@@ -96,13 +108,30 @@ impl Coordinator {
         experiment: Experiment,
         cancel: CancellationToken,
     ) -> Result<RunHandle, StartError> {
-        let CoordinatorOptions { run, leadership, store, artifacts, data, listen, reclaim, store_patience } = options;
+        let listener = Listener::bind(options.listen, &options.access).await?;
+        let address = listener.address;
+        let handle = Self::start_on(options, experiment, listener.incoming(), cancel).await?;
+        Ok(RunHandle { address, ..handle })
+    }
+
+    /// As [`Coordinator::start`], on connections that come from anywhere.
+    pub(crate) async fn start_on<I, IO>(
+        options: CoordinatorOptions,
+        experiment: Experiment,
+        incoming: I,
+        cancel: CancellationToken,
+    ) -> Result<RunHandle, StartError>
+    where
+        I: Stream<Item = io::Result<(IO, SocketAddr)>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let CoordinatorOptions { run, leadership, store, artifacts, data, listen, access, reclaim, store_patience } =
+            options;
         let folder = RunFolder::new(&data, &run);
         let record = store.run(&run).await?;
         if record.digest != experiment.digest().to_string() {
             return Err(StartError::OtherExperiment(run));
         }
-        let listener = Listener::bind(listen).await?;
         folder.write_experiment(&record.experiment).await?;
         store.set_run_status(&run, RunStatus::Running).await?;
 
@@ -120,9 +149,10 @@ impl Coordinator {
             progress: progress.clone(),
             readers: TaskTracker::new(),
             stop: stop.clone(),
+            since: std::time::Instant::now(),
         };
-        let handle = (listener.address, progress.watch());
-        tracing::info!(%run, address = %listener.address, "carrying on");
+        let watched = progress.watch();
+        tracing::info!(%run, address = %listen, ?access, "carrying on");
         let run = Run {
             run,
             experiment: Arc::new(experiment),
@@ -140,9 +170,9 @@ impl Coordinator {
             // Ended with this task, however it ends.
             let mut servants = JoinSet::new();
             servants.spawn(dispatcher.run(dispatcher_stop.clone()));
-            servants.spawn(serve(listener, service));
+            servants.spawn(serve(incoming, service, access));
             let result = tokio::select! {
-                result = run.carry_on() => result,
+                result = patiently(&run) => result,
                 () = cancel.cancelled() => Err(RunError::Stopped),
                 () = leadership.lost().cancelled() => Err(RunError::Deposed),
             };
@@ -155,8 +185,7 @@ impl Coordinator {
             leadership.resign().await;
             result
         });
-        let (address, progress) = handle;
-        Ok(RunHandle { address, progress, task })
+        Ok(RunHandle { address: listen, progress: watched, task })
     }
 }
 
@@ -165,7 +194,33 @@ fn limits(experiment: &Experiment, reclaim: Duration) -> Limits {
         lease_ms: u64::from(experiment.leases.seconds) * 1000,
         attempts: experiment.attempts,
         reclaim_ms: reclaim.as_millis() as u64,
+        straggler_ms: u64::from(experiment.leases.straggler_seconds) * 1000,
         ..Limits::default()
+    }
+}
+
+/// Carries the run on, and on again after a store that was away is back: every step is derived from
+/// what is stored.
+async fn patiently(run: &Run) -> Result<(), RunError> {
+    let mut away: Option<Instant> = None;
+    loop {
+        let begun = Instant::now();
+        let problem = match run.carry_on().await {
+            Err(RunError::Store(error)) if error.retryable() => error.to_string(),
+            other => return other,
+        };
+        // A failure long after the one before is the first of its own.
+        let since = match away {
+            Some(since) if begun.elapsed() < STORE_RETRY * 10 => since,
+            _ => Instant::now(),
+        };
+        away = Some(since);
+        tracing::warn!(%problem, "the run waits for the store");
+        run.progress.store_says(Some(problem.clone()));
+        if run.store_patience.is_some_and(|patience| since.elapsed() > patience) {
+            return Err(RunError::StoreAway { seconds: since.elapsed().as_secs(), problem });
+        }
+        tokio::time::sleep(STORE_RETRY).await;
     }
 }
 

@@ -90,22 +90,30 @@ impl Drop for Leadership {
     }
 }
 
-/// Keeps the lead until it is lost. A store that is away is asked again: whether another process took
-/// the lead meanwhile, it says itself, and until then it lets this one write nothing.
+/// Keeps the lead until it is lost. A store that is away is asked again for as long as the lead lasts;
+/// after that another process may have it, and workers must be free to go there. Nothing depends on
+/// this clock: the store refuses whatever a former leader writes.
 async fn keep(store: Arc<dyn Store>, run: RunId, leader: String, ttl: Duration, lost: CancellationToken) {
     let mut kept = Instant::now();
     loop {
         tokio::time::sleep(ttl / 3).await;
-        match store.lead(&run, &leader, ttl).await {
-            Ok(()) => kept = Instant::now(),
-            Err(error) if error.retryable() => {
-                tracing::warn!(%run, %error, silent_s = kept.elapsed().as_secs(), "the lead cannot be renewed");
+        let asked = Instant::now();
+        let problem = match tokio::time::timeout(ttl / 3, store.lead(&run, &leader, ttl)).await {
+            Ok(Ok(())) => {
+                kept = asked;
+                continue;
             }
-            Err(error) => {
+            Ok(Err(error)) if !error.retryable() => {
                 tracing::error!(%run, %error, "the lead is lost");
-                lost.cancel();
-                return;
+                return lost.cancel();
             }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the store does not answer".to_owned(),
+        };
+        tracing::warn!(%run, problem, "the lead cannot be renewed");
+        if kept.elapsed() >= ttl {
+            tracing::error!(%run, "the lead has run out");
+            return lost.cancel();
         }
     }
 }

@@ -11,10 +11,12 @@
 //! | [`planning`], [`selection`], [`dataset`] | pure functions: what is rolled out, chosen, trained on |
 //! | [`store`], [`artifacts`] | durable truth; immutable bytes by digest |
 //! | [`dispatch`] | who holds what: a pure state machine and the task that owns it |
+//! | [`access`] | who may call what: roles, tokens, TLS |
 //! | `service` | gRPC: decode, call, encode |
 //! | [`catalogue`] | the read side |
 //! | [`experiment`] | the run itself: every step derived from the store, so it resumes anywhere |
 
+pub mod access;
 pub mod artifacts;
 pub mod catalogue;
 pub mod config;
@@ -28,6 +30,8 @@ pub mod planning;
 mod progress;
 pub mod selection;
 mod service;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 
 pub use coordinator::{Coordinator, CoordinatorOptions, RunHandle, StartError};

@@ -6,6 +6,7 @@
 //! conversation sees, so that worker and dashboard agree without storing it; [`stream`] derives every
 //! random seed.
 
+mod cluster;
 mod convert;
 mod episode;
 mod error;
@@ -13,9 +14,11 @@ mod ids;
 mod model;
 pub mod prompts;
 pub mod stream;
+mod token;
 mod training;
 mod work;
 
+pub use cluster::{ClusterStatus, Standing, WorkerStanding};
 pub use episode::{
     ALTERNATIVE_ENTRY, AgentReply, AssessorRole, Call, EnvironmentReply, EpisodeSpec, GeneratorRole, Message, Role,
     Sampling, Score, ScoreOutcome, Scoring, Speaker, State, StateMachine, TransitionOutcome, Turn,
@@ -23,6 +26,7 @@ pub use episode::{
 pub use error::InvalidMessage;
 pub use ids::{Digest, EpisodeId, RunId, WorkId, WorkerId};
 pub use model::{LoadedModel, ModelSource, ModelSpec, PushedFile};
+pub use token::{BEARER, InvalidToken, Token};
 pub use training::{
     AdapterRef, Algorithm, LoraSpec, OptimiserSpec, RowMessage, TrainingReport, TrainingRow, TrainingSpec,
 };

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use influence_proto::prompts::{self, ChatRole};
 use influence_proto::{
-    AdapterRef, AgentReply, Algorithm, AssessorRole, Call, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure,
-    GeneratorRole, InvalidMessage, Lease, LoraSpec, Message, ModelSource, ModelSpec, OptimiserSpec, Outcome, Role,
-    Sampling, Score, Scoring, Speaker, State, StateMachine, TrainingReport, TrainingRow, TrainingSpec,
-    TransitionOutcome, Turn, Work, WorkId, wire,
+    AdapterRef, AgentReply, Algorithm, AssessorRole, Call, ClusterStatus, Digest, EnvironmentReply, EpisodeId,
+    EpisodeSpec, Failure, GeneratorRole, InvalidMessage, Lease, LoraSpec, Message, ModelSource, ModelSpec,
+    OptimiserSpec, Outcome, Role, RunId, Sampling, Score, Scoring, Speaker, Standing, State, StateMachine,
+    TrainingReport, TrainingRow, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerStanding, wire,
 };
 
 fn message(speaker: Speaker, content: &str) -> Message {
@@ -153,6 +153,42 @@ fn outcomes_and_models_come_back_as_they_were() {
         ],
     };
     assert_eq!(ModelSpec::try_from(wire::Model::from(model.clone())).unwrap(), model);
+}
+
+#[test]
+fn the_standing_of_a_cluster_comes_back_as_it_was() {
+    let worker = WorkerStanding {
+        id: WorkerId::new("gpu-1").unwrap(),
+        device: "cuda:0".into(),
+        version: "0.1".into(),
+        connected: true,
+        draining: false,
+        can_train: true,
+        credits: 1,
+        held: 2,
+        duplicates: 3,
+        stalled: 4,
+        turns: 5,
+        silent_ms: 6,
+    };
+    let other = WorkerStanding { connected: false, draining: true, can_train: false, ..worker.clone() };
+    let status = ClusterStatus {
+        run: RunId::new("demo").unwrap(),
+        phase: "rollout 3".into(),
+        episodes_total: 7,
+        episodes_done: 8,
+        episodes_failed: 9,
+        turns: 10,
+        uptime_ms: 11,
+        store_problem: Some("full".into()),
+        version: "0.2".into(),
+        standing: Standing { paused: true, pending: 12, leased: 13, workers: vec![worker, other] },
+    };
+    let mut wire = wire::StatusReply::from(status.clone());
+    assert_eq!(ClusterStatus::try_from(wire.clone()), Ok(status));
+    wire.workers[1].id = "a b".into();
+    let refused = ClusterStatus::try_from(wire).unwrap_err();
+    assert_eq!(refused.field, "workers[1].worker_id");
 }
 
 #[test]

@@ -7,6 +7,11 @@ use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+pub(crate) mod acknowledged;
+pub(crate) mod outcome;
+pub(crate) mod processes;
+pub(crate) mod servers;
+
 #[path = "../../../engine/tests/tiny/mod.rs"]
 mod tiny;
 

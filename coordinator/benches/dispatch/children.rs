@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use crate::options::Options;
+use crate::redis::Redis;
 use crate::report::Measured;
+use crate::setting;
 
 /// First arguments of this program as a child.
 pub(crate) const COORDINATOR: &str = "run-coordinator";
@@ -13,9 +15,17 @@ pub(crate) const SIMULATOR: &str = "run-simulator";
 
 /// Runs both to their ends. Also returns how the coordinator says that its run ended.
 pub(crate) fn measure(options: &Options, folder: &Path) -> (Measured, String) {
-    let (mut coordinator, mut said) = start(options, &[COORDINATOR], &[&folder.display().to_string()]);
+    let redis = Redis::of(options.store, folder);
+    let file = setting::data(folder).join("influence.sqlite").display().to_string();
+    let store = redis.as_ref().map_or(file, Redis::url);
+    let (mut coordinator, mut said) = start(&[COORDINATOR, &store, &folder.display().to_string()]);
     let address = line(&mut said);
-    let (mut simulator, mut figures) = start(options, &[SIMULATOR], &[&address, &coordinator.id().to_string()]);
+    let options = serde_json::to_string(options).expect("options");
+    let pid = coordinator.id().to_string();
+    let store_pid = redis.as_ref().map_or_else(String::new, |redis| redis.pid().to_string());
+    let mut args = vec![SIMULATOR, &options, &address, &pid];
+    args.extend((!store_pid.is_empty()).then_some(store_pid.as_str()));
+    let (mut simulator, mut figures) = start(&args);
     let measured = line(&mut figures);
     assert!(simulator.wait().expect("it was started").success(), "the simulator failed");
     let measured: Measured = serde_json::from_str(&measured).expect("the simulator's figures");
@@ -26,11 +36,9 @@ pub(crate) fn measure(options: &Options, folder: &Path) -> (Measured, String) {
     (measured, ended)
 }
 
-fn start(options: &Options, role: &[&str], rest: &[&str]) -> (Child, BufReader<ChildStdout>) {
+fn start(args: &[&str]) -> (Child, BufReader<ChildStdout>) {
     let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args(role)
-        .arg(serde_json::to_string(options).expect("options"))
-        .args(rest)
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -9,6 +9,7 @@ mod children;
 mod coordinator;
 mod options;
 mod process;
+mod redis;
 mod report;
 mod setting;
 mod simulator;
@@ -19,11 +20,12 @@ use options::Options;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let json = |text: &String| -> Options { serde_json::from_str(text).expect("the parent wrote it") };
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [children::COORDINATOR, _, folder] => coordinator::run(&json(&args[1]), Path::new(folder)),
-        [children::SIMULATOR, _, address, pid] => {
-            simulator::run(json(&args[1]), address.parse().expect("an address"), pid.parse().expect("a process"));
+        [children::COORDINATOR, store, folder] => coordinator::run(store, Path::new(folder)),
+        [children::SIMULATOR, options, address, pids @ ..] => {
+            let options: Options = serde_json::from_str(options).expect("the parent wrote it");
+            let pids: Vec<u32> = pids.iter().map(|pid| pid.parse().expect("a process")).collect();
+            simulator::run(options, address.parse().expect("an address"), &pids);
         }
         _ => match Options::parse(&args) {
             Ok(options) => measure(&options),

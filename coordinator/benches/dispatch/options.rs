@@ -9,7 +9,7 @@ pub(crate) const SIBLINGS: u32 = 10;
 pub(crate) const ENVIRONMENTS: u32 = 10;
 
 const USAGE: &str = "options: --workers N --slots N --episodes N --iterations N --turns N --bytes N --rate EPISODES_PER_S \
-                     --store sqlite --seconds LIMIT --folder FOLDER --json";
+                     --store sqlite|redis|redis-everysec --seconds LIMIT --folder FOLDER --json";
 
 /// How much of what, and where.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,10 +38,14 @@ pub(crate) struct Options {
 
 /// Where the coordinator remembers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum StoreKind {
     /// One file, `synchronous=FULL`.
     Sqlite,
+    /// A `redis-server` of its own, with `appendonly yes` and `appendfsync always`.
+    Redis,
+    /// The same with `appendfsync everysec`, which may lose a second of acknowledged work.
+    RedisEverysec,
 }
 
 impl Options {
@@ -86,8 +90,14 @@ impl Options {
             "--rate" => self.rate = f64::from(number()?),
             "--seconds" => self.seconds = number()?.into(),
             "--folder" => self.folder = value.into(),
-            "--store" if value == "sqlite" => self.store = StoreKind::Sqlite,
-            "--store" => return Err(format!("--store is `sqlite`, but is `{value}`")),
+            "--store" => {
+                self.store = match value {
+                    "sqlite" => StoreKind::Sqlite,
+                    "redis" => StoreKind::Redis,
+                    "redis-everysec" => StoreKind::RedisEverysec,
+                    _ => return Err(format!("there is no store `{value}`; {USAGE}")),
+                }
+            }
             _ => return Err(format!("there is no option {name}; {USAGE}")),
         }
         Ok(())

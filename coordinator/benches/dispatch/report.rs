@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::options::Options;
+use crate::options::{Options, StoreKind};
 use crate::simulator::figures::Figures;
 use crate::simulator::watch::Sample;
 
@@ -37,6 +37,10 @@ impl Stretch<'_> {
         (self.1.cpu_ms - self.0.cpu_ms) / self.episodes()
     }
 
+    fn store_cpu_ms(&self) -> f64 {
+        (self.1.store_cpu_ms - self.0.store_cpu_ms) / self.episodes()
+    }
+
     fn written_kib(&self) -> f64 {
         (self.1.written - self.0.written) / self.episodes() / 1024.0
     }
@@ -66,7 +70,7 @@ impl Measured {
 pub(crate) fn json(options: &Options, measured: &Measured, ended: &str) -> Value {
     let stretch = |s: &Stretch<'_>| {
         json!({
-            "cpu_ms_per_episode": s.cpu_ms(), "episodes_per_second": s.per_second(), "cores": s.cores(),
+            "cpu_ms_per_episode": s.cpu_ms(), "store_cpu_ms_per_episode": s.store_cpu_ms(), "episodes_per_second": s.per_second(), "cores": s.cores(),
             "written_kib_per_episode": s.written_kib(), "seconds": s.1.seconds - s.0.seconds,
         })
     };
@@ -78,7 +82,7 @@ pub(crate) fn json(options: &Options, measured: &Measured, ended: &str) -> Value
         "middle": stretch(&measured.middle()),
         "memory_mib": {
             "start": measured.samples[0].memory_mib, "tenth": measured.at(0.1).memory_mib,
-            "half": measured.at(0.5).memory_mib, "end": measured.at(1.0).memory_mib, "peak": measured.peak_mib,
+            "half": measured.at(0.5).memory_mib, "end": measured.at(1.0).memory_mib, "peak": measured.peak_mib, "store_end": measured.at(1.0).store_memory_mib,
         },
         "figures": measured.figures.json(),
         "others_cores": measured.others,
@@ -106,6 +110,10 @@ pub(crate) fn print(options: &Options, measured: &Measured, ended: &str) {
     let row = |name: &str, value: String| println!("  {name:<58} {value}");
     row("coordinator CPU per episode, whole run", format!("{:.3} ms", whole.cpu_ms()));
     row("coordinator CPU per episode, from 10% to 80%", format!("{:.3} ms", middle.cpu_ms()));
+    if options.store != StoreKind::Sqlite {
+        let memory = measured.at(1.0).store_memory_mib;
+        row("Redis: CPU per episode, memory at the end", format!("{:.3} ms, {memory:.0} MiB", whole.store_cpu_ms()));
+    }
     row("episodes per second, whole run", format!("{:.0}", whole.per_second()));
     row("episodes per second, from 10% to 80%", format!("{:.0}", middle.per_second()));
     let at = |share| measured.at(share).memory_mib;

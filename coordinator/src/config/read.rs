@@ -375,7 +375,10 @@ fn evaluation_points(section: &Section<'_>, item: &Value, iterations: u32) -> Ve
 }
 
 pub(super) fn leases(mut section: Section<'_>) -> LeaseSettings {
-    let leases = LeaseSettings { seconds: section.integer("seconds", 1..=86_400, 30) };
+    let leases = LeaseSettings {
+        seconds: section.integer("seconds", 1..=86_400, 30),
+        straggler_seconds: section.integer("straggler_seconds", 1..=86_400, 60),
+    };
     section.finish();
     leases
 }

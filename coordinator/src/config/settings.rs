@@ -211,9 +211,12 @@ pub struct EvaluationSettings {
     pub after: BTreeSet<u32>,
 }
 
-/// How long a worker may be silent.
+/// How long a worker may be silent, or slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LeaseSettings {
     /// A lease that is not renewed for this long expires.
     pub seconds: u32,
+    /// An episode that takes this long, and twice as long as others, may be given to a second worker
+    /// too once there is nothing else to give.
+    pub straggler_seconds: u32,
 }

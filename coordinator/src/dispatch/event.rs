@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use influence_proto::{Failure, HeldLease, WorkId, WorkerId};
 
 /// What happens to the dispatcher. Times come with the call, in milliseconds on any steady clock.
@@ -9,6 +11,10 @@ pub enum Event {
     Joined {
         /// Its id, the same for the same incarnation.
         worker: WorkerId,
+        /// Its release.
+        version: String,
+        /// What it computes on.
+        device: String,
         /// Takes training jobs.
         can_train: bool,
     },
@@ -19,8 +25,10 @@ pub enum Event {
     Disconnected(WorkerId),
     /// How many more episodes the worker takes now.
     Credits(WorkerId, u32),
-    /// The worker wants no more.
+    /// The worker wants no more, or shall get no more.
     Draining(WorkerId),
+    /// From now on nothing is granted, or it is again.
+    Paused(bool),
     /// The worker is alive and holds these.
     Renewed(WorkerId, Vec<HeldLease>),
     /// A turn of this attempt was stored.
@@ -32,7 +40,7 @@ pub enum Event {
         /// By which attempt.
         attempt: u32,
     },
-    /// The end of this attempt was stored.
+    /// The store accepted this attempt's result as the work's.
     Finished {
         /// Which work.
         work: WorkId,
@@ -87,9 +95,9 @@ pub enum Kind {
     /// Any worker with a credit.
     Episode {
         /// Class and environment: episodes that share prompts.
-        environment: String,
+        environment: Arc<str>,
         /// The initial state within it: siblings, which share the opening too.
-        initial_state: String,
+        initial_state: Arc<str>,
     },
     /// A worker that trains, one job at a time. It costs no credit.
     Training,
@@ -106,6 +114,8 @@ pub enum Effect {
         work: WorkId,
         /// Its new attempt.
         attempt: u32,
+        /// The live attempt that it does not replace but runs beside.
+        beside: Option<u32>,
     },
     /// Tell the worker that it no longer holds this.
     Revoke {
@@ -124,7 +134,7 @@ pub enum Effect {
     Exhausted {
         /// Which work.
         work: WorkId,
-        /// The last attempt.
+        /// The attempt that was lost last.
         attempt: u32,
         /// What went wrong with it.
         error: String,
@@ -145,6 +155,9 @@ pub struct Limits {
     pub reclaim_ms: u64,
     /// A failed attempt is followed by the next one after this long.
     pub retry_ms: u64,
+    /// An episode that is held for so long, and for twice as long as others took, may be given to a
+    /// second worker too, once nothing else is left to give.
+    pub straggler_ms: u64,
     /// Started attempts that may be lost or fail, 1 or more.
     pub attempts: u32,
 }
@@ -157,6 +170,7 @@ impl Default for Limits {
             stall_ms: 30 * 60_000,
             reclaim_ms: 15_000,
             retry_ms: 500,
+            straggler_ms: 60_000,
             attempts: 3,
         }
     }

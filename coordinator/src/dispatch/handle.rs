@@ -1,6 +1,6 @@
 //! What the rest of the coordinator calls.
 
-use influence_proto::{Failure, HeldLease, Join, Lease, TrainingProgress, WorkId, WorkerId};
+use influence_proto::{Failure, HeldLease, Join, Lease, Standing, TrainingProgress, WorkId, WorkerId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::{Event, Task};
@@ -19,6 +19,8 @@ pub enum SessionEvent {
         /// Why.
         reason: String,
     },
+    /// Somebody wants it to drain and leave; the run goes on.
+    Drain(String),
     /// The run is over.
     Goodbye(String),
 }
@@ -58,6 +60,22 @@ pub enum DispatchError {
     /// The worker never joined, or was gone for so long that it was forgotten.
     #[error("worker `{0}` is not known here; it must join (again)")]
     UnknownWorker(String),
+    /// Somebody means a worker that is not there.
+    #[error("there is no worker `{asked}`; {known}")]
+    NoSuchWorker {
+        /// The id or name that was given, without what could upset a terminal.
+        asked: String,
+        /// Which there are.
+        known: String,
+    },
+    /// A name alone does not say which worker is meant.
+    #[error("several workers are named `{name}`: {ids}; give the id of one")]
+    SeveralWorkers {
+        /// The name that was given.
+        name: String,
+        /// Their ids.
+        ids: String,
+    },
     /// The dispatcher has stopped.
     #[error("the coordinator is stopping")]
     Closed,
@@ -71,6 +89,8 @@ pub(super) enum Request {
     Renew { worker: WorkerId, held: Vec<HeldLease>, reply: oneshot::Sender<Result<Vec<SessionEvent>, DispatchError>> },
     Submit { batch: Vec<Task>, reply: oneshot::Sender<watch::Receiver<Batch>> },
     Training { worker: WorkerId, progress: TrainingProgress },
+    Standing { reply: oneshot::Sender<Standing> },
+    Drain { worker: String, reply: oneshot::Sender<Result<WorkerId, DispatchError>> },
     Tell(Event),
     Goodbye(String),
 }
@@ -152,6 +172,27 @@ impl DispatchHandle {
     /// counts start anew with each.
     pub async fn submit(&self, batch: Vec<Task>) -> Result<watch::Receiver<Batch>, DispatchError> {
         self.ask(|reply| Request::Submit { batch, reply }).await
+    }
+
+    /// How the handing out of work stands.
+    pub async fn standing(&self) -> Result<Standing, DispatchError> {
+        self.ask(|reply| Request::Standing { reply }).await
+    }
+
+    /// From now on nothing is handed out. What is held goes on.
+    pub async fn pause(&self) -> Result<(), DispatchError> {
+        self.send(Request::Tell(Event::Paused(true))).await
+    }
+
+    /// Work is handed out again.
+    pub async fn resume(&self) -> Result<(), DispatchError> {
+        self.send(Request::Tell(Event::Paused(false))).await
+    }
+
+    /// Asks one worker to drain and leave. It is given by its id, or by its name if no other has it.
+    pub async fn drain_worker(&self, worker: impl Into<String>) -> Result<WorkerId, DispatchError> {
+        let worker = worker.into();
+        self.ask(|reply| Request::Drain { worker, reply }).await?
     }
 
     /// Tells all workers that the run is over, and ends their streams.

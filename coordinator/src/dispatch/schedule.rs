@@ -1,87 +1,93 @@
 //! Who gets what. In plan order; to the least loaded worker, but with a little room for affinity:
-//! siblings, and then episodes of one environment, share what a worker's prefix cache holds.
-
-use std::cmp::Reverse;
-
-use influence_proto::{WorkId, WorkerId};
+//! siblings, and then episodes of one environment, share what a worker's prefix cache holds. Near the
+//! end of a batch, when workers stand idle, the episodes that take longest get a second one.
 
 use super::event::{Effect, Kind};
-use super::state::{Dispatch, Held, Worker};
-
-/// A worker may hold this many episodes more than the least loaded one and still be preferred for
-/// what it has cached. Beyond it load wins.
-const SLACK: usize = 2;
+use super::item::{Held, Place};
+use super::rules::Rule;
+use super::state::Dispatch;
+use super::worker::Seat;
 
 impl Dispatch {
+    /// Grants what can be granted.
     pub(super) fn schedule(&mut self, now: u64, effects: &mut Vec<Effect>) {
-        let mut skipped = Vec::new();
-        while self.trainings > 0 || self.workers.values().any(Worker::has_room) {
-            let Some((position, work)) = self.pending.pop_first() else { break };
-            let ready = self.items.get(&work).is_some_and(|item| item.not_before <= now);
-            match ready.then(|| self.choose(&work)).flatten() {
-                Some(worker) => self.grant(worker, work, now, effects),
-                None => skipped.push((position, work)),
+        if self.paused && self.keeps(Rule::Paused) {
+            return;
+        }
+        self.episodes.ripen(now);
+        self.trainings.ripen(now);
+        while let Some(place) = self.trainings.first()
+            && let Some(seat) = self.index.trainer()
+        {
+            self.grant(seat, place, None, now, effects);
+        }
+        while let Some(place) = self.episodes.first()
+            && let Some(item) = self.items.get(&place)
+            && let Some(seat) = self.index.nearest(&item.kind, &self.workers)
+        {
+            self.grant(seat, place, None, now, effects);
+        }
+    }
+
+    /// Gives stragglers to a second worker. Only what [`Dispatch::schedule`] left over is used.
+    pub(super) fn duplicate(&mut self, now: u64, effects: &mut Vec<Effect>) {
+        if (self.paused && self.keeps(Rule::Paused)) || self.episodes.first().is_some() {
+            return;
+        }
+        let longest = self.limits.straggler_ms.max(2 * self.mean_ms());
+        let Some(before) = now.checked_sub(longest) else { return };
+        let late: Vec<Place> = self.lone.range(..(before, 0)).map(|(_, place)| *place).collect();
+        for place in late {
+            if !self.index.has_room() {
+                return;
+            }
+            let Some(item) = self.items.get(&place) else { continue };
+            if now < item.not_before || item.losses >= self.limits.attempts {
+                continue;
+            }
+            let once = self.keeps(Rule::OncePerWorker);
+            let beside = item.leases.first().map(|lease| lease.attempt);
+            if let Some(seat) = self.index.least(|seat| !(once && item.held_by(seat))) {
+                self.grant(seat, place, beside, now, effects);
             }
         }
-        self.pending.extend(skipped);
     }
 
-    fn choose(&self, work: &WorkId) -> Option<WorkerId> {
-        let kind = &self.items.get(work)?.kind;
-        let fits = |w: &Worker| match kind {
-            Kind::Episode { .. } => w.has_room(),
-            Kind::Training => w.may_train() && !w.held.iter().any(|h| self.is_training(h)),
-        };
-        let least = self.workers.values().filter(|w| fits(w)).map(|w| w.held.len()).min()?;
-        self.workers
-            .iter()
-            .filter(|(_, w)| fits(w) && w.held.len() <= least + SLACK)
-            .max_by_key(|(id, w)| (self.affinity(w, kind), Reverse(w.held.len()), Reverse(*id)))
-            .map(|(id, _)| id.clone())
+    /// How long a finished episode of this batch was held by the worker that finished it.
+    fn mean_ms(&self) -> u64 {
+        let (episodes, all_ms) = self.finished;
+        all_ms.checked_div(episodes).unwrap_or(0)
     }
 
-    fn is_training(&self, work: &WorkId) -> bool {
-        self.items.get(work).is_some_and(|item| item.kind == Kind::Training)
-    }
-
-    /// 2 for a worker that holds a sibling, 1 for one that holds an episode of the environment.
-    fn affinity(&self, worker: &Worker, wanted: &Kind) -> u8 {
-        let Kind::Episode { environment, initial_state } = wanted else { return 0 };
-        let near = |work: &WorkId| match self.items.get(work).map(|item| &item.kind) {
-            Some(Kind::Episode { environment: e, initial_state: s }) if e == environment => {
-                1 + u8::from(s == initial_state)
-            }
-            _ => 0,
-        };
-        worker.held.iter().map(near).max().unwrap_or(0)
-    }
-
-    fn grant(&mut self, worker: WorkerId, work: WorkId, now: u64, effects: &mut Vec<Effect>) {
-        let (Some(item), Some(holder)) = (self.items.get_mut(&work), self.workers.get_mut(&worker)) else { return };
+    fn grant(&mut self, seat: Seat, place: Place, beside: Option<u32>, now: u64, effects: &mut Vec<Effect>) {
+        let Some(worker) = self.workers.get(&seat).map(|w| w.id.clone()) else { return };
+        let Some(item) = self.items.get_mut(&place) else { return };
+        if item.leases.is_empty() {
+            let queue = if item.kind == Kind::Training { &mut self.trainings } else { &mut self.episodes };
+            queue.remove(place, item.not_before);
+        }
         item.attempt += 1;
+        item.partner = beside;
         item.suspect = false;
         item.barred = false;
-        item.lease = Some(Held {
-            worker: worker.clone(),
-            expires: now + self.limits.lease_ms,
-            progress: 0,
-            progressed: now,
-            started: false,
-        });
-        holder.held.insert(work.clone());
-        if item.kind != Kind::Training {
-            holder.credits -= 1;
+        let lease = Held::new(seat, item.attempt, now, self.limits.lease_ms);
+        self.deadlines.insert((lease.due, place, lease.attempt));
+        item.leases.push(lease);
+        effects.push(Effect::Grant { worker, work: (*item.work).clone(), attempt: item.attempt, beside });
+        self.hold(seat, place, true);
+        self.relist(place);
+    }
+
+    /// Keeps the list of episodes of which one attempt runs, by the time since when it does.
+    pub(super) fn relist(&mut self, place: Place) {
+        let Some(item) = self.items.get_mut(&place) else { return };
+        let lone = match item.leases.as_slice() {
+            [lease] if lease.started && item.kind != Kind::Training => Some(lease.granted),
+            _ => None,
+        };
+        if let Some(since) = std::mem::replace(&mut item.lone, lone) {
+            self.lone.remove(&(since, place));
         }
-        effects.push(Effect::Grant { worker, work, attempt: item.attempt });
-    }
-}
-
-impl Worker {
-    fn has_room(&self) -> bool {
-        self.connected && !self.draining && self.credits > 0 && self.held.len() < self.peak as usize
-    }
-
-    fn may_train(&self) -> bool {
-        self.connected && !self.draining && self.can_train
+        self.lone.extend(lone.map(|since| (since, place)));
     }
 }

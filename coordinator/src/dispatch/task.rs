@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use influence_proto::{Failure, Join, Lease, RunId, Work, WorkId, WorkerId};
+use influence_proto::{Failure, HeldLease, Join, Lease, RunId, Work, WorkId, WorkerId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,8 @@ const SESSION_QUEUE: usize = 4096;
 const TICK: Duration = Duration::from_millis(250);
 /// How long to wait before a store that failed is asked again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// What a worker is told that somebody wants to leave.
+const DRAIN: &str = "an administrator asked for it";
 
 /// The dispatcher of one run: made with its handle, carried by [`DispatchService::run`].
 #[derive(Debug)]
@@ -50,8 +52,15 @@ type Writes = FuturesUnordered<BoxFuture<'static, Written>>;
 
 /// An answer of the store.
 enum Written {
-    Attempt { worker: WorkerId, work: WorkId, attempt: u32, stored: Result<Work, StoreError> },
+    Attempt { worker: WorkerId, lease: Granted, stored: Result<Work, StoreError> },
     Failure { work: WorkId, attempt: u32, error: String, stored: Result<(), StoreError> },
+}
+
+/// A lease that is being written down.
+struct Granted {
+    work: WorkId,
+    attempt: u32,
+    beside: Option<u32>,
 }
 
 impl DispatchService {
@@ -142,6 +151,12 @@ impl DispatchService {
                     self.progress.change(|p| p.training = Some(TrainingNow { step, steps, loss }));
                 }
             }
+            Request::Standing { reply } => {
+                let _ = reply.send(self.machine.standing(self.now()));
+            }
+            Request::Drain { worker, reply } => {
+                let _ = reply.send(self.drain(&worker));
+            }
             Request::Tell(event) => self.apply(event),
             Request::Goodbye(reason) => {
                 for (_, (_, session)) in self.sessions.drain() {
@@ -158,7 +173,8 @@ impl DispatchService {
         let id = format!("{}-{:016x}", if name.is_empty() { "worker" } else { &name }, join.incarnation);
         #[expect(clippy::expect_used, reason = "at most 81 letters, digits, `-`, `_` and `.`, made the line above")]
         let worker = WorkerId::new(id).expect("a plain name");
-        self.apply(Event::Joined { worker: worker.clone(), can_train: join.can_train });
+        let (version, device) = (shown(&join.version), shown(&join.device));
+        self.apply(Event::Joined { worker: worker.clone(), version, device, can_train: join.can_train });
         tracing::info!(%worker, version = join.version, device = join.device, can_train = join.can_train, "worker joined");
         worker
     }
@@ -173,17 +189,26 @@ impl DispatchService {
             let _ = sender.try_send(SessionEvent::Goodbye(reason.clone()));
             return Ok(Session { events, generation: self.generations });
         }
+        if self.machine.is_draining(&worker) {
+            // It may not have heard it.
+            let _ = sender.try_send(SessionEvent::Drain(DRAIN.to_owned()));
+        }
         self.sessions.insert(worker.clone(), (self.generations, sender));
         tracing::info!(%worker, "session open");
         self.apply(Event::Connected(worker));
         Ok(Session { events, generation: self.generations })
     }
 
-    fn renew(
-        &mut self,
-        worker: WorkerId,
-        held: Vec<influence_proto::HeldLease>,
-    ) -> Result<Vec<SessionEvent>, DispatchError> {
+    fn drain(&mut self, asked: &str) -> Result<WorkerId, DispatchError> {
+        let worker = self.machine.find(asked)?;
+        tracing::info!(%worker, "asked to drain");
+        self.apply(Event::Draining(worker.clone()));
+        // One that is away hears it when it comes back.
+        self.tell(&worker, SessionEvent::Drain(DRAIN.to_owned()));
+        Ok(worker)
+    }
+
+    fn renew(&mut self, worker: WorkerId, held: Vec<HeldLease>) -> Result<Vec<SessionEvent>, DispatchError> {
         if !self.machine.knows(&worker) {
             return Err(DispatchError::UnknownWorker(worker.to_string()));
         }
@@ -201,11 +226,14 @@ impl DispatchService {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Grant { worker, work, attempt } => {
+            Effect::Grant { worker, work, attempt, beside } => {
+                if let Some(other) = beside {
+                    tracing::info!(%worker, %work, attempt, other, "a straggler gets a second worker");
+                }
                 let (store, run) = (self.store.clone(), self.run.clone());
                 self.writes.push(Box::pin(async move {
-                    let stored = store.start_attempt(&run, &work, attempt, None).await;
-                    Written::Attempt { worker, work, attempt, stored }
+                    let stored = store.start_attempt(&run, &work, attempt, beside).await;
+                    Written::Attempt { worker, lease: Granted { work, attempt, beside }, stored }
                 }));
             }
             Effect::Revoke { worker, work, attempt, reason } => {
@@ -231,28 +259,14 @@ impl DispatchService {
 
     fn written(&mut self, written: Written) {
         match written {
-            Written::Attempt { worker, work, attempt, stored } => match stored {
-                Ok(payload) => self.send_lease(worker, work, attempt, payload),
-                Err(StoreError::AlreadyFinished { .. }) => self.apply(Event::AlreadyFinished(work)),
-                Err(error) if error.retryable() => {
-                    tracing::warn!(%work, %error, "the lease waits for the store");
-                    self.apply(Event::GrantLost { work, attempt, stored: attempt });
-                }
-                Err(StoreError::Fenced { current, .. }) => {
-                    self.apply(Event::GrantLost { work, attempt, stored: current });
-                }
-                Err(error) => {
-                    let failure = Failure { retryable: false, message: error.to_string() };
-                    self.apply(Event::Failed { work, attempt, failure });
-                }
-            },
+            Written::Attempt { worker, lease, stored } => self.attempt_written(worker, lease, stored),
             Written::Failure { work, attempt, error, stored } => match stored {
                 Ok(()) => self.batch.send_modify(|b| {
                     b.failed += 1;
                     b.last_error = Some(error);
                 }),
                 Err(StoreError::AlreadyFinished { .. }) => self.batch.send_modify(|b| b.finished += 1),
-                Err(refused) if refused.retryable() => self.write_failure(work, attempt, error, STORE_RETRY),
+                Err(refused) if refused.is_no_answer() => self.write_failure(work, attempt, error, STORE_RETRY),
                 Err(refused) => {
                     tracing::error!(%work, attempt, %refused, "a failure was not stored");
                     self.batch.send_modify(|b| {
@@ -261,6 +275,26 @@ impl DispatchService {
                     });
                 }
             },
+        }
+    }
+
+    fn attempt_written(&mut self, worker: WorkerId, lease: Granted, stored: Result<Work, StoreError>) {
+        let Granted { work, attempt, beside } = lease;
+        match stored {
+            Ok(payload) => self.send_lease(worker, work, attempt, payload),
+            Err(StoreError::AlreadyFinished { .. }) => self.apply(Event::AlreadyFinished(work)),
+            Err(StoreError::Fenced { current, .. }) => {
+                self.apply(Event::GrantLost { work, attempt, stored: current });
+            }
+            // A second attempt that cannot be must not end the first.
+            Err(error) if error.retryable() || beside.is_some() => {
+                tracing::warn!(%work, attempt, %error, "the lease waits for the store");
+                self.apply(Event::GrantLost { work, attempt, stored: attempt });
+            }
+            Err(error) => {
+                let failure = Failure { retryable: false, message: error.to_string() };
+                self.apply(Event::Failed { work, attempt, failure });
+            }
         }
     }
 
@@ -285,4 +319,9 @@ impl DispatchService {
         self.apply(Event::Disconnected(worker.clone()));
         false
     }
+}
+
+/// What a worker says about itself, short and without control characters: people read it.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
 }

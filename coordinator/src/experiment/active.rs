@@ -38,11 +38,12 @@ impl ActiveTime {
         Ok(Self { store, run, phase, iteration, before, since: now, saved: now })
     }
 
-    pub(super) async fn save_now_and_then(&mut self) -> Result<(), StoreError> {
+    /// Whether it was time to.
+    pub(super) async fn save_now_and_then(&mut self) -> Result<bool, StoreError> {
         if self.saved.elapsed() < SAVE {
-            return Ok(());
+            return Ok(false);
         }
-        self.save().await
+        self.save().await.map(|()| true)
     }
 
     pub(super) async fn save(&mut self) -> Result<(), StoreError> {

@@ -94,7 +94,9 @@ impl Run {
             match active.save_now_and_then().await {
                 // The workers' own calls show it, and are given some time.
                 Err(error) if error.retryable() => self.progress.store_says(Some(error.to_string())),
-                other => other?,
+                Err(error) => return Err(error.into()),
+                Ok(true) => self.progress.store_says(None),
+                Ok(false) => {}
             }
             tokio::select! {
                 changed = news.changed() => changed.map_err(|_| DispatchError::Closed)?,
@@ -107,7 +109,7 @@ impl Run {
         let progress = self.progress.watch();
         let problem = progress.borrow().store_problem.clone();
         match problem {
-            Some((since, problem)) if since.elapsed() > self.store_patience => {
+            Some((since, problem)) if self.store_patience.is_some_and(|patience| since.elapsed() > patience) => {
                 Err(RunError::StoreAway { seconds: since.elapsed().as_secs(), problem })
             }
             _ => Ok(()),
@@ -141,6 +143,7 @@ impl Failures {
 
 fn task(episode: &EpisodeRecord) -> Task {
     let environment = format!("{}/{}", episode.environment_class, episode.environment);
-    let kind = Kind::Episode { environment, initial_state: episode.initial_state.clone() };
+    let initial_state = episode.initial_state.as_str().into();
+    let kind = Kind::Episode { environment: environment.into(), initial_state };
     Task { work: WorkId::from(&episode.id), attempt: episode.attempt, kind }
 }

@@ -27,8 +27,8 @@ pub(crate) struct Run {
     pub(crate) folder: RunFolder,
     /// An earlier process stopped with an error: episodes that failed are tried again.
     pub(crate) retry_failed: bool,
-    /// How long the store may refuse every write.
-    pub(crate) store_patience: Duration,
+    /// How long the store may refuse every write; none: for as long as it takes.
+    pub(crate) store_patience: Option<Duration>,
 }
 
 impl Run {

@@ -1,6 +1,7 @@
 //! The service's calls.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::stream::BoxStream;
 use influence_proto::wire::coordinator_server::Coordinator;
@@ -31,6 +32,8 @@ pub(crate) struct Service {
     pub(crate) readers: TaskTracker,
     /// Ends them.
     pub(crate) stop: CancellationToken,
+    /// When serving began.
+    pub(crate) since: Instant,
 }
 
 /// A stream of replies.
@@ -44,12 +47,13 @@ impl Coordinator for Service {
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinReply>, Status> {
         let join = Join::from(request.into_inner());
         let protocol = negotiate(&join)?;
+        let models = self.artifacts.with_pushed(&self.models).await.map_err(status::artifact)?;
         let worker = self.dispatch.join(join).await.map_err(status::dispatch)?;
         let joined = Joined {
             protocol,
             worker,
             run: self.run.clone(),
-            models: self.models.to_vec(),
+            models,
             lease_ms: self.lease_ms,
             // Two renewals may get lost before a lease does.
             renew_ms: (self.lease_ms / 3).max(1),
@@ -76,7 +80,7 @@ impl Coordinator for Service {
                 SessionEvent::Cancel { work, attempt, reason } => {
                     Some(wire::Cancel { work: work.into(), attempt, reason })
                 }
-                SessionEvent::Lease(_) | SessionEvent::Goodbye(_) => None,
+                SessionEvent::Lease(_) | SessionEvent::Drain(_) | SessionEvent::Goodbye(_) => None,
             })
             .collect();
         Ok(Response::new(wire::RenewReply { lost }))
@@ -128,7 +132,7 @@ impl Coordinator for Service {
         &self,
         request: Request<wire::GetArtifactRequest>,
     ) -> Result<Response<Self::GetArtifactStream>, Status> {
-        artifacts::get(&self.artifacts, &request.into_inner().sha256).await.map(Response::new)
+        artifacts::get(&self.artifacts, request.into_inner()).await.map(Response::new)
     }
 }
 

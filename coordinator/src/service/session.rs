@@ -6,10 +6,10 @@ use futures::{StreamExt as _, stream};
 use influence_proto::wire::{coordinator_event, worker_event};
 use influence_proto::{Failure, MAX_MESSAGE, TrainingProgress, WorkerId, wire};
 use prost::Message as _;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::calls::Service;
-use super::status;
+use super::{models, status};
 use crate::dispatch::{DispatchError, DispatchHandle, SessionEvent};
 
 /// For the first event of a stream.
@@ -28,6 +28,8 @@ pub(super) async fn open(service: &Service, mut events: Streaming<wire::WorkerEv
         return Err(Status::invalid_argument("the stream's first event must be `hello`"));
     };
     let worker = WorkerId::new(hello.worker_id).map_err(status::invalid)?;
+    // Before it is connected: a worker with other files must not get a lease.
+    models::pin(service, hello.models).await?;
     let session = service.dispatch.connect(worker.clone()).await.map_err(status::dispatch)?;
     let dispatch = service.dispatch.clone();
     let (generation, stop) = (session.generation, service.stop.clone());
@@ -62,6 +64,10 @@ async fn listen(dispatch: &DispatchHandle, worker: &WorkerId, mut events: Stream
                 continue;
             }
             Ok(None) => return,
+            Err(status) if status.code() == Code::OutOfRange => {
+                tracing::warn!(%worker, status = status.message(), "a session's event is too large: its stream ends");
+                return;
+            }
             Err(status) => {
                 tracing::debug!(%worker, %status, "a session's stream broke");
                 return;
@@ -96,6 +102,7 @@ async fn encode(event: SessionEvent, dispatch: &DispatchHandle) -> Option<coordi
         SessionEvent::Cancel { work, attempt, reason } => {
             Some(coordinator_event::Event::Cancel(wire::Cancel { work: work.into(), attempt, reason }))
         }
+        SessionEvent::Drain(reason) => Some(coordinator_event::Event::Drain(wire::Drain { reason })),
         SessionEvent::Goodbye(reason) => Some(coordinator_event::Event::Goodbye(wire::Goodbye { reason })),
         SessionEvent::Lease(lease) => {
             let (work, attempt) = (lease.work.clone(), lease.attempt);

@@ -28,7 +28,9 @@ pub(super) fn store(error: StoreError) -> Status {
 pub(super) fn dispatch(error: DispatchError) -> Status {
     let message = error.to_string();
     match error {
-        DispatchError::UnknownWorker(_) => Status::unauthenticated(message),
+        DispatchError::UnknownWorker(_) => Status::aborted(message),
+        DispatchError::NoSuchWorker { .. } => Status::not_found(message),
+        DispatchError::SeveralWorkers { .. } => Status::invalid_argument(message),
         DispatchError::Closed => Status::unavailable(message),
     }
 }
@@ -37,7 +39,16 @@ pub(super) fn artifact(error: ArtifactError) -> Status {
     let message = error.to_string();
     match error {
         ArtifactError::Missing { .. } => Status::not_found(message),
-        ArtifactError::Damaged { .. } => Status::data_loss(message),
-        ArtifactError::Io { .. } => Status::unavailable(message),
+        ArtifactError::Damaged { .. } | ArtifactError::Mismatch { .. } => Status::data_loss(message),
+        ArtifactError::Beyond { .. }
+        | ArtifactError::Offset { .. }
+        | ArtifactError::TooLarge { .. }
+        | ArtifactError::UnknownModel { .. }
+        | ArtifactError::PushedFiles { .. }
+        | ArtifactError::Place { .. } => Status::invalid_argument(message),
+        ArtifactError::Busy { .. }
+        | ArtifactError::Spool { .. }
+        | ArtifactError::Io { .. }
+        | ArtifactError::Note { .. } => Status::unavailable(message),
     }
 }

@@ -128,6 +128,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the call says nothing about its work: the store is away, or another process leads the
+    /// run and decides.
+    pub const fn is_no_answer(&self) -> bool {
+        self.retryable() || matches!(self, Self::NotLeader { .. })
+    }
+
     /// Whether the same call may succeed later, with nothing changed but the world around.
     pub const fn retryable(&self) -> bool {
         matches!(self, Self::Full { .. } | Self::Busy { .. } | Self::Io { .. } | Self::Away { .. })

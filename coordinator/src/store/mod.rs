@@ -8,11 +8,16 @@
 //! A run has one leader: the handle that took the lead with [`Store::lead`]. All other writing verbs
 //! are refused from any other handle ([`StoreError::NotLeader`]), however late they arrive.
 
+mod address;
 #[cfg(test)]
 mod behaviour;
 mod error;
 mod lock;
+#[cfg(test)]
+pub(crate) mod memory;
+mod open;
 mod record;
+mod redis;
 mod sqlite;
 
 use std::time::Duration;
@@ -22,8 +27,11 @@ use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpe
 
 use crate::planning::Phase;
 
+pub use self::redis::RedisStore;
+pub use address::{InvalidStoreAddress, RedisAddress, StoreAddress};
 pub use error::StoreError;
 use lock::{LockError, RunLock};
+pub use open::{OpenStoreError, OpenedStore, open};
 pub use record::{
     EpisodeRecord, EpisodeStatus, IterationRecord, NewRun, RunRecord, RunStatus, Selected, TrainingRecord, Verdict,
 };

@@ -23,7 +23,7 @@ async fn what_cannot_be_served_is_refused_with_a_code_of_the_list() {
     }
 
     let stranger = wire::RenewRequest { worker_id: "stranger".into(), held: vec![] };
-    assert_eq!(calls.renew(stranger).await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(calls.renew(stranger).await.unwrap_err().code(), Code::Aborted);
 
     let empty = wire::RecordTurnRequest { worker_id: "w".into(), work: "x".into(), attempt: 1, turn: None };
     let refused = calls.record_turn(empty).await.unwrap_err();

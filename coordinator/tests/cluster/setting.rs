@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use influence_coordinator::access::Access;
 use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::Experiment;
 use influence_coordinator::store::{SqliteStore, Store};
@@ -96,11 +97,17 @@ pub(crate) struct Living {
 impl Living {
     /// Opens the run of `experiment` and carries it on.
     pub(crate) async fn start(setting: &Setting, experiment: Experiment) -> Self {
+        Self::guarded(setting, experiment, Access::default()).await
+    }
+
+    /// As `start`, for callers with these credentials.
+    pub(crate) async fn guarded(setting: &Setting, experiment: Experiment, access: Access) -> Self {
         let data = setting.data();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
-        let (opened, handle) = runtime.spawn(async move { start(&data, experiment, stop).await }).await.unwrap();
+        let (opened, handle) =
+            runtime.spawn(async move { start(&data, experiment, access, stop).await }).await.unwrap();
         let (address, progress) = (handle.address, handle.progress.clone());
         let end = runtime.spawn(handle.wait());
         Self { runtime: Some(runtime), opened, address, progress, end, cancel }
@@ -134,6 +141,7 @@ impl Drop for Living {
 async fn start(
     data: &Path,
     experiment: Experiment,
+    access: Access,
     cancel: CancellationToken,
 ) -> (Opened, influence_coordinator::RunHandle) {
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data.join("influence.sqlite")).unwrap());
@@ -145,14 +153,15 @@ async fn start(
         artifacts,
         data: data.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
+        access: access.clone(),
         reclaim: Duration::ZERO,
-        store_patience: Duration::from_secs(10),
+        store_patience: Some(Duration::from_secs(10)),
     };
     // A killed coordinator's runtime may take a moment to let go of the lead, as a dying process does.
     let (run, ttl) = (opened.run().clone(), Duration::from_secs(10));
     let lead = Leadership::wait(store.clone(), run, "test".into(), ttl, |_| {}, &cancel);
     let lead = tokio::time::timeout(Duration::from_secs(10), lead).await.expect("the lead is let go");
-    let artifacts = Artifacts::open(&data.join("artifacts")).await.unwrap();
+    let artifacts = Artifacts::open(data.join("artifacts"), &data.join("demo")).await.unwrap();
     let options = options(lead.unwrap().unwrap(), artifacts);
     let handle = Coordinator::start(options, experiment, cancel).await.unwrap();
     (opened, handle)

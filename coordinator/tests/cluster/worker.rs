@@ -6,27 +6,23 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use influence_proto::wire::coordinator_client::CoordinatorClient;
 use influence_proto::wire::{coordinator_event, worker_event};
 use influence_proto::{
     AdapterRef, AgentReply, Call, Digest, EnvironmentReply, EpisodeSpec, Failure, HeldLease, Join, Joined, Lease,
-    MAX_MESSAGE, Outcome, Role, Score, TrainingReport, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId,
-    stream, wire,
+    Outcome, Role, Score, TrainingReport, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, stream, wire,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
+
+use crate::door::{Client, Door};
 
 /// What it is doing, by work and attempt.
 type Held = BTreeMap<(WorkId, u32), JoinHandle<()>>;
 
-pub(crate) type Client = CoordinatorClient<Channel>;
-
 pub(crate) async fn client(address: SocketAddr) -> Result<Client, tonic::transport::Error> {
-    let client = CoordinatorClient::connect(format!("http://{address}")).await?;
-    Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+    Door::default().open(address).await
 }
 
 pub(crate) fn join(name: &str, incarnation: u64) -> Join {
@@ -58,12 +54,32 @@ impl Session {
     /// The next lease; other events are passed over.
     pub(crate) async fn lease(&mut self) -> Lease {
         loop {
-            let event = tokio::time::timeout(Duration::from_secs(10), self.stream.message()).await;
-            let event = event.expect("a lease comes").unwrap().expect("the stream is open").event.unwrap();
-            if let coordinator_event::Event::Lease(lease) = event {
+            if let coordinator_event::Event::Lease(lease) = self.next().await {
                 return Lease::try_from(lease).unwrap();
             }
         }
+    }
+
+    pub(crate) async fn next(&mut self) -> coordinator_event::Event {
+        let event = tokio::time::timeout(Duration::from_secs(10), self.stream.message()).await;
+        event.expect("an event comes").unwrap().expect("the stream is open").event.unwrap()
+    }
+
+    pub(crate) async fn credits(&self, episodes: u32) {
+        let credits = worker_event::Event::Credits(wire::Credits { episodes });
+        self.events.send(wire::WorkerEvent { event: Some(credits) }).await.unwrap();
+    }
+
+    /// Renews a lease, with progress, until the task is aborted.
+    pub(crate) fn keep(&self, mut client: Client, work: WorkId, attempt: u32) -> JoinHandle<()> {
+        let worker_id = self.worker.to_string();
+        tokio::spawn(async move {
+            for progress in 1.. {
+                let held = vec![HeldLease { work: work.clone(), attempt, progress }.into()];
+                client.renew(wire::RenewRequest { worker_id: worker_id.clone(), held }).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
     }
 }
 
@@ -74,25 +90,34 @@ pub(crate) struct Temper {
     pub(crate) mute: bool,
     /// It fails every episode of the environment `rain`.
     pub(crate) afraid_of_rain: bool,
+    /// It thinks for so long before every turn.
+    pub(crate) slow_ms: u64,
 }
 
-/// A worker that lives through restarts of the coordinator, until it is told goodbye.
+/// A worker that lives through restarts of the coordinator, until it is told goodbye or to drain.
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) address: Arc<Mutex<SocketAddr>>,
     pub(crate) join: Join,
     pub(crate) slots: u32,
     pub(crate) temper: Temper,
+    door: Door,
     held: Arc<Mutex<Held>>,
 }
 
 impl Worker {
     pub(crate) fn new(address: SocketAddr, name: &str, incarnation: u64) -> Self {
         let address = Arc::new(Mutex::new(address));
-        Self { address, join: join(name, incarnation), slots: 3, temper: Temper::default(), held: Arc::default() }
+        let (join, door) = (join(name, incarnation), Door::default());
+        Self { address, join, slots: 3, temper: Temper::default(), door, held: Arc::default() }
     }
 
-    /// Works until goodbye; returns its reason.
+    /// The same worker with these credentials.
+    pub(crate) fn through(self, door: Door) -> Self {
+        Self { door, ..self }
+    }
+
+    /// Works until goodbye, or until it has handed back what it held; returns the reason that it was told.
     pub(crate) async fn work(self) -> String {
         loop {
             if let Ok(mut client) = self.client().await
@@ -107,7 +132,7 @@ impl Worker {
 
     async fn client(&self) -> Result<Client, tonic::transport::Error> {
         let address = *self.address.lock().unwrap();
-        client(address).await
+        self.door.open(address).await
     }
 
     fn free(&self) -> u32 {
@@ -123,7 +148,12 @@ impl Worker {
                 event = session.stream.message() => match event.ok()??.event? {
                     coordinator_event::Event::Goodbye(goodbye) => return Some(goodbye.reason),
                     coordinator_event::Event::Cancel(cancel) => self.lose(cancel),
-                    coordinator_event::Event::Drain(_) => {}
+                    coordinator_event::Event::Drain(drain) => {
+                        let draining = worker_event::Event::Draining(wire::Draining {});
+                        session.events.send(wire::WorkerEvent { event: Some(draining) }).await.ok()?;
+                        self.hand_back(&session.worker).await;
+                        return Some(drain.reason);
+                    }
                     coordinator_event::Event::Lease(lease) => self.take(Lease::try_from(lease).unwrap(), &session.worker),
                 },
                 _ = beat.tick() => {
@@ -135,6 +165,22 @@ impl Worker {
                     let reply = client.renew(request).await.ok()?;
                     reply.into_inner().lost.into_iter().for_each(|cancel| self.lose(cancel));
                 }
+            }
+        }
+    }
+
+    async fn hand_back(&self, worker: &WorkerId) {
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        for ((work, attempt), task) in held {
+            task.abort();
+            // What it delivered at the last moment is not handed back.
+            if task.await.is_err() {
+                let request = finish(worker, &work, attempt, Outcome::Returned);
+                self.until_stored(|mut client| {
+                    let request = request.clone();
+                    async move { client.finish(request).await.map(drop) }
+                })
+                .await;
             }
         }
     }
@@ -180,7 +226,7 @@ impl Worker {
         mut turns: Vec<Turn>,
     ) -> Option<Outcome> {
         while turns.last().is_none_or(|turn| turn.environment.is_some()) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_millis(2 + self.temper.slow_ms)).await;
             let turn = turn_of(spec, turns.len() as u32, self.temper.mute);
             let request = record(worker, work, attempt, &turn);
             self.until_stored(|mut client| {
@@ -209,13 +255,7 @@ impl Worker {
         let weights = format!("{spec:?} trained on {}", spec.dataset).into_bytes();
         let config = b"{\"r\": 2}".to_vec();
         for file in [&config, &weights] {
-            let chunks: Vec<_> =
-                file.chunks(10).map(|c| wire::ArtifactChunk { data: c.to_vec(), upload: None }).collect();
-            let reply = self.until_stored(|mut client| {
-                let chunks = chunks.clone();
-                async move { Ok(client.put_artifact(tokio_stream::iter(chunks)).await?.into_inner()) }
-            });
-            assert_eq!(reply.await.expect("nor is writing").sha256, Digest::of(file).to_string());
+            self.until_stored(|client| upload(client, file.clone())).await.expect("nor is writing");
         }
         let rows = rows.iter().filter(|b| **b == b'\n').count() as u32;
         let adapter = AdapterRef { config: Digest::of(config), weights: Digest::of(weights) };
@@ -239,6 +279,22 @@ impl Worker {
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     }
+}
+
+/// Uploads what is not there yet, in small pieces.
+pub(crate) async fn upload(mut client: Client, file: Vec<u8>) -> Result<(), Status> {
+    let sha256 = Digest::of(&file).to_string();
+    let stat = client.stat_artifact(wire::StatArtifactRequest { sha256: sha256.clone() }).await?.into_inner();
+    if stat.complete {
+        return Ok(());
+    }
+    let upload = Some(wire::Upload { sha256: sha256.clone(), offset: stat.bytes });
+    let mut chunks = vec![wire::ArtifactChunk { data: Vec::new(), upload }];
+    let rest = file[stat.bytes as usize..].chunks(10);
+    chunks.extend(rest.map(|c| wire::ArtifactChunk { data: c.to_vec(), upload: None }));
+    let reply = client.put_artifact(tokio_stream::iter(chunks)).await?.into_inner();
+    assert_eq!(reply.sha256, sha256);
+    Ok(())
 }
 
 pub(crate) fn record(worker: &WorkerId, work: &WorkId, attempt: u32, turn: &Turn) -> wire::RecordTurnRequest {

@@ -1,11 +1,12 @@
 //! Adapters: two artifacts as the PEFT folder that a backend loads.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use influence_proto::AdapterRef;
 
-use super::{ArtifactCache, ArtifactError};
+use super::half::same_file;
+use super::{ArtifactCache, ArtifactError, Held};
 
 /// Name of an adapter's configuration in its folder.
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -14,30 +15,34 @@ pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
 impl ArtifactCache {
     /// The adapter's PEFT folder. It appears under its name only when both files are in it.
-    pub(crate) async fn adapter(&self, adapter: AdapterRef) -> Result<PathBuf, ArtifactError> {
+    pub(crate) async fn adapter(&self, adapter: AdapterRef) -> Result<Held, ArtifactError> {
         // Episodes that start together ask for the same folder: one makes it, the others find it.
         let _alone = self.assembling().lock().await;
         let config = self.get(adapter.config).await?;
         let weights = self.get(adapter.weights).await?;
         let parent = self.folder().join("adapters");
         let folder = parent.join(format!("{}-{}", adapter.config, adapter.weights));
-        if same(&folder.join(ADAPTER_CONFIG), &config) && same(&folder.join(ADAPTER_WEIGHTS), &weights) {
-            return Ok(folder);
+        if !(same(&folder.join(ADAPTER_CONFIG), &config) && same(&folder.join(ADAPTER_WEIGHTS), &weights)) {
+            assemble(&parent, &folder, &config, &weights)?;
         }
-        fs::create_dir_all(&parent).map_err(ArtifactError::disk(&parent))?;
-        let work = tempfile::tempdir_in(&parent).map_err(ArtifactError::disk(&parent))?;
-        place(&config, &work.path().join(ADAPTER_CONFIG))?;
-        place(&weights, &work.path().join(ADAPTER_WEIGHTS))?;
-        if folder.exists() {
-            // An older folder whose files are not the verified ones.
-            fs::remove_dir_all(&folder).map_err(ArtifactError::disk(&folder))?;
-        }
-        match fs::rename(work.path(), &folder) {
-            // Another worker of this machine was faster, with the same files.
-            Err(_) if folder.exists() => Ok(folder),
-            Err(source) => Err(ArtifactError::Disk { path: folder, source }),
-            Ok(()) => Ok(folder),
-        }
+        let uses = config.into_uses().into_iter().chain(weights.into_uses()).collect();
+        Ok(Held::new(folder, uses))
+    }
+}
+
+fn assemble(parent: &Path, folder: &Path, config: &Path, weights: &Path) -> Result<(), ArtifactError> {
+    fs::create_dir_all(parent).map_err(ArtifactError::disk(parent))?;
+    let work = tempfile::tempdir_in(parent).map_err(ArtifactError::disk(parent))?;
+    place(config, &work.path().join(ADAPTER_CONFIG))?;
+    place(weights, &work.path().join(ADAPTER_WEIGHTS))?;
+    if folder.exists() {
+        // An older folder whose files are not the verified ones.
+        fs::remove_dir_all(folder).map_err(ArtifactError::disk(folder))?;
+    }
+    match fs::rename(work.path(), folder) {
+        // Another worker of this machine was faster, with the same files.
+        Err(_) if folder.exists() => Ok(()),
+        renamed => renamed.map_err(ArtifactError::disk(folder)),
     }
 }
 
@@ -53,12 +58,5 @@ fn place(from: &Path, to: &Path) -> Result<(), ArtifactError> {
 /// made from verified files alone.
 fn same(placed: &Path, verified: &Path) -> bool {
     let (Ok(placed), Ok(verified)) = (placed.metadata(), verified.metadata()) else { return false };
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt as _;
-        if placed.ino() == verified.ino() && placed.dev() == verified.dev() {
-            return true;
-        }
-    }
-    placed.len() == verified.len() && placed.modified().ok() >= verified.modified().ok()
+    same_file(&placed, &verified) || placed.len() == verified.len()
 }

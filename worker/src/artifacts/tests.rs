@@ -1,7 +1,11 @@
-//! Files that arrive whole or not at all.
+//! Files that arrive whole or not at all, and go when they are too many.
 #![allow(clippy::unwrap_used)]
 
+mod bound;
+mod uploads;
+
 use std::fs;
+use std::path::PathBuf;
 
 use influence_proto::{AdapterRef, Digest};
 use tonic::Code;
@@ -10,11 +14,19 @@ use super::*;
 use crate::client::Client;
 use crate::session::rehearsal::{Fault, Rehearsal};
 
+/// More than any test here needs.
+const ROOM: u64 = 1 << 30;
+
 async fn setup() -> (Rehearsal, ArtifactCache, tempfile::TempDir) {
     let coordinator = Rehearsal::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let cache = ArtifactCache::new(Client::new(&coordinator.url()).unwrap(), folder.path(), 1);
+    let cache = cache(&coordinator, &folder, ROOM);
     (coordinator, cache, folder)
+}
+
+/// A cache as another process of this machine would open it.
+fn cache(coordinator: &Rehearsal, folder: &tempfile::TempDir, limit: u64) -> ArtifactCache {
+    ArtifactCache::new(Client::new(&coordinator.url()).unwrap(), folder.path(), 1, limit)
 }
 
 fn keep(coordinator: &Rehearsal, data: &[u8]) -> Digest {
@@ -22,51 +34,110 @@ fn keep(coordinator: &Rehearsal, data: &[u8]) -> Digest {
     Digest::of(data)
 }
 
-#[tokio::test]
-async fn a_broken_download_is_repeated_and_leaves_no_half_file() {
-    let (coordinator, cache, folder) = setup().await;
-    let digest = keep(&coordinator, &[5; 9000]);
-    coordinator.script().faults.push_back(Fault::After(Code::Unavailable));
-    let path = cache.get(digest).await.unwrap();
-    assert_eq!(fs::read(&path).unwrap(), [5; 9000]);
-    let files: Vec<_> = fs::read_dir(folder.path().join("artifacts")).unwrap().collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    coordinator.script().artifacts.clear();
-    cache.get(digest).await.unwrap();
+/// Bytes that differ from place to place.
+fn content(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|i| (i % 251) as u8 ^ (i >> 10) as u8).collect()
+}
+
+/// Every file of the cache.
+fn files(folder: &tempfile::TempDir) -> Vec<PathBuf> {
+    let mut open = vec![folder.path().join("artifacts")];
+    let mut found = Vec::new();
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.path().is_dir() { open.push(entry.path()) } else { found.push(entry.path()) }
+        }
+    }
+    found
 }
 
 #[tokio::test]
-async fn another_content_under_the_digest_is_refused() {
+async fn a_download_that_breaks_after_any_chunk_goes_on_from_there() {
+    let data = content(8500);
+    for broken in 0..=9 {
+        let (coordinator, cache, folder) = setup().await;
+        let digest = keep(&coordinator, &data);
+        coordinator.script().faults.push_back(Fault::Break(broken));
+        let path = cache.get(digest).await.unwrap();
+        assert!(fs::read(&*path).unwrap() == data, "broken after {broken} chunks");
+        assert_eq!(coordinator.script().downloads, [0, data.len().min(broken * 1000) as u64]);
+        assert_eq!(files(&folder), [path.to_path_buf()], "nothing else stays");
+        coordinator.script().artifacts.clear();
+        cache.get(digest).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_download_goes_on_though_it_breaks_more_often_than_it_may_stand_still() {
     let (coordinator, cache, _folder) = setup().await;
+    let digest = keep(&coordinator, &content(12_000));
+    coordinator.script().faults.extend(vec![Fault::Break(1); 11]);
+    cache.get(digest).await.unwrap();
+    assert_eq!(coordinator.script().downloads, (0..12).map(|i| i * 1000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_download_of_a_killed_worker_is_gone_on_with() {
+    let (coordinator, cache, folder) = setup().await;
+    let data = content(8500);
+    let digest = keep(&coordinator, &data);
+    let partial = folder.path().join("artifacts/partial");
+    fs::create_dir_all(&partial).unwrap();
+    fs::write(partial.join(digest.to_string()), &data[..3500]).unwrap();
+    assert!(fs::read(&*cache.get(digest).await.unwrap()).unwrap() == data);
+    assert_eq!(coordinator.script().downloads, [3500]);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_damaged_download_is_fetched_anew() {
+    for left in [vec![1; 3500], vec![1; 8500], vec![1; 20_000]] {
+        let (coordinator, cache, folder) = setup().await;
+        let data = content(8500);
+        let digest = keep(&coordinator, &data);
+        let partial = folder.path().join("artifacts/partial");
+        fs::create_dir_all(&partial).unwrap();
+        fs::write(partial.join(digest.to_string()), &left).unwrap();
+        assert!(fs::read(&*cache.get(digest).await.unwrap()).unwrap() == data);
+        assert_eq!(coordinator.script().downloads, [left.len() as u64, 0]);
+    }
+}
+
+#[tokio::test]
+async fn another_content_under_the_digest_is_fetched_twice_and_refused() {
+    let (coordinator, cache, folder) = setup().await;
     let digest = Digest::of("what was asked for");
     coordinator.script().artifacts.insert(digest.to_string(), b"something else".to_vec());
     let error = cache.get(digest).await.unwrap_err();
     assert!(matches!(error, ArtifactError::Damaged { .. }), "{error}");
     assert!(error.to_string().contains(&digest.to_string()));
+    assert_eq!(coordinator.script().downloads, [0, 0]);
+    assert!(files(&folder).is_empty(), "{:?}", files(&folder));
 }
 
 #[tokio::test]
 async fn a_cached_file_that_was_damaged_is_fetched_again() {
     let (coordinator, cache, _folder) = setup().await;
     let digest = keep(&coordinator, b"whole");
-    let path = cache.get(digest).await.unwrap();
+    let path = cache.get(digest).await.unwrap().to_path_buf();
     fs::write(&path, b"who").unwrap();
-    assert_eq!(fs::read(cache.get(digest).await.unwrap()).unwrap(), b"whole");
+    assert_eq!(fs::read(&*cache.get(digest).await.unwrap()).unwrap(), b"whole");
 }
 
-#[tokio::test]
-async fn an_upload_of_several_chunks_arrives_whole_after_a_fault() {
-    let (coordinator, cache, folder) = setup().await;
-    let data: Vec<u8> = (0..(3 << 20) + 17_u32).map(|i| (i % 251) as u8).collect();
-    let path = folder.path().join("weights");
-    fs::write(&path, &data).unwrap();
-    coordinator.script().faults.push_back(Fault::Before(Code::Unavailable));
-    let digest = cache.put(&path).await.unwrap();
-    assert_eq!(digest, Digest::of(&data));
-    assert!(coordinator.script().artifacts[&digest.to_string()] == data);
-    let empty = folder.path().join("empty");
-    fs::write(&empty, b"").unwrap();
-    assert_eq!(cache.put(&empty).await.unwrap(), Digest::of(b""));
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_ask_for_one_file_at_once_fetch_it_once_across_processes() {
+    let (coordinator, _, folder) = setup().await;
+    let data = content(50_000);
+    let digest = keep(&coordinator, &data);
+    let asked: Vec<_> = (0..8)
+        .map(|_| {
+            let cache = cache(&coordinator, &folder, ROOM);
+            tokio::spawn(async move { fs::read(&*cache.get(digest).await.unwrap()).unwrap() })
+        })
+        .collect();
+    for asked in asked {
+        assert!(asked.await.unwrap() == data);
+    }
+    assert_eq!(coordinator.script().downloads, [0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,10 @@
+use std::error::Error;
+use std::io;
+
 use influence_proto::InvalidMessage;
 use tonic::{Code, Status};
 
-/// An address that no coordinator can have.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the coordinator's address `{address}` cannot be used: {problem}")]
-pub struct InvalidAddress {
-    pub(super) address: String,
-    pub(super) problem: String,
-}
+use super::options::chain;
 
 /// A call that failed, by what its caller should do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,9 +15,12 @@ pub(crate) enum CallError {
     /// The attempt is no longer this worker's: drop the work. Of a handshake: the protocols do not overlap.
     #[error("{0}")]
     Fenced(String),
-    /// The coordinator does not know this worker, or the artifact.
+    /// The coordinator does not know this worker: join again.
     #[error("{0}")]
     Unknown(String),
+    /// The coordinator does not accept this worker's credential, or this worker the coordinator's: leave.
+    #[error("{0}")]
+    Denied(String),
     /// The coordinator refuses the message: sending it again changes nothing.
     #[error("the coordinator refuses: {0}")]
     Refused(String),
@@ -44,14 +44,45 @@ impl From<Status> for CallError {
         let said = status.message().to_owned();
         match status.code() {
             Code::FailedPrecondition => Self::Fenced(said),
-            Code::NotFound | Code::Unauthenticated => Self::Unknown(said),
-            Code::InvalidArgument
+            Code::Aborted => Self::Unknown(said),
+            Code::Unauthenticated | Code::PermissionDenied => Self::Denied(said),
+            Code::NotFound
+            | Code::InvalidArgument
             | Code::OutOfRange
             | Code::Unimplemented
-            | Code::PermissionDenied
             | Code::AlreadyExists
             | Code::DataLoss => Self::Refused(said),
-            code => Self::Away(if said.is_empty() { code.description().to_owned() } else { said }),
+            code => match (distrust(&status), status.source()) {
+                (Some(reason), _) => Self::Denied(reason),
+                (None, Some(source)) => Self::Away(format!("{said}: {}", chain(source))),
+                (None, None) if said.is_empty() => Self::Away(code.description().to_owned()),
+                (None, None) => Self::Away(said),
+            },
         }
     }
+}
+
+/// Why one side does not trust the other's certificate, if that is what ended the call.
+fn distrust(status: &Status) -> Option<String> {
+    let mut below = status.source();
+    while let Some(error) = below {
+        match tls_error(error) {
+            Some(error @ rustls::Error::InvalidCertificate(_)) => {
+                return Some(format!("the coordinator cannot be trusted: {error}; see --tls-ca"));
+            }
+            Some(error @ rustls::Error::AlertReceived(_)) => {
+                return Some(format!(
+                    "the coordinator does not trust this worker: {error}; see --tls-cert and --tls-key"
+                ));
+            }
+            _ => below = error.source(),
+        }
+    }
+    None
+}
+
+/// The TLS error that this is, or that an error of input and output wraps.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let wrapped = || error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref();
+    error.downcast_ref().or_else(wrapped)
 }

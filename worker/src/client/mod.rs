@@ -1,77 +1,120 @@
 //! The coordinator as a worker sees it: calls in domain types, each with a deadline and an error that says what to do.
 
+mod admin;
 mod error;
 mod events;
+mod options;
+mod transfers;
 
 use std::future::Future;
-use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use influence_proto::wire::admin_client::AdminClient;
 use influence_proto::wire::coordinator_client::CoordinatorClient;
-use influence_proto::{
-    ARTIFACT_CHUNK, Digest, HeldLease, Join, Joined, MAX_MESSAGE, Outcome, Turn, WorkId, WorkerId, wire,
-};
-use tokio::io::AsyncReadExt as _;
+use influence_proto::{HeldLease, Join, Joined, MAX_MESSAGE, Outcome, Turn, WorkId, WorkerId, wire};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-pub(crate) use error::{CallError, InvalidAddress};
+pub(crate) use error::CallError;
 pub(crate) use events::{Ended, Event, Events, Lost};
+pub(crate) use options::ClientOptions;
+pub use options::{ConnectError, Credentials, IdentityPem};
 
-/// For a connection to be made.
-const CONNECT: Duration = Duration::from_secs(5);
+use options::Bearer;
+
 /// For a call whose answer is small.
 const CALL: Duration = Duration::from_secs(20);
-/// Between two chunks of an artifact.
-const CHUNK: Duration = Duration::from_secs(30);
-/// A connection on which nothing comes back is asked for a sign of life, and given up without one.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// A connection to the coordinator, made when it is first needed and again when it was lost. Clones share it.
+/// Connections to the coordinator and its standbys, made when they are first needed and again when they were lost. One
+/// of them is the current one, for all calls; a call that finds nobody there moves on to the next. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    stub: CoordinatorClient<Channel>,
+    places: Arc<[Place]>,
+    current: Arc<AtomicUsize>,
+    options: Arc<ClientOptions>,
+}
+
+type Stub = CoordinatorClient<InterceptedService<Channel, Bearer>>;
+type AdminStub = AdminClient<InterceptedService<Channel, Bearer>>;
+
+#[derive(Debug)]
+struct Place {
+    admin: AdminStub,
     address: String,
+    stub: Stub,
 }
 
 impl Client {
-    /// A client of `address`, as in `http://127.0.0.1:50051`. Call it inside a runtime: its connection lives there.
-    pub(crate) fn new(address: &str) -> Result<Self, InvalidAddress> {
-        let refuse = |problem: String| InvalidAddress { address: address.to_owned(), problem };
-        let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|e| refuse(e.to_string()))?;
-        if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
-            return Err(refuse("it must look like http://HOST:PORT".to_owned()));
+    /// A client of the coordinators that these options name. Call it inside a runtime: its connections live there.
+    pub(crate) fn new(options: ClientOptions) -> Result<Self, ConnectError> {
+        let place = |address: &String| {
+            let channel = options.endpoint(address)?.connect_lazy();
+            let stub = CoordinatorClient::with_interceptor(channel.clone(), options.bearer())
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE);
+            let admin = AdminClient::with_interceptor(channel, options.bearer());
+            Ok(Place { address: address.clone(), stub, admin })
+        };
+        let places: Arc<[Place]> = options.addresses.iter().map(place).collect::<Result<_, _>>()?;
+        if places.is_empty() {
+            let problem = "there is none; give one or more, as in http://HOST:PORT".to_owned();
+            return Err(ConnectError::Address { address: String::new(), problem });
         }
-        let endpoint = endpoint
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
-        let stub = CoordinatorClient::new(endpoint.connect_lazy())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
-        Ok(Self { stub, address: address.to_owned() })
+        Ok(Self { places, current: Arc::default(), options: Arc::new(options) })
     }
 
-    /// Where the coordinator is.
+    /// Where the coordinator is, or is next looked for.
     pub(crate) fn address(&self) -> &str {
-        &self.address
+        &self.places[self.current.load(Ordering::Relaxed) % self.places.len()].address
+    }
+
+    /// For another client of the same coordinators.
+    pub(crate) fn options(&self) -> ClientOptions {
+        self.options.as_ref().clone()
+    }
+
+    /// A call with a deadline, to the current coordinator.
+    async fn call<T, F>(&self, limit: Duration, call: impl FnOnce(Stub) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.at_current(limit, |place| call(place.stub.clone())).await
+    }
+
+    async fn at_current<T, F>(&self, limit: Duration, call: impl FnOnce(&Place) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let at = self.current.load(Ordering::Relaxed);
+        let result = match tokio::time::timeout(limit, call(&self.places[at % self.places.len()])).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(CallError::from(status)),
+            Err(_) => Err(silent(limit)),
+        };
+        if matches!(result, Err(CallError::Away(_))) {
+            // Of several calls that found nobody there, one moves on.
+            let next = at.wrapping_add(1);
+            let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        result
     }
 
     /// The handshake.
     pub(crate) async fn join(&self, join: Join) -> Result<Joined, CallError> {
-        let mut stub = self.stub.clone();
-        let reply = within(CALL, stub.join(wire::JoinRequest::from(join))).await?;
+        let request = wire::JoinRequest::from(join);
+        let reply = self.call(CALL, |mut stub| async move { stub.join(request).await }).await?;
         Ok(Joined::try_from(reply)?)
     }
 
     /// Opens the session's stream; what goes into `events` is sent.
     pub(crate) async fn session(&self, events: mpsc::Receiver<wire::WorkerEvent>) -> Result<Events, CallError> {
-        let mut stub = self.stub.clone();
-        let stream = within(CALL, stub.session(ReceiverStream::new(events))).await?;
+        let events = ReceiverStream::new(events);
+        let stream = self.call(CALL, |mut stub| async move { stub.session(events).await }).await?;
         Ok(Events::new(stream))
     }
 
@@ -84,7 +127,7 @@ impl Client {
     ) -> Result<Vec<Lost>, CallError> {
         let held = held.into_iter().map(Into::into).collect();
         let request = wire::RenewRequest { worker_id: worker.to_string(), held };
-        let reply = within(limit, self.stub.clone().renew(request)).await?;
+        let reply = self.call(limit, |mut stub| async move { stub.renew(request).await }).await?;
         Ok(reply.lost.into_iter().map(Lost::try_from).collect::<Result<_, _>>()?)
     }
 
@@ -98,7 +141,7 @@ impl Client {
     ) -> Result<(), CallError> {
         let (worker_id, work) = (worker.to_string(), work.to_string());
         let request = wire::RecordTurnRequest { worker_id, work, attempt, turn: Some(turn.into()) };
-        within(CALL, self.stub.clone().record_turn(request)).await.map(|_| ())
+        self.call(CALL, |mut stub| async move { stub.record_turn(request).await }).await.map(|_| ())
     }
 
     /// Ends an attempt. Repeating it is harmless.
@@ -111,57 +154,7 @@ impl Client {
     ) -> Result<(), CallError> {
         let (worker_id, work) = (worker.to_string(), work.to_string());
         let request = wire::FinishRequest { worker_id, work, attempt, outcome: Some(outcome.into()) };
-        within(CALL, self.stub.clone().finish(request)).await.map(|_| ())
-    }
-
-    /// Uploads a file and returns the digest under which it is kept.
-    pub(crate) async fn put_artifact(&self, path: &Path) -> Result<Digest, CallError> {
-        let unreadable = |e: std::io::Error| CallError::Local(format!("{}: {e}", path.display()));
-        let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-        let bytes = file.metadata().await.map_err(unreadable)?.len();
-        let (sender, chunks) = mpsc::channel(2);
-        let read = async move {
-            loop {
-                let mut data = Vec::with_capacity(ARTIFACT_CHUNK);
-                (&mut file).take(ARTIFACT_CHUNK as u64).read_to_end(&mut data).await?;
-                // An empty file is one empty chunk.
-                let last = data.len() < ARTIFACT_CHUNK;
-                if sender.send(wire::ArtifactChunk { data, upload: None }).await.is_err() || last {
-                    return Ok::<_, std::io::Error>(());
-                }
-            }
-        };
-        // A slow link moves 64 KiB a second.
-        let limit = CALL + Duration::from_secs(bytes >> 16);
-        let mut stub = self.stub.clone();
-        let (read, reply) = tokio::join!(read, within(limit, stub.put_artifact(ReceiverStream::new(chunks))));
-        // What was not read was not sent: the digest of what was is of no use.
-        read.map_err(unreadable)?;
-        Ok(Digest::parse(&reply?.sha256)?)
-    }
-
-    /// Downloads an artifact, chunk by chunk, into `sink`. The caller verifies what arrived.
-    pub(crate) async fn get_artifact(
-        &self,
-        digest: Digest,
-        mut sink: impl FnMut(&[u8]) -> std::io::Result<()>,
-    ) -> Result<(), CallError> {
-        let request = wire::GetArtifactRequest { sha256: digest.to_string(), offset: 0 };
-        let mut chunks = within(CALL, self.stub.clone().get_artifact(request)).await?;
-        loop {
-            let chunk = tokio::time::timeout(CHUNK, chunks.message()).await.map_err(|_| silent(CHUNK))??;
-            let Some(chunk) = chunk else { return Ok(()) };
-            sink(&chunk.data).map_err(|e| CallError::Local(e.to_string()))?;
-        }
-    }
-}
-
-/// A call with a deadline.
-async fn within<T>(limit: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, CallError> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(CallError::from(status)),
-        Err(_) => Err(silent(limit)),
+        self.call(CALL, |mut stub| async move { stub.finish(request).await }).await.map(|_| ())
     }
 }
 

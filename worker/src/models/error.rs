@@ -11,7 +11,7 @@ use influence_proto::Digest;
 pub enum FetchError {
     /// No source answered.
     #[error(
-        "no source of the model `{model}` answered:{}\nTo use files that you have, pass --model {model}=PATH, where PATH is a .gguf file or a folder with config.json, tokenizer.json and safetensors.",
+        "no source of the model `{model}` answered:{}\nTo use files that you have, pass --model {model}=PATH, where PATH is a .gguf file or a folder with config.json, tokenizer.json and safetensors. Files that another machine has reach every worker with `influence model push {model}` there.",
         list(tried)
     )]
     NoSource {
@@ -74,6 +74,17 @@ pub enum SourceError {
     /// The wheel does not hold what it should.
     #[error("{0}")]
     Wheel(String),
+    /// The coordinator did not give the files that were pushed to it.
+    #[error("{0}")]
+    Pushed(String),
+    /// A path that holds no model.
+    #[error("{} is no model: {problem}", path.display())]
+    NoModel {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it lacks.
+        problem: String,
+    },
     /// The hub did not answer, or refused.
     #[error("{0}")]
     Hub(String),

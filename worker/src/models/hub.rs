@@ -10,6 +10,7 @@ use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use influence_proto::Digest;
 
+use super::files::{INDEX, SINGLE, shards_of};
 use super::{SourceError, record};
 
 /// A hub that says and sends nothing for this long is given up: the next source may answer.
@@ -19,8 +20,6 @@ const SILENCE: Duration = Duration::from_secs(15);
 const NEEDED: [&str; 3] = ["config.json", "tokenizer.json", "tokenizer_config.json"];
 /// Files that some repositories have.
 const OPTIONAL: [&str; 2] = ["generation_config.json", "chat_template.jinja"];
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 /// Where the hub is, and its cache.
 #[derive(Debug, Clone)]
@@ -163,22 +162,6 @@ fn complete(cached: &CacheRepo) -> Option<PathBuf> {
         }
     }
     cached.get(NEEDED[0])?.parent().map(Path::to_owned)
-}
-
-/// The files that an index of shards names. None when it is not an index, or names a file outside its folder.
-fn shards_of(index: &Path) -> Option<Vec<String>> {
-    let index: serde_json::Value = serde_json::from_slice(&fs::read(index).ok()?).ok()?;
-    let mut shards = Vec::new();
-    for file in index.get("weight_map")?.as_object()?.values() {
-        let file = file.as_str()?;
-        if file.contains(['/', '\\']) || !file.ends_with(".safetensors") {
-            return None;
-        }
-        if !shards.iter().any(|known| known == file) {
-            shards.push(file.to_owned());
-        }
-    }
-    Some(shards)
 }
 
 /// The hub names a large file's blob after its sha256: that is what it must hold.

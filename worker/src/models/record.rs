@@ -20,23 +20,41 @@ struct Record {
     sha256: Digest,
 }
 
-/// Checks a file's digest. A file of the same size and time of change as when it was last hashed is not hashed again.
-pub(super) fn verify(path: &Path, expected: Digest, records: &Path) -> Result<(), SourceError> {
+/// A file's digest. A file of the same size and time of change as when it was last hashed is not hashed again.
+pub(super) fn digest(path: &Path, records: &Path) -> Result<Digest, SourceError> {
     let path = path.canonicalize().map_err(SourceError::io(path))?;
-    let seen = observe(&path, expected)?;
-    let place = records.join(format!("{}.json", Digest::of(path.as_os_str().as_encoded_bytes())));
-    if read(&place).is_some_and(|record| record == seen) {
-        return Ok(());
+    if let Some(record) = read(&place(&path, records))
+        && record == observe(&path, record.sha256)?
+    {
+        return Ok(record.sha256);
     }
     let found = digest_of_file(&path).map_err(SourceError::io(&path))?;
-    if found != expected {
-        return Err(SourceError::Digest { path, found, expected });
+    remember(&path, found, records)?;
+    Ok(found)
+}
+
+/// Checks a file's digest.
+pub(super) fn verify(path: &Path, expected: Digest, records: &Path) -> Result<(), SourceError> {
+    let found = digest(path, records)?;
+    if found == expected {
+        return Ok(());
     }
+    let path = path.canonicalize().map_err(SourceError::io(path))?;
+    Err(SourceError::Digest { path, found, expected })
+}
+
+/// Remembers that a file, whose content was just hashed, has this digest.
+pub(super) fn remember(path: &Path, sha256: Digest, records: &Path) -> Result<(), SourceError> {
+    let path = path.canonicalize().map_err(SourceError::io(path))?;
     // The record only saves time: a full disk here must not make a good file unusable.
-    if let Err(reason) = write(&place, &seen) {
-        tracing::warn!(%reason, file = %path.display(), "cannot remember that the file was verified");
+    if let Err(reason) = write(&place(&path, records), &observe(&path, sha256)?) {
+        tracing::warn!(%reason, file = %path.display(), "cannot remember the file's digest");
     }
     Ok(())
+}
+
+fn place(path: &Path, records: &Path) -> PathBuf {
+    records.join(format!("{}.json", Digest::of(path.as_os_str().as_encoded_bytes())))
 }
 
 fn observe(path: &Path, sha256: Digest) -> Result<Record, SourceError> {

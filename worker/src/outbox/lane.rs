@@ -83,7 +83,12 @@ impl Sender {
             let last = matches!(item, Item::Finish(_));
             let failed = match self.deliver(&item).await {
                 Ok(()) if last => return Delivery::Stored,
-                Ok(()) => continue,
+                Ok(()) => {
+                    if let Item::Turn(turn) = &item {
+                        tracing::debug!(work = %self.work, attempt = self.attempt, turn = turn.index, "turn stored");
+                    }
+                    continue;
+                }
                 Err(error) => error,
             };
             // Whatever comes next for this work, it will not be accepted: the episode need not go on.

@@ -47,7 +47,7 @@ struct Setup {
 impl Setup {
     async fn new() -> Self {
         let coordinator = Rehearsal::start().await;
-        let client = Client::new(&coordinator.url()).unwrap();
+        let client = Client::new(coordinator.options()).unwrap();
         let join = influence_proto::Join {
             protocol: (2, 2),
             name: "test".into(),

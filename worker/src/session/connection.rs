@@ -29,7 +29,8 @@ impl From<CallError> for End {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Unknown(_) => Self::Forgotten,
-            CallError::Refused(reason) => Self::Refused(reason),
+            // Of a session, fenced off says that this worker's models are not the run's.
+            CallError::Refused(reason) | CallError::Denied(reason) | CallError::Fenced(reason) => Self::Refused(reason),
             other => Self::Lost(other.to_string()),
         }
     }
@@ -56,7 +57,8 @@ impl Connection<'_> {
     /// Opens a stream and serves it to its end.
     pub(super) async fn serve(&self) -> End {
         let (sender, outgoing) = mpsc::channel(OUTGOING);
-        let hello = Wire::Hello(wire::Hello { worker_id: self.identity.id().to_string(), models: Vec::new() });
+        let models = self.tasks.loaded().into_iter().map(Into::into).collect();
+        let hello = Wire::Hello(wire::Hello { worker_id: self.identity.id().to_string(), models });
         // The channel is new and has room.
         let _ = sender.try_send(event(hello));
         let mut events = match self.client.session(outgoing).await {

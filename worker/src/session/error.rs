@@ -1,4 +1,4 @@
-use crate::client::InvalidAddress;
+use crate::client::ConnectError;
 use crate::models::FetchError;
 
 /// A worker that cannot go on.
@@ -13,9 +13,17 @@ pub enum WorkerError {
     /// A worker that could take nothing.
     #[error("the number of slots is 0: give 1 or more")]
     NoSlots,
-    /// The address is none.
+    /// The address cannot be used, or not with these credentials.
     #[error(transparent)]
-    Address(#[from] InvalidAddress),
+    Connect(#[from] ConnectError),
+    /// One side does not accept who the other is.
+    #[error("the coordinator at {address} and this worker do not trust each other: {reason}")]
+    Denied {
+        /// Where the coordinator is.
+        address: String,
+        /// Who does not, and why.
+        reason: String,
+    },
     /// The coordinator does not let this worker in.
     #[error(
         "the coordinator at {address} refuses this worker (protocol {lowest} to {highest}, release {release}): {reason}"

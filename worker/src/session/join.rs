@@ -66,11 +66,13 @@ impl Handshake {
     }
 
     fn refused(&self, error: CallError) -> WorkerError {
+        let address = self.client.address().to_owned();
         let reason = match error {
+            CallError::Denied(reason) => return WorkerError::Denied { address, reason },
             CallError::Fenced(said) | CallError::Unknown(said) | CallError::Refused(said) => said,
             other => other.to_string(),
         };
         let (lowest, highest) = self.join.protocol;
-        WorkerError::Refused { address: self.client.address().to_owned(), lowest, highest, release: RELEASE, reason }
+        WorkerError::Refused { address, lowest, highest, release: RELEASE, reason }
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::identity::Identity;
 use super::leases::Leases;
 use super::{WorkerError, unless};
-use crate::client::{CallError, Client};
+use crate::client::{CallError, Client, ClientOptions};
 
 /// Renewals are never asked for more often, whatever the coordinator says.
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -46,7 +46,7 @@ struct Renewals {
 impl Liveness {
     /// Starts to renew `leases`.
     pub(super) async fn start(
-        address: &str,
+        coordinator: ClientOptions,
         identity: Identity,
         leases: Leases,
         pace: Pace,
@@ -54,7 +54,7 @@ impl Liveness {
         let pace = Arc::new(Mutex::new(pace));
         let stop = CancellationToken::new();
         let (ready, started) = oneshot::channel();
-        let (address, stopped, asked) = (address.to_owned(), stop.clone(), pace.clone());
+        let (stopped, asked) = (stop.clone(), pace.clone());
         let thread = std::thread::Builder::new().name("liveness".into()).spawn(move || {
             // A runtime must neither be made nor dropped inside another.
             let made = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -64,7 +64,7 @@ impl Liveness {
             };
             let _ = ready.send(made);
             if let Some(runtime) = runtime {
-                runtime.block_on(Renewals::run(&address, identity, leases, asked, &stopped));
+                runtime.block_on(Renewals::run(coordinator, identity, leases, asked, &stopped));
             }
         })?;
         let dead = || std::io::Error::other("the liveness thread ended at once");
@@ -97,10 +97,16 @@ impl Drop for Liveness {
 
 impl Renewals {
     /// Renews until it is stopped. The connection belongs to the runtime that it is made in: to this thread's.
-    async fn run(address: &str, identity: Identity, leases: Leases, pace: Arc<Mutex<Pace>>, stop: &CancellationToken) {
-        let client = match Client::new(address) {
+    async fn run(
+        coordinator: ClientOptions,
+        identity: Identity,
+        leases: Leases,
+        pace: Arc<Mutex<Pace>>,
+        stop: &CancellationToken,
+    ) {
+        let client = match Client::new(coordinator) {
             Ok(client) => client,
-            // The same address has served the worker's own client.
+            // The same options have served the worker's own client.
             Err(error) => return tracing::error!(%error, "leases cannot be renewed"),
         };
         let mut renewals = Self { client, identity, leases, renewed: Instant::now(), failures: 0 };

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,10 @@ use influence_proto::{
     Turn, Work, WorkId,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
-use super::rehearsal::Rehearsal;
-use super::{WorkerOptions, run};
+use super::rehearsal::{Fault, Rehearsal};
+use super::{Credentials, WorkerOptions, run};
 use crate::episode::samples::spec;
 use crate::training::tiny;
 
@@ -32,13 +34,19 @@ impl Setup {
         let (coordinator, folder) = (Rehearsal::start().await, Arc::new(tempfile::tempdir().unwrap()));
         let model = folder.path().join("tiny");
         tiny::write(&model);
+        Self::with(coordinator, folder, BTreeMap::from([("tiny".to_owned(), model)]))
+    }
+
+    fn with(coordinator: Rehearsal, folder: Arc<tempfile::TempDir>, models: BTreeMap<String, PathBuf>) -> Self {
         let options = WorkerOptions {
-            coordinator: coordinator.url(),
+            coordinators: vec![coordinator.url()],
+            credentials: Credentials::default(),
             name: "test".into(),
             slots: 3,
             device: "cpu".into(),
             cache: folder.path().join("cache"),
-            models: BTreeMap::from([("tiny".to_owned(), model)]),
+            cache_bytes: super::CACHE_BYTES,
+            models,
             grace: Duration::from_secs(5),
             on_download: None,
         };
@@ -163,4 +171,49 @@ async fn a_broken_dataset_fails_the_training_for_good_with_its_line() {
     let Outcome::Failed(failure) = setup.done("t", training(dataset, None)).await else { panic!("it did not fail") };
     assert!(!failure.retryable && failure.message.contains("line 3"), "{failure:?}");
     setup.end().await;
+}
+
+fn push(coordinator: &Rehearsal, model: &str, path: &Path, cache: &Path) -> crate::Push {
+    crate::Push {
+        coordinator: coordinator.url(),
+        model: model.into(),
+        path: path.to_owned(),
+        cache: crate::models::ModelCache::new(cache, BTreeMap::new()),
+        on_upload: Arc::new(|_| ()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_was_pushed_serves_a_worker_that_has_it_nowhere_else() {
+    let (coordinator, folder) = (Rehearsal::start().await, Arc::new(tempfile::tempdir().unwrap()));
+    let model = folder.path().join("elsewhere");
+    tiny::write(&model);
+    coordinator.script().faults.extend([Fault::Break(0), Fault::After(Code::Unavailable)]);
+    let pushed = crate::push_model(push(&coordinator, "tiny", &model, &folder.path().join("other"))).await.unwrap();
+    assert!(pushed.iter().any(|file| file.name == "model.safetensors"), "{pushed:?}");
+    std::fs::remove_dir_all(&model).unwrap();
+    let weights = pushed.iter().map(|file| file.bytes).max().unwrap();
+    coordinator.script().faults.extend(vec![Fault::Break(3); 6]);
+
+    let setup = Setup::with(coordinator, folder, BTreeMap::new());
+    assert!(matches!(setup.done("e", episode("e", None, Vec::new())).await, Outcome::Episode { .. }));
+    let downloads = setup.coordinator.script().downloads.clone();
+    assert!(weights > 3000 && downloads.iter().any(|offset| *offset > 0), "{downloads:?}");
+    assert_eq!(setup.coordinator.script().pinned.len(), 1, "it says which files it has");
+    setup.end().await;
+}
+
+#[tokio::test]
+async fn a_push_that_cannot_be_says_why() {
+    let (coordinator, folder) = (Rehearsal::start().await, tempfile::tempdir().unwrap());
+    let model = folder.path().join("tiny");
+    let error = crate::push_model(push(&coordinator, "tiny", &model, folder.path())).await.unwrap_err().to_string();
+    assert!(error.contains("is no model"), "{error}");
+    tiny::write(&model);
+    let error = crate::push_model(push(&coordinator, "large", &model, folder.path())).await.unwrap_err().to_string();
+    assert!(error.contains("uses no model `large`"), "{error}");
+    coordinator.script().artifacts.clear();
+    coordinator.script().faults.extend(vec![Fault::Before(Code::InvalidArgument); 2]);
+    let error = crate::push_model(push(&coordinator, "tiny", &model, folder.path())).await.unwrap_err().to_string();
+    assert!(error.contains("goes on where it stopped"), "{error}");
 }

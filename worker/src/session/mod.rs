@@ -23,7 +23,7 @@ pub use error::WorkerError;
 pub(crate) use identity::Identity;
 
 use crate::artifacts::ArtifactCache;
-use crate::client::Client;
+use crate::client::{Client, ClientOptions, Credentials};
 use crate::models::{FetchProgress, ModelCache};
 use crate::outbox::Backoff;
 use connection::{Connection, End};
@@ -36,6 +36,9 @@ use tasks::Tasks;
 /// After the grace period, for results that are on their way.
 const FLUSH: Duration = Duration::from_secs(2);
 
+/// What artifacts may take in a worker's cache unless it is said otherwise: 20 GiB.
+pub const CACHE_BYTES: u64 = 20 << 30;
+
 /// A session that lived for longer was a good one: the next break is the first again.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -45,8 +48,10 @@ pub type OnDownload = Arc<dyn Fn(FetchProgress) + Send + Sync>;
 /// How to run a worker.
 #[derive(Clone)]
 pub struct WorkerOptions {
-    /// The coordinator's address, as in `http://127.0.0.1:50051`.
-    pub coordinator: String,
+    /// Addresses of the coordinator and its standbys, as in `http://127.0.0.1:50051`.
+    pub coordinators: Vec<String>,
+    /// What it shows there.
+    pub credentials: Credentials,
     /// For people to read; need not be unique.
     pub name: String,
     /// Episodes at once, 1 or more.
@@ -55,6 +60,8 @@ pub struct WorkerOptions {
     pub device: String,
     /// For models, artifacts and scratch files; see [`crate::models::default_cache`].
     pub cache: PathBuf,
+    /// Bytes that artifacts may take in the cache; those in use stay in any case. Models do not count.
+    pub cache_bytes: u64,
     /// Models that are on this machine already: name to a `.gguf` file or a folder of safetensors.
     pub models: BTreeMap<String, PathBuf>,
     /// How long work in progress may go on after the worker was asked to stop.
@@ -66,11 +73,13 @@ pub struct WorkerOptions {
 impl fmt::Debug for WorkerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkerOptions")
-            .field("coordinator", &self.coordinator)
+            .field("coordinators", &self.coordinators)
+            .field("credentials", &self.credentials)
             .field("name", &self.name)
             .field("slots", &self.slots)
             .field("device", &self.device)
             .field("cache", &self.cache)
+            .field("cache_bytes", &self.cache_bytes)
             .field("models", &self.models)
             .field("grace", &self.grace)
             .finish_non_exhaustive()
@@ -101,7 +110,8 @@ async fn run_with(
     if options.slots == 0 {
         return Err(WorkerError::NoSlots);
     }
-    let client = Client::new(&options.coordinator)?;
+    let (addresses, credentials) = (options.coordinators.clone(), options.credentials.clone());
+    let client = Client::new(ClientOptions { addresses, credentials })?;
     let handshake = Handshake::new(client.clone(), &options, loader.can_train());
     let Some(joined) = handshake.join(&cancel).await? else { return Ok(()) };
     let Some(worker) = Worker::start(&options, client, handshake, loader, joined, &cancel).await? else {
@@ -117,6 +127,7 @@ struct Worker {
     client: Client,
     handshake: Handshake,
     loader: Arc<dyn ModelLoader>,
+    artifacts: ArtifactCache,
     identity: Identity,
     leases: Leases,
     liveness: Liveness,
@@ -134,13 +145,15 @@ impl Worker {
         cancel: &CancellationToken,
     ) -> Result<Option<Self>, WorkerError> {
         let identity = Identity::new(joined.worker.clone(), handshake.incarnation());
-        let Some(models) = unless(cancel, load(&loader, &joined.models)).await.transpose()? else { return Ok(None) };
+        let artifacts =
+            ArtifactCache::new(client.clone(), &options.cache, handshake.incarnation(), options.cache_bytes);
+        let loaded = unless(cancel, load(&loader, &joined.models, &artifacts)).await.transpose()?;
+        let Some(models) = loaded else { return Ok(None) };
         let leases = Leases::new(options.slots as usize);
-        let liveness = Liveness::start(client.address(), identity.clone(), leases.clone(), pace(&joined)).await?;
-        let artifacts = ArtifactCache::new(client.clone(), &options.cache, handshake.incarnation());
+        let liveness = Liveness::start(client.options(), identity.clone(), leases.clone(), pace(&joined)).await?;
         let scratch = options.cache.join("scratch");
-        let tasks = Tasks::new(client.clone(), identity.clone(), leases.clone(), artifacts, models, scratch);
-        Ok(Some(Self { client, handshake, loader, identity, leases, liveness, tasks }))
+        let tasks = Tasks::new(client.clone(), identity.clone(), leases.clone(), artifacts.clone(), models, scratch);
+        Ok(Some(Self { client, handshake, loader, artifacts, identity, leases, liveness, tasks }))
     }
 
     /// Sessions one after the other, until the run is over or the worker has drained.
@@ -196,7 +209,7 @@ impl Worker {
     async fn join_again(&self) -> Result<(), WorkerError> {
         let never = CancellationToken::new();
         let Some(joined) = self.handshake.join(&never).await? else { return Ok(()) };
-        self.tasks.serve(load(&self.loader, &joined.models).await?);
+        self.tasks.serve(load(&self.loader, &joined.models, &self.artifacts).await?);
         self.liveness.follow(pace(&joined));
         self.identity.rename(joined.worker);
         Ok(())
@@ -229,9 +242,13 @@ fn pace(joined: &Joined) -> Pace {
     Pace { renew: span(joined.renew_ms), lease: span(joined.lease_ms) }
 }
 
-async fn load(loader: &Arc<dyn ModelLoader>, specs: &[ModelSpec]) -> Result<models::Serving, WorkerError> {
+async fn load(
+    loader: &Arc<dyn ModelLoader>,
+    specs: &[ModelSpec],
+    artifacts: &ArtifactCache,
+) -> Result<models::Serving, WorkerError> {
     let started = Instant::now();
-    let serving = loader.load(specs).await?;
+    let serving = loader.load(specs, artifacts).await?;
     let names: Vec<_> = specs.iter().map(|spec| spec.name.as_str()).collect();
     tracing::info!(models = names.join(", "), seconds = started.elapsed().as_secs_f64(), "models ready");
     Ok(serving)

@@ -8,17 +8,22 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use influence_engine::batch::{Engine, EngineOptions};
 use influence_engine::model::Model;
-use influence_proto::{ModelSource, ModelSpec};
+use influence_proto::{Digest, LoadedModel, ModelSource, ModelSpec, PushedFile};
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use super::{OnDownload, WorkerError};
+use crate::artifacts::{ArtifactCache, Transfer};
 use crate::backend::{AdapterTable, LocalBackend, Models};
-use crate::models::{FetchProgress, ModelCache};
+use crate::models::{FetchProgress, ModelCache, PushedFiles};
 
 /// Roles of one episode that may ask at once: a reply, or three assessments.
 const ROWS_PER_EPISODE: usize = 3;
 /// Between two lines of the log about one download.
 const LOG_BYTES: u64 = 32 << 20;
+
+/// So often a pushed file that does not move is asked for, before the worker gives up: for some minutes.
+const PUSHED_TRIES: u32 = 60;
 
 /// A model that can be trained, and the name of its base in adapters.
 #[derive(Debug, Clone)]
@@ -33,6 +38,8 @@ pub(super) struct Serving {
     pub(super) models: Models,
     pub(super) adapters: BTreeMap<String, Arc<AdapterTable>>,
     pub(super) trainable: BTreeMap<String, Trainable>,
+    /// Which files they are.
+    pub(super) loaded: Vec<LoadedModel>,
 }
 
 /// Where a worker's models come from.
@@ -41,8 +48,8 @@ pub(super) trait ModelLoader: Debug + Send + Sync {
     /// Whether the models can be trained.
     fn can_train(&self) -> bool;
 
-    /// Loads all of `specs`; what is loaded already is used again.
-    async fn load(&self, specs: &[ModelSpec]) -> Result<Serving, WorkerError>;
+    /// Loads all of `specs`; what is loaded already is used again. Files that were pushed come as artifacts do.
+    async fn load(&self, specs: &[ModelSpec], artifacts: &ArtifactCache) -> Result<Serving, WorkerError>;
 
     /// Stops what was started for them.
     async fn stop(&self);
@@ -65,6 +72,7 @@ impl Debug for LocalModels {
 #[derive(Debug, Clone)]
 struct Loaded {
     spec: ModelSpec,
+    sha256: Digest,
     engine: Engine,
     backend: Arc<LocalBackend>,
     adapters: Arc<AdapterTable>,
@@ -76,36 +84,50 @@ impl LocalModels {
         Self { cache, slots, on_download, loaded: Mutex::default() }
     }
 
-    /// Two names may stand for one model; but an override goes by name.
+    /// Two names may stand for one model; but an override goes by name. What was pushed since a model was loaded is no
+    /// reason to load it again.
     fn same_model(&self, one: &ModelSpec, other: &ModelSpec) -> bool {
-        let by_source = one.dtype == other.dtype && one.sources == other.sources;
+        if one.dtype != other.dtype {
+            return false;
+        }
+        if one.name == other.name {
+            let own = |spec: &ModelSpec| -> Vec<ModelSource> {
+                let pushed = |source: &&ModelSource| matches!(source, ModelSource::Pushed { .. });
+                spec.sources.iter().filter(|source| !pushed(source)).cloned().collect()
+            };
+            return own(one) == own(other);
+        }
         let overridden = |spec: &ModelSpec| self.cache.is_overridden(&spec.name);
-        by_source && (one.name == other.name || !(overridden(one) || overridden(other)))
+        one.sources == other.sources && !(overridden(one) || overridden(other))
     }
 
-    async fn load_one(&self, spec: &ModelSpec) -> Result<Loaded, WorkerError> {
+    async fn load_one(&self, spec: &ModelSpec, artifacts: &ArtifactCache) -> Result<Loaded, WorkerError> {
         let failed = |reason: String| WorkerError::Load { model: spec.name.clone(), reason };
         if spec.dtype != "f32" {
             return Err(failed(format!("dtype `{}` is not supported by this build; use f32", spec.dtype)));
         }
         let (cache, wanted, told) = (self.cache.clone(), spec.clone(), self.on_download.clone());
+        let transfer = artifacts.transfer().with_tries(PUSHED_TRIES);
+        let pushed = FromCoordinator { transfer, runtime: Handle::current() };
         let loaded = tokio::task::spawn_blocking(move || {
             let log = DownloadLog::default();
-            let path = cache.fetch(&wanted, &|progress| match &told {
+            let path = cache.fetch_with(&wanted, Some(&pushed), &|progress| match &told {
                 Some(told) => told(progress),
                 None => log.say(&progress),
             })?;
-            let model = load_model(&path);
+            let model = cache.digest(&path).map_err(|e| e.to_string());
+            let model = model.and_then(|sha256| Ok((sha256, load_model(&path)?)));
             Ok::<_, WorkerError>((path, model))
         });
         let (path, model) = loaded.await.map_err(|e| failed(e.to_string()))??;
-        let model = Arc::new(model.map_err(failed)?);
+        let (sha256, model) = model.map_err(failed)?;
+        let model = Arc::new(model);
         let options = EngineOptions { max_rows: self.slots * ROWS_PER_EPISODE, ..EngineOptions::default() };
         let engine = Engine::start(model, options).map_err(|e| failed(e.to_string()))?;
-        tracing::info!(model = %spec.name, path = %path.display(), "model loaded");
+        tracing::info!(model = %spec.name, path = %path.display(), %sha256, "model loaded");
         let backend = Arc::new(LocalBackend::new(engine.clone()));
         let adapters = Arc::new(AdapterTable::new(backend.clone()));
-        Ok(Loaded { spec: spec.clone(), engine, backend, adapters })
+        Ok(Loaded { spec: spec.clone(), sha256, engine, backend, adapters })
     }
 }
 
@@ -115,14 +137,14 @@ impl ModelLoader for LocalModels {
         true
     }
 
-    async fn load(&self, specs: &[ModelSpec]) -> Result<Serving, WorkerError> {
+    async fn load(&self, specs: &[ModelSpec], artifacts: &ArtifactCache) -> Result<Serving, WorkerError> {
         let mut all = self.loaded.lock().await;
         let mut serving = Serving::default();
         for spec in specs {
             let loaded = match all.iter().find(|loaded| self.same_model(&loaded.spec, spec)) {
                 Some(loaded) => loaded.clone(),
                 None => {
-                    let loaded = self.load_one(spec).await?;
+                    let loaded = self.load_one(spec, artifacts).await?;
                     all.push(loaded.clone());
                     loaded
                 }
@@ -131,6 +153,7 @@ impl ModelLoader for LocalModels {
             serving.adapters.insert(spec.name.clone(), loaded.adapters.clone());
             let trainable = Trainable { model: loaded.engine.model().clone(), base_name: base_name(spec) };
             serving.trainable.insert(spec.name.clone(), trainable);
+            serving.loaded.push(LoadedModel { name: spec.name.clone(), sha256: loaded.sha256 });
         }
         Ok(serving)
     }
@@ -139,6 +162,25 @@ impl ModelLoader for LocalModels {
         for loaded in self.loaded.lock().await.drain(..) {
             loaded.engine.stop().await;
         }
+    }
+}
+
+/// Pushed files over the worker's own connection.
+struct FromCoordinator {
+    transfer: Transfer,
+    runtime: Handle,
+}
+
+impl PushedFiles for FromCoordinator {
+    fn fetch(
+        &self,
+        file: &PushedFile,
+        partial: &Path,
+        target: &Path,
+        moved: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), String> {
+        let fetched = self.runtime.block_on(self.transfer.download(file.sha256, partial, target, moved));
+        fetched.map_err(|e| format!("`{}`: {e}", file.name))
     }
 }
 

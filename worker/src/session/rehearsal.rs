@@ -7,13 +7,19 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use influence_proto::wire::admin_server::AdminServer;
 use influence_proto::wire::coordinator_server::{Coordinator, CoordinatorServer};
-use influence_proto::{Digest, Lease, ModelSource, ModelSpec, Outcome, Turn, wire};
+use influence_proto::{Lease, ModelSource, ModelSpec, Outcome, Turn, wire};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::client::{ClientOptions, Credentials};
+
+mod transfers;
 
 type Reply<T> = Result<Response<T>, Status>;
 type Outgoing = mpsc::Sender<Result<wire::CoordinatorEvent, Status>>;
@@ -22,6 +28,8 @@ type Outgoing = mpsc::Sender<Result<wire::CoordinatorEvent, Status>>;
 #[derive(Debug, Default)]
 pub(crate) struct Script {
     pub(crate) protocol: Option<u32>,
+    /// What the header `authorization` of every call must be.
+    pub(crate) authorization: Option<String>,
     pub(crate) lease_ms: Option<u32>,
     /// Granted as credits allow.
     pub(crate) leases: VecDeque<Lease>,
@@ -35,6 +43,15 @@ pub(crate) struct Script {
     /// Reported as lost by the next renewal.
     pub(crate) lost: Vec<wire::Cancel>,
     pub(crate) artifacts: BTreeMap<String, Vec<u8>>,
+    /// What came of uploads that broke off.
+    pub(crate) spooled: BTreeMap<String, Vec<u8>>,
+    /// From which byte on artifacts were asked for, and sent.
+    pub(crate) downloads: Vec<u64>,
+    pub(crate) uploads: Vec<u64>,
+    /// Files of models, by name.
+    pub(crate) pushed: BTreeMap<String, Vec<wire::PushedFile>>,
+    /// The models that the first worker said it has loaded.
+    pub(crate) pinned: Vec<wire::LoadedModel>,
     pub(crate) credits: Vec<u32>,
     pub(crate) draining: bool,
     pub(crate) sessions: u32,
@@ -51,6 +68,8 @@ pub(crate) enum Fault {
     Before(Code),
     /// Stored, but the answer is lost.
     After(Code),
+    /// A transfer's connection breaks after so many chunks.
+    Break(usize),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -61,6 +80,7 @@ struct Shared(Arc<Mutex<Script>>);
 pub(crate) struct Rehearsal {
     shared: Shared,
     address: SocketAddr,
+    tls: Option<ServerTlsConfig>,
     runtime: Option<Runtime>,
 }
 
@@ -71,15 +91,26 @@ fn farewell() -> wire::CoordinatorEvent {
 
 impl Rehearsal {
     pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// As `start`, over TLS if it is given.
+    pub(crate) async fn start_with(tls: Option<ServerTlsConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Shared::default();
-        let runtime = Some(serve(listener, shared.clone()));
-        Self { shared, address, runtime }
+        let runtime = Some(serve(listener, shared.clone(), tls.clone()));
+        Self { shared, address, tls, runtime }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// For a client without credentials.
+    pub(crate) fn options(&self) -> ClientOptions {
+        ClientOptions { addresses: vec![self.url()], credentials: Credentials::default() }
     }
 
     pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
@@ -105,7 +136,7 @@ impl Rehearsal {
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         };
-        self.runtime = Some(serve(listener, self.shared.clone()));
+        self.runtime = Some(serve(listener, self.shared.clone(), self.tls.clone()));
     }
 
     pub(crate) fn say(&self, event: wire::coordinator_event::Event) {
@@ -145,23 +176,40 @@ impl Drop for Rehearsal {
     }
 }
 
-fn serve(listener: TcpListener, shared: Shared) -> Runtime {
+fn serve(listener: TcpListener, shared: Shared, tls: Option<ServerTlsConfig>) -> Runtime {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.spawn(async move {
         listener.set_nonblocking(true).unwrap();
         let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
-        let server = tonic::transport::Server::builder().add_service(CoordinatorServer::new(shared));
-        server.serve_with_incoming(incoming).await.unwrap();
+        let mut server = match tls {
+            Some(tls) => Server::builder().tls_config(tls).unwrap(),
+            None => Server::builder(),
+        };
+        let checked = shared.clone();
+        let check = move |request: Request<()>| checked.authorise(request);
+        let admin = AdminServer::with_interceptor(shared.clone(), check.clone());
+        let service = CoordinatorServer::with_interceptor(shared, check);
+        server.add_service(service).add_service(admin).serve_with_incoming(incoming).await.unwrap();
     });
     runtime
 }
 
 impl Shared {
+    fn authorise(&self, request: Request<()>) -> Result<Request<()>, Status> {
+        let shown = request.metadata().get("authorization").map(|header| header.to_str().unwrap().to_owned());
+        match &self.0.lock().unwrap().authorization {
+            Some(expected) if shown.as_ref() != Some(expected) => {
+                Err(Status::unauthenticated("the token is none of this coordinator's"))
+            }
+            _ => Ok(request),
+        }
+    }
+
     /// A call that delivers something: its fault first, then `store`, which must be idempotent.
     fn deliver(&self, worker: &str, store: impl FnOnce(&mut Script)) -> Result<(), Status> {
         let mut script = self.0.lock().unwrap();
         if !script.known.iter().any(|known| known == worker) {
-            return Err(Status::not_found("unknown worker"));
+            return Err(Status::aborted("unknown worker"));
         }
         match script.faults.pop_front() {
             Some(Fault::Before(code)) => Err(Status::new(code, "ordered")),
@@ -169,7 +217,7 @@ impl Shared {
                 store(&mut script);
                 Err(Status::new(code, "ordered"))
             }
-            None => {
+            Some(Fault::Break(_)) | None => {
                 store(&mut script);
                 Ok(())
             }
@@ -212,9 +260,14 @@ impl Coordinator for Shared {
         script.joins.push(request);
         script.known.push(worker_id.clone());
         let source = ModelSource::Path { path: "tiny.gguf".into(), sha256: None };
-        let model = ModelSpec { name: "tiny".into(), dtype: "f32".into(), sources: vec![source] };
+        let mut sources = vec![source];
+        if let Some(files) = script.pushed.get("tiny") {
+            let files = files.iter().cloned().map(|file| file.try_into().unwrap()).collect();
+            sources.push(ModelSource::Pushed { files });
+        }
+        let model = ModelSpec { name: "tiny".into(), dtype: "f32".into(), sources };
         Ok(Response::new(wire::JoinReply {
-            protocol: script.protocol.unwrap_or(1),
+            protocol: script.protocol.unwrap_or(2),
             worker_id,
             run_id: "run".into(),
             models: vec![model.into()],
@@ -233,7 +286,12 @@ impl Coordinator for Shared {
         {
             let mut script = self.0.lock().unwrap();
             if !script.known.contains(&hello.worker_id) {
-                return Err(Status::not_found("unknown worker"));
+                return Err(Status::aborted("unknown worker"));
+            }
+            if script.pinned.is_empty() {
+                script.pinned.clone_from(&hello.models);
+            } else if script.pinned != hello.models {
+                return Err(Status::failed_precondition("the run has other files of `tiny`"));
             }
             script.sessions += 1;
             if script.over {
@@ -254,7 +312,7 @@ impl Coordinator for Shared {
         let request = request.into_inner();
         let mut script = self.0.lock().unwrap();
         if !script.known.contains(&request.worker_id) {
-            return Err(Status::not_found("unknown worker"));
+            return Err(Status::aborted("unknown worker"));
         }
         script.renewals.push(request.held);
         Ok(Response::new(wire::RenewReply { lost: std::mem::take(&mut script.lost) }))
@@ -284,39 +342,14 @@ impl Coordinator for Shared {
     }
 
     async fn stat_artifact(&self, request: Request<wire::StatArtifactRequest>) -> Reply<wire::StatArtifactReply> {
-        let complete = self.0.lock().unwrap().artifacts.contains_key(&request.into_inner().sha256);
-        Ok(Response::new(wire::StatArtifactReply { complete, bytes: 0 }))
+        self.stat(&request.into_inner().sha256)
     }
 
     async fn put_artifact(&self, request: Request<Streaming<wire::ArtifactChunk>>) -> Reply<wire::PutArtifactReply> {
-        let mut chunks = request.into_inner();
-        let mut data = Vec::new();
-        while let Some(chunk) = chunks.message().await? {
-            data.extend(chunk.data);
-        }
-        let sha256 = Digest::of(&data).to_string();
-        let fault = self.0.lock().unwrap().faults.pop_front();
-        if let Some(Fault::Before(code) | Fault::After(code)) = fault {
-            return Err(Status::new(code, "ordered"));
-        }
-        self.0.lock().unwrap().artifacts.insert(sha256.clone(), data);
-        Ok(Response::new(wire::PutArtifactReply { sha256 }))
+        self.take(request.into_inner()).await
     }
 
     async fn get_artifact(&self, request: Request<wire::GetArtifactRequest>) -> Reply<Self::GetArtifactStream> {
-        let sha256 = request.into_inner().sha256;
-        let mut script = self.0.lock().unwrap();
-        let data = script.artifacts.get(&sha256).cloned().ok_or_else(|| Status::not_found("no such artifact"))?;
-        let broken = matches!(script.faults.pop_front(), Some(Fault::After(_)));
-        let (sender, receiver) = mpsc::channel(64);
-        let pieces: Vec<_> = data.chunks(1000).map(<[u8]>::to_vec).collect();
-        let sent = if broken { pieces.len() / 2 } else { pieces.len() };
-        for data in pieces.into_iter().take(sent) {
-            sender.try_send(Ok(wire::ArtifactChunk { data, upload: None })).unwrap();
-        }
-        if broken {
-            sender.try_send(Err(Status::unavailable("the connection broke"))).unwrap();
-        }
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        self.give(&request.into_inner())
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use influence_proto::{EpisodeSpec, Failure, Lease, Outcome, TrainingProgress, TrainingSpec, Turn, Work, WorkId};
+use influence_proto::{
+    EpisodeSpec, Failure, Lease, LoadedModel, Outcome, TrainingProgress, TrainingSpec, Turn, Work, WorkId,
+};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,18 +77,23 @@ impl Tasks {
         *self.shared.serving.write().unwrap_or_else(PoisonError::into_inner) = serving;
     }
 
+    /// Which files the models are that leases are worked on with.
+    pub(super) fn loaded(&self) -> Vec<LoadedModel> {
+        self.shared.serving.read().unwrap_or_else(PoisonError::into_inner).loaded.clone()
+    }
+
     /// Begins to work on a lease. One that is held already is ignored; one that comes while draining is handed back.
     pub(super) fn take(&self, lease: Lease) {
         let Lease { work, attempt, payload } = lease;
         if self.shared.draining.is_cancelled() {
             return self.answer(work, attempt, Outcome::Returned);
         }
-        let slots = match payload {
-            Work::Episode { .. } => 1,
-            Work::Training(_) => self.shared.leases.slots(),
+        let (slots, journal) = match &payload {
+            Work::Episode { journal, .. } => (1, journal.len()),
+            Work::Training(_) => (self.shared.leases.slots(), 0),
         };
         let Some(holding) = self.shared.leases.take(work, attempt, slots) else { return };
-        tracing::debug!(work = %holding.work(), attempt, "lease taken");
+        tracing::debug!(work = %holding.work(), attempt, journal, "lease taken");
         let shared = self.shared.clone();
         self.shared.tracker.spawn(async move { shared.run(holding, payload, slots).await });
     }

@@ -1,15 +1,18 @@
 //! A worker against a coordinator that dies, forgets, takes back and says goodbye.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use influence_proto::{AdapterRef, Digest, EpisodeId, Lease, ModelSpec, Outcome, Turn, Work, WorkId, stream, wire};
+use influence_proto::{
+    AdapterRef, Digest, EpisodeId, Lease, LoadedModel, ModelSpec, Outcome, Token, Turn, Work, WorkId, stream, wire,
+};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::{Identity, ServerTlsConfig};
 
 use super::models::{ModelLoader, Serving};
 use super::rehearsal::Rehearsal;
@@ -28,9 +31,10 @@ impl ModelLoader for FakeModels {
         false
     }
 
-    async fn load(&self, specs: &[ModelSpec]) -> Result<Serving, WorkerError> {
+    async fn load(&self, specs: &[ModelSpec], _: &ArtifactCache) -> Result<Serving, WorkerError> {
         let mut serving = Serving::default();
         for spec in specs {
+            serving.loaded.push(LoadedModel { name: spec.name.clone(), sha256: Digest::of("files") });
             let backend: Arc<dyn Backend> = self.0.clone();
             serving.models = std::mem::replace(&mut serving.models, Models::new()).with(&spec.name, backend.clone());
             serving.adapters.insert(spec.name.clone(), Arc::new(AdapterTable::new(backend)));
@@ -62,11 +66,13 @@ fn backend(pause: Duration) -> Scripted {
 
 fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
     WorkerOptions {
-        coordinator: coordinator.url(),
+        coordinators: vec![coordinator.url()],
+        credentials: Credentials::default(),
         name: "test".into(),
         slots: 2,
         device: "cpu".into(),
         cache: cache.path().to_owned(),
+        cache_bytes: CACHE_BYTES,
         models: BTreeMap::new(),
         grace: Duration::from_secs(2),
         on_download: None,
@@ -81,10 +87,15 @@ impl Setup {
     }
 
     fn with(coordinator: Rehearsal, pause: Duration) -> Self {
+        Self::with_credentials(coordinator, pause, Credentials::default())
+    }
+
+    fn with_credentials(coordinator: Rehearsal, pause: Duration, credentials: Credentials) -> Self {
         let (backend, cache) = (Arc::new(backend(pause)), tempfile::tempdir().unwrap());
         let cancel = CancellationToken::new();
         let loader = Arc::new(FakeModels(backend.clone()));
-        let worker = tokio::spawn(run_with(options(&coordinator, &cache), loader, cancel.clone()));
+        let options = WorkerOptions { credentials, ..options(&coordinator, &cache) };
+        let worker = tokio::spawn(run_with(options, loader, cancel.clone()));
         Self { coordinator, backend, cancel, worker, _cache: cache }
     }
 
@@ -313,6 +324,18 @@ async fn a_protocol_that_does_not_fit_is_fatal_and_names_both_sides() {
     assert!(error.contains("speaks protocol 9") && error.contains("this worker 2 to 2"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_with_other_files_than_the_run_has_ends_with_the_coordinators_words() {
+    let coordinator = Rehearsal::start().await;
+    let other = LoadedModel { name: "tiny".into(), sha256: Digest::of("other files") };
+    coordinator.script().pinned = vec![other.into()];
+    coordinator.script().leases.extend(leases(1));
+    let setup = Setup::with(coordinator, Duration::ZERO);
+    let error = tokio::time::timeout(Duration::from_secs(20), setup.worker).await.unwrap().unwrap().unwrap_err();
+    assert!(error.to_string().contains("the run has other files of `tiny`"), "{error}");
+    assert!(setup.coordinator.script().turns.is_empty() && setup.coordinator.script().sessions == 0);
+}
+
 #[tokio::test]
 async fn a_worker_waits_for_a_coordinator_that_is_away() {
     let mut coordinator = Rehearsal::start().await;
@@ -337,6 +360,79 @@ async fn options_that_cannot_work_are_refused_with_the_way_out() {
     let device = refused(&|o| o.device = "cuda:0".into()).await;
     assert!(device.contains("cuda:0") && device.contains("--device cpu"), "{device}");
     assert!(refused(&|o| o.slots = 0).await.contains("1 or more"));
-    let address = refused(&|o| o.coordinator = "localhost:50051".into()).await;
+    let address = refused(&|o| o.coordinators = vec!["localhost:50051".into()]).await;
     assert!(address.contains("localhost:50051") && address.contains("http://HOST:PORT"), "{address}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_moves_on_to_the_standby_and_takes_its_work_along() {
+    let (mut leader, standby) = (Rehearsal::start().await, Rehearsal::start().await);
+    leader.script().leases.extend(leases(1));
+    let cache = tempfile::tempdir().unwrap();
+    let mut options = options(&leader, &cache);
+    options.coordinators.push(standby.url());
+    let loader = Arc::new(FakeModels(Arc::new(backend(Duration::from_millis(30)))));
+    let cancel = CancellationToken::new();
+    let worker = tokio::spawn(run_with(options, loader, cancel.clone()));
+    leader.until("a turn", |script| !script.turns.is_empty()).await;
+    leader.kill();
+    standby.until("the result", |script| script.finished.len() == 1).await;
+    assert_eq!(standby.script().finished[0].2, Outcome::Episode { turns: 4 }, "it went on where it was");
+    assert!(standby.script().renewals.iter().flatten().any(|held| held.work == "e0"), "its lease came along");
+    cancel.cancel();
+    tokio::time::timeout(Duration::from_secs(20), worker).await.unwrap().unwrap().unwrap();
+}
+
+fn with_token(text: &str) -> Credentials {
+    Credentials { token: Some(Token::new(text).unwrap()), ..Credentials::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_shows_the_token_and_a_wrong_one_ends_the_worker_at_once() {
+    let coordinator = Rehearsal::start().await;
+    coordinator.script().authorization = Some("Bearer the-token-of-workers".into());
+    let setup = Setup::with_credentials(coordinator, Duration::ZERO, with_token("a-token-of-others"));
+    let address = setup.coordinator.url();
+    let denied = tokio::time::timeout(Duration::from_secs(3), setup.worker).await.expect("it does not try again");
+    let denied = denied.unwrap().unwrap_err().to_string();
+    assert!(denied.contains(&address) && denied.contains("none of this coordinator's"), "{denied}");
+
+    let coordinator = setup.coordinator;
+    coordinator.script().leases.extend(leases(2));
+    let setup = Setup::with_credentials(coordinator, Duration::ZERO, with_token("the-token-of-workers"));
+    setup.coordinator.until("both results", |script| script.finished.len() == 2).await;
+    setup.coordinator.until("a renewal", |script| !script.renewals.is_empty()).await;
+    // The token is changed: the worker is not let in again.
+    setup.coordinator.script().authorization = Some("Bearer another-token-of-workers".into());
+    setup.coordinator.break_stream();
+    let denied = setup.end().await.unwrap_err().to_string();
+    assert!(denied.contains("none of this coordinator's"), "{denied}");
+}
+
+/// A coordinator's TLS and the certificate that a worker trusts it by.
+fn tls() -> (ServerTlsConfig, Vec<u8>) {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    (ServerTlsConfig::new().identity(Identity::from_pem(&certificate, key)), certificate.into_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_works_over_tls_and_leaves_a_coordinator_that_it_cannot_trust() {
+    let (server, ca) = tls();
+    let coordinator = Rehearsal::start_with(Some(server)).await;
+    coordinator.script().leases.extend(leases(2));
+    let strange = Credentials { ca: Some(tls().1), ..Credentials::default() };
+    let setup = Setup::with_credentials(coordinator, Duration::ZERO, strange);
+    let denied = tokio::time::timeout(Duration::from_secs(3), setup.worker).await.expect("it does not try again");
+    let denied = denied.unwrap().unwrap_err().to_string();
+    assert!(denied.contains("cannot be trusted") && denied.contains("--tls-ca"), "{denied}");
+
+    let trusting = Credentials { ca: Some(ca), ..with_token("the-token-of-workers") };
+    let coordinator = setup.coordinator;
+    coordinator.script().authorization = Some("Bearer the-token-of-workers".into());
+    let setup = Setup::with_credentials(coordinator, Duration::ZERO, trusting);
+    setup.coordinator.until("both results", |script| script.finished.len() == 2).await;
+    setup.coordinator.until("a renewal", |script| !script.renewals.is_empty()).await;
+    setup.coordinator.goodbye();
+    setup.end().await.unwrap();
 }

@@ -45,6 +45,7 @@ pub(crate) async fn run(
     let Algorithm::Sft = spec.algorithm;
     let model = job.model.clone();
     let written = output.clone();
+    // With the files, which stay in the cache for as long as they are read.
     let trained =
         tokio::task::spawn_blocking(move || sft(&model, start.as_deref(), &dataset, &options, &written, &mut progress));
     let report = trained.await.map_err(|e| TrainingError::Local(format!("the training's thread ended: {e}")))??;

@@ -29,14 +29,16 @@ struct Simulation {
 }
 
 /// Simulates until the run is over or the time is; writes what was measured as one line.
-pub(crate) fn run(options: Options, address: SocketAddr, pid: u32) {
+pub(crate) fn run(options: Options, address: SocketAddr, pids: &[u32]) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let measured = runtime.block_on(simulate(options, address, pid));
+    let measured = runtime.block_on(simulate(options, address, pids));
     println!("{}", serde_json::to_string(&measured).expect("figures"));
 }
 
-async fn simulate(options: Options, address: SocketAddr, pid: u32) -> Measured {
-    let (coordinator, this) = (Process::of(pid), Process::of(std::process::id()));
+async fn simulate(options: Options, address: SocketAddr, pids: &[u32]) -> Measured {
+    let this = Process::of(std::process::id());
+    let processes: Vec<Process> = pids.iter().map(|pid| Process::of(*pid)).collect();
+    let cpu_ms = || processes.iter().filter_map(Process::cpu_ms).sum::<f64>();
     let limit = Duration::from_secs(options.seconds);
     let simulation = Arc::new(Simulation {
         turns: Turns::new(options.bytes, options.turns),
@@ -45,8 +47,8 @@ async fn simulate(options: Options, address: SocketAddr, pid: u32) -> Measured {
         options,
         address,
     });
-    let before = (machine().0, coordinator.cpu_ms().unwrap_or(0.0), this.cpu_ms().unwrap_or(0.0));
-    let watching = tokio::spawn(watch::watch(simulation.clone(), coordinator));
+    let before = (machine().0, cpu_ms(), this.cpu_ms().unwrap_or(0.0));
+    let watching = tokio::spawn(watch::watch(simulation.clone(), processes.clone()));
     let workers: Vec<_> =
         (0..simulation.options.workers).map(|i| tokio::spawn(Worker::new(simulation.clone(), i).work())).collect();
     let all = async {
@@ -61,7 +63,7 @@ async fn simulate(options: Options, address: SocketAddr, pid: u32) -> Measured {
     let (samples, peak_mib) = watching.await.expect("watching does not panic");
     let wall = samples.last().map_or(1.0, |s| s.seconds) * 1000.0;
     let (after, processors) = machine();
-    let coordinator = samples.last().map_or(0.0, |s| s.cpu_ms) - before.1;
+    let coordinator = samples.last().map_or(0.0, |s| s.cpu_ms + s.store_cpu_ms) - before.1;
     let simulator = this.cpu_ms().unwrap_or(0.0) - before.2;
     Measured {
         others: (after - before.0 - coordinator - simulator).max(0.0) / wall,

@@ -20,12 +20,15 @@ pub(crate) struct Sample {
     pub(crate) episodes: u32,
     pub(crate) cpu_ms: f64,
     pub(crate) memory_mib: f64,
-    /// Bytes to disk.
+    /// Of the store's own process, if it has one.
+    pub(crate) store_cpu_ms: f64,
+    pub(crate) store_memory_mib: f64,
+    /// Bytes to disk, by both.
     pub(crate) written: f64,
 }
 
 /// Samples until the simulation stops or the process ends; also returns its highest memory.
-pub(super) async fn watch(simulation: Arc<Simulation>, process: Process) -> (Vec<Sample>, f64) {
+pub(super) async fn watch(simulation: Arc<Simulation>, processes: Vec<Process>) -> (Vec<Sample>, f64) {
     let start = Instant::now();
     let (mut samples, mut peak): (Vec<Sample>, f64) = (Vec::new(), 0.0);
     let mut every = tokio::time::interval(EVERY);
@@ -34,12 +37,15 @@ pub(super) async fn watch(simulation: Arc<Simulation>, process: Process) -> (Vec
             _ = every.tick() => {}
             () = simulation.stop.cancelled() => {}
         }
-        let (Some(cpu_ms), Some((memory_mib, high))) = (process.cpu_ms(), process.memory()) else { break };
+        let (Some(cpu_ms), Some((memory_mib, high))) = (processes[0].cpu_ms(), processes[0].memory()) else { break };
         peak = high;
         let seconds = start.elapsed().as_secs_f64();
         let episodes = simulation.counters.finished();
-        let written = process.written().unwrap_or(0.0);
-        samples.push(Sample { seconds, episodes, cpu_ms, memory_mib, written });
+        let written = processes.iter().filter_map(Process::written).sum();
+        let store = processes.get(1);
+        let store_cpu_ms = store.and_then(Process::cpu_ms).unwrap_or(0.0);
+        let store_memory_mib = store.and_then(Process::memory).map_or(0.0, |(now, _)| now);
+        samples.push(Sample { seconds, episodes, cpu_ms, memory_mib, store_cpu_ms, store_memory_mib, written });
         if round % SAY == SAY - 1 {
             let before = samples[samples.len().saturating_sub(SAY as usize)];
             let done = f64::from(episodes - before.episodes);

@@ -57,7 +57,7 @@ fn unknown_keys_are_answered_with_line_and_nearest_key() {
     );
     refuses(
         &format!("{CLINIC}leases:\n  zz: 1\n"),
-        "experiments/test.yaml:5: unknown key `leases.zz`; the keys here are `seconds`",
+        "experiments/test.yaml:5: unknown key `leases.zz`; the keys here are `seconds`, `straggler_seconds`",
     );
 }
 

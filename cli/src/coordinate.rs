@@ -1,0 +1,190 @@
+//! A run that is opened, and carried on by the one who leads it.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use influence_coordinator::access::Access;
+use influence_coordinator::artifacts::Artifacts;
+use influence_coordinator::config::Experiment;
+use influence_coordinator::store::{RunStatus, Store, StoreAddress, StoreError};
+use influence_coordinator::{
+    Coordinator, CoordinatorOptions, Leadership, Opened, RunError, RunHandle, StartError, open_run,
+};
+use influence_proto::RunId;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{CoordinatorArguments, DataArguments, ExperimentArguments};
+use crate::run::conclude;
+use crate::stored::store_address;
+use crate::{credentials, interrupt, progress};
+
+/// Between two tries of a coordinator that could not go on for lack of its store.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a coordinator waits for others.
+pub(crate) struct Waits {
+    /// The store, for a leader that is silent.
+    pub(crate) takeover: Duration,
+    /// Work of an earlier coordinator, for workers that outlived it.
+    pub(crate) reclaim: Duration,
+    /// A run, for a store that refuses every write, as with a full disk.
+    pub(crate) store_patience: Option<Duration>,
+}
+
+/// Where workers come in, and what they must show.
+pub(crate) struct Door {
+    pub(crate) listen: SocketAddr,
+    pub(crate) access: Access,
+}
+
+/// A run and what it is carried on with.
+pub(crate) struct Open {
+    pub(crate) run: RunId,
+    pub(crate) store: Arc<dyn Store>,
+    /// Nothing is left to do.
+    pub(crate) finished: bool,
+    pub(crate) address: StoreAddress,
+    pub(crate) data: DataArguments,
+    artifacts: OsString,
+    experiment: Experiment,
+}
+
+impl Open {
+    /// The run that the arguments mean, new or known.
+    /// `artifacts`: by default in the data folder.
+    pub(crate) async fn new(
+        arguments: &ExperimentArguments,
+        data: &DataArguments,
+        artifacts: Option<OsString>,
+    ) -> anyhow::Result<Self> {
+        let ExperimentArguments { experiment, set, seed, name, configs, fresh } = arguments;
+        let experiment = Experiment::load(experiment, configs.as_deref(), set, *seed, name.as_deref())?;
+        let address = store_address(data);
+        let store = influence_coordinator::store::open(&address).await?.store;
+        let opened = open_run(&*store, &experiment, *fresh).await?;
+        match &opened {
+            Opened::New(run) => eprintln!("run {run} begins"),
+            Opened::Resumed(run) => eprintln!("run {run} goes on"),
+            Opened::Finished(run) => eprintln!("run {run} is finished; --fresh starts over under a new run id"),
+        }
+        let finished = matches!(opened, Opened::Finished(_));
+        let artifacts = artifacts.unwrap_or_else(|| data.data.join("artifacts").into_os_string());
+        Ok(Self { run: opened.run().clone(), store, finished, address, artifacts, experiment, data: data.clone() })
+    }
+
+    /// Takes the lead, at once or not at all.
+    pub(crate) async fn lead(&self, waits: &Waits) -> anyhow::Result<Leadership> {
+        let (store, run) = (self.store.clone(), self.run.clone());
+        Ok(Leadership::take(store, run, this_process(None), waits.takeover).await?)
+    }
+
+    /// Takes the lead when nobody else has it (any more). None when cancelled.
+    async fn stand_by(
+        &self,
+        door: &Door,
+        waits: &Waits,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Leadership>, StoreError> {
+        let (store, run, me) = (self.store.clone(), self.run.clone(), this_process(Some(door.listen)));
+        if matches!(self.address, StoreAddress::Sqlite(_)) {
+            return Leadership::take(store, run, me, waits.takeover).await.map(Some);
+        }
+        let waiting = |reason: &str| eprintln!("standing by: run {} is led by {reason}", self.run);
+        Leadership::wait(store, run, me, waits.takeover, waiting, cancel).await
+    }
+
+    /// Carries the run on in the background.
+    pub(crate) async fn start(
+        &self,
+        leadership: Leadership,
+        door: &Door,
+        waits: &Waits,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<RunHandle> {
+        let options = CoordinatorOptions {
+            run: self.run.clone(),
+            leadership,
+            store: self.store.clone(),
+            artifacts: Artifacts::open(&self.artifacts, &self.data.data.join(self.run.as_str())).await?,
+            data: self.data.data.clone(),
+            listen: door.listen,
+            access: door.access.clone(),
+            reclaim: waits.reclaim,
+            store_patience: waits.store_patience,
+        };
+        Ok(Coordinator::start(options, self.experiment.clone(), cancel).await?)
+    }
+
+    /// Leads the run to its end. False if it has to be led again.
+    async fn lead_on(
+        &self,
+        leadership: Leadership,
+        door: &Door,
+        waits: &Waits,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<bool> {
+        if self.store.run(&self.run).await?.status == RunStatus::Finished {
+            leadership.resign().await;
+            return Ok(true);
+        }
+        let handle = self.start(leadership, door, waits, cancel.clone()).await?;
+        let scheme = if door.access.speaks_tls() { "https" } else { "http" };
+        eprintln!("workers join with: influence worker --coordinator {scheme}://{}", handle.address);
+        let bars = tokio::spawn(progress::show(handle.progress.clone()));
+        let outcome = handle.wait().await;
+        bars.await.context("the progress bars broke off")?;
+        outcome?;
+        Ok(true)
+    }
+}
+
+/// `influence coordinator`.
+pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
+    let cancel = interrupt::token()?;
+    let waits = Waits {
+        takeover: Duration::from_secs(arguments.takeover),
+        reclaim: Duration::from_secs(15),
+        store_patience: None,
+    };
+    let door = Door { listen: arguments.listen, access: credentials::access(&arguments.access)? };
+    // Before the run is opened: nothing is begun that cannot go on.
+    door.access.permits(door.listen)?;
+    let open = Open::new(&arguments.experiment, &arguments.data, arguments.artifacts).await?;
+    let mut done = open.finished;
+    while !done {
+        let Some(leadership) = open.stand_by(&door, &waits, &cancel).await? else {
+            return Err(RunError::Stopped.into());
+        };
+        done = match open.lead_on(leadership, &door, &waits, &cancel).await {
+            Err(error) if passes(&error) => {
+                eprintln!("{error}");
+                tokio::time::sleep(AGAIN).await;
+                false
+            }
+            other => other?,
+        };
+    }
+    conclude(&open, arguments.json).await
+}
+
+/// Whether the run may go on from here later: another leads, or the store is away.
+fn passes(error: &anyhow::Error) -> bool {
+    match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(RunError::Deposed), _, _) => true,
+        (Some(RunError::Store(store)), _, _) | (_, Some(StartError::Store(store)), _) | (_, _, Some(store)) => {
+            store.is_no_answer()
+        }
+        _ => false,
+    }
+}
+
+/// Who leads, for people.
+fn this_process(listen: Option<SocketAddr>) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let process = format!("process {}", std::process::id());
+    let host = if host.trim().is_empty() { process } else { format!("{process} on {}", host.trim()) };
+    listen.map_or_else(|| host.clone(), |listen| format!("{host}, listening on {listen}"))
+}

@@ -1,0 +1,144 @@
+//! Artifacts and models over the wire.
+
+use influence_coordinator::artifacts::Artifacts;
+use influence_proto::wire::worker_event::Event;
+use influence_proto::{Digest, Joined, LoadedModel, ModelSource, PushedFile, wire};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use crate::setting::{Living, Setting};
+use crate::worker::{Client, client, join, upload};
+
+const CONTENT: &[u8] = b"0123456789abcdef";
+
+fn chunk(data: &[u8], offset: Option<u64>) -> wire::ArtifactChunk {
+    let upload = offset.map(|offset| wire::Upload { sha256: Digest::of(CONTENT).to_string(), offset });
+    wire::ArtifactChunk { data: data.to_vec(), upload }
+}
+
+async fn stat(calls: &mut Client) -> (bool, u64) {
+    let request = wire::StatArtifactRequest { sha256: Digest::of(CONTENT).to_string() };
+    let reply = calls.stat_artifact(request).await.unwrap().into_inner();
+    (reply.complete, reply.bytes)
+}
+
+async fn put(calls: &mut Client, chunks: Vec<wire::ArtifactChunk>) -> Result<String, Status> {
+    Ok(calls.put_artifact(tokio_stream::iter(chunks)).await?.into_inner().sha256)
+}
+
+async fn until_spooled(calls: &mut Client, bytes: u64) {
+    while stat(calls).await != (false, bytes) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_where_it_broke_and_is_read_from_any_byte() {
+    let setting = Setting::new();
+    let living = Living::start(&setting, setting.experiment(&[])).await;
+    let mut calls = client(living.address).await.unwrap();
+    assert_eq!(stat(&mut calls).await, (false, 0));
+
+    let (sender, receiver) = mpsc::channel(4);
+    let mut first = client(living.address).await.unwrap();
+    let uploading = tokio::spawn(async move { first.put_artifact(ReceiverStream::new(receiver)).await });
+    sender.send(chunk(&CONTENT[..6], Some(0))).await.unwrap();
+    until_spooled(&mut calls, 6).await;
+    let busy = put(&mut calls, vec![chunk(&CONTENT[6..], Some(6))]).await.unwrap_err();
+    assert_eq!(busy.code(), Code::Unavailable, "{busy}");
+
+    uploading.abort();
+    drop(sender);
+    let wrong = loop {
+        let refused = put(&mut calls, vec![chunk(CONTENT, Some(0))]).await.unwrap_err();
+        // The coordinator may not have noticed yet that the first one is gone.
+        if refused.code() != Code::Unavailable {
+            break refused;
+        }
+    };
+    assert_eq!(wrong.code(), Code::InvalidArgument);
+    assert!(wrong.message().contains("go on from 6"), "{wrong}");
+
+    let whole = Digest::of(CONTENT).to_string();
+    assert_eq!(put(&mut calls, vec![chunk(&CONTENT[6..9], Some(6)), chunk(&CONTENT[9..], None)]).await.unwrap(), whole);
+    assert_eq!(stat(&mut calls).await, (true, CONTENT.len() as u64));
+    assert_eq!(put(&mut calls, vec![chunk(b"", Some(0))]).await.unwrap(), whole, "it is here: nothing more is asked");
+    for offset in [0, 5, CONTENT.len() as u64] {
+        let request = wire::GetArtifactRequest { sha256: whole.clone(), offset };
+        let mut chunks = calls.get_artifact(request).await.unwrap().into_inner();
+        let mut got = Vec::new();
+        while let Some(chunk) = chunks.message().await.unwrap() {
+            got.extend(chunk.data);
+        }
+        assert_eq!(got, CONTENT[offset as usize..]);
+    }
+    let beyond = wire::GetArtifactRequest { sha256: whole, offset: 99 };
+    assert_eq!(calls.get_artifact(beyond).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn uploads_that_say_nothing_or_something_else_are_refused() {
+    let setting = Setting::new();
+    let living = Living::start(&setting, setting.experiment(&[])).await;
+    let mut calls = client(living.address).await.unwrap();
+    for chunks in [vec![], vec![chunk(CONTENT, None)]] {
+        let refused = put(&mut calls, chunks).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("`upload`"), "{refused}");
+    }
+    let refused = put(&mut calls, vec![chunk(b"something else", Some(0))]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::DataLoss, "{refused}");
+    assert_eq!(stat(&mut calls).await, (false, 0), "nothing of it stays");
+}
+
+#[tokio::test]
+async fn a_pushed_model_is_offered_to_workers_that_join_later() {
+    let setting = Setting::new();
+    let experiment = setting.experiment(&[]);
+    let models: Vec<_> = experiment.models.values().cloned().collect();
+    let living = Living::start(&setting, experiment).await;
+    let mut calls = client(living.address).await.unwrap();
+    upload(calls.clone(), CONTENT.to_vec()).await.unwrap();
+    let files =
+        vec![PushedFile { name: "model.gguf".into(), sha256: Digest::of(CONTENT), bytes: CONTENT.len() as u64 }];
+    let artifacts = Artifacts::open(setting.data().join("artifacts"), &setting.data().join("spool")).await.unwrap();
+    artifacts.push_model(&models, "made-up", files.clone()).await.unwrap();
+    let reply = calls.join(wire::JoinRequest::from(join("w", 1))).await.unwrap().into_inner();
+    let joined = Joined::try_from(reply).unwrap();
+    assert_eq!(joined.models[0].sources.len(), models[0].sources.len() + 1);
+    assert_eq!(joined.models[0].sources.last(), Some(&ModelSource::Pushed { files }));
+}
+
+/// Joins, and opens a session with these models.
+async fn hello(calls: &mut Client, name: &str, incarnation: u64, models: &[(&str, &str)]) -> Result<(), Status> {
+    let reply = calls.join(wire::JoinRequest::from(join(name, incarnation))).await.unwrap().into_inner();
+    let loaded = |(name, files): &(&str, &str)| LoadedModel { name: (*name).into(), sha256: Digest::of(files) };
+    let models = models.iter().map(|model| loaded(model).into()).collect();
+    let hello = wire::Hello { worker_id: reply.worker_id, models };
+    let event = wire::WorkerEvent { event: Some(Event::Hello(hello)) };
+    calls.session(tokio_stream::iter([event])).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_worker_with_other_files_than_the_first_is_refused_even_after_a_restart() {
+    let setting = Setting::new();
+    let living = Living::start(&setting, setting.experiment(&[])).await;
+    let mut calls = client(living.address).await.unwrap();
+    hello(&mut calls, "first", 1, &[("made-up", "these files")]).await.unwrap();
+    hello(&mut calls, "same", 2, &[("made-up", "these files")]).await.unwrap();
+    let unknown = hello(&mut calls, "odd", 3, &[("unheard-of", "x")]).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::InvalidArgument);
+    assert!(unknown.message().contains("unheard-of"), "{unknown}");
+    living.kill();
+
+    let living = Living::start(&setting, setting.experiment(&[])).await;
+    let mut calls = client(living.address).await.unwrap();
+    let refused = hello(&mut calls, "other", 4, &[("made-up", "other files")]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    for part in ["`made-up`", &Digest::of("these files").to_string(), &Digest::of("other files").to_string(), "--fresh"]
+    {
+        assert!(refused.message().contains(part), "{part} is missing in: {}", refused.message());
+    }
+    hello(&mut calls, "same", 5, &[("made-up", "these files")]).await.unwrap();
+}

@@ -101,6 +101,7 @@ fn row(worker: &WorkerStanding) -> [String; 10] {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use influence_proto::{RunId, Standing, WorkerId};
+    use influence_worker::Credentials;
 
     use super::*;
 
@@ -155,10 +156,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_absent_coordinator_and_a_bad_address_are_named_with_the_way_out() {
-        let admin = Admin::new("http://127.0.0.1:1").unwrap();
+        let admin = Admin::new(vec!["http://127.0.0.1:1".into()], Credentials::default()).unwrap();
         let away = admin.status().await.unwrap_err().to_string();
         assert!(away.contains("http://127.0.0.1:1") && away.contains("--coordinator URL"), "{away}");
-        let bad = Admin::new("nonsense").err().unwrap().to_string();
+        let bad = Admin::new(vec!["nonsense".into()], Credentials::default()).err().unwrap().to_string();
         assert!(bad.contains("`nonsense`") && bad.contains("http://HOST:PORT"), "{bad}");
     }
 }

@@ -157,7 +157,7 @@ fn survive(seed: u64, expected: &BTreeMap<String, Value>) {
     }
     let said: String = cluster.workers.iter().map(Place::said).collect();
     let acknowledged = nothing_acknowledged_is_missing(&said).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-    println!(
+    eprintln!(
         "seed {seed}: {} faults in {troubled:.1?}, ended after {ended:.1?}, {} episodes, {acknowledged} acknowledged turns",
         faults.len(),
         actual.len() - 2,

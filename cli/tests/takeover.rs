@@ -68,7 +68,7 @@ fn a_standby_takes_over_from_a_leader_that_is_killed_or_cut_off() {
     let killed = Instant::now();
     coordinators[0].kill();
     until_said(&coordinators[1], "leading", 1);
-    println!("the standby led {:.1?} after the leader was killed", killed.elapsed());
+    eprintln!("the standby led {:.1?} after the leader was killed", killed.elapsed());
     until_said(&coordinators[1], "worker joined", 2);
     coordinators[0].start_again(&lab);
     until_said(&coordinators[0], "standing by", 1);
@@ -77,7 +77,7 @@ fn a_standby_takes_over_from_a_leader_that_is_killed_or_cut_off() {
     let cut = Instant::now();
     wires[1].cut();
     until_said(&coordinators[0], "leading", 2);
-    println!("the standby led {:.1?} after the leader was cut off", cut.elapsed());
+    eprintln!("the standby led {:.1?} after the leader was cut off", cut.elapsed());
     wires[1].mend();
     until_said(&coordinators[1], "another coordinator leads", 1);
 

@@ -22,6 +22,8 @@ use super::faults::COORDINATORS;
 use super::network::connect;
 
 type Client = CoordinatorClient<Channel>;
+/// What it is doing, by work and attempt.
+type Held = BTreeMap<(WorkId, u32), JoinHandle<()>>;
 
 const SLOTS: usize = 2;
 /// For every call.
@@ -32,7 +34,7 @@ pub(super) struct Worker {
     name: &'static str,
     incarnation: u64,
     client: Arc<Mutex<Option<(Client, WorkerId)>>>,
-    held: Arc<Mutex<BTreeMap<(WorkId, u32), JoinHandle<()>>>>,
+    held: Arc<Mutex<Held>>,
     complaints: Arc<Mutex<Vec<String>>>,
 }
 

@@ -1,8 +1,7 @@
 use std::time::Duration;
 
 use influence_proto::wire::admin_client::AdminClient;
-use influence_proto::{ClusterStatus, wire};
-use tonic::Code;
+use influence_proto::{ClusterStatus, Digest, Joined, ModelSource, PushedFile, wire};
 use tonic::transport::Channel;
 
 use crate::setting::{Living, Setting};
@@ -33,7 +32,7 @@ async fn an_administrator_sees_the_workers_pauses_resumes_and_has_one_drain() {
     assert_eq!((empty.run.as_str(), empty.episodes_total), ("demo", 2));
     assert_eq!((empty.standing.workers.len(), empty.standing.paused), (0, false));
     let nobody = admin.drain_worker(wire::DrainWorkerRequest { worker: "leaver".into() }).await.unwrap_err();
-    assert_eq!(nobody.code(), Code::NotFound);
+    assert_eq!(nobody.code(), tonic::Code::NotFound);
 
     // Paused, a worker that is free gets nothing.
     admin.pause(wire::PauseRequest {}).await.unwrap();
@@ -71,10 +70,26 @@ async fn an_administrator_sees_the_workers_pauses_resumes_and_has_one_drain() {
 }
 
 #[tokio::test]
-async fn models_cannot_be_pushed_yet() {
+async fn a_pushed_model_is_the_last_source_that_workers_hear_of() {
     let setting = Setting::new();
     let living = Living::start(&setting, setting.experiment(&[])).await;
     let mut admin = AdminClient::connect(format!("http://{}", living.address)).await.unwrap();
-    let refused = admin.push_model(wire::PushModelRequest { model: "m".into(), files: vec![] }).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unimplemented);
+    let mut calls = client(living.address).await.unwrap();
+    let digest = Digest::of(b"weights");
+    let request = |model: &str| {
+        let file = PushedFile { name: "model.gguf".into(), sha256: digest, bytes: 7 };
+        wire::PushModelRequest { model: model.into(), files: vec![file.into()] }
+    };
+    let missing = admin.push_model(request("made-up")).await.unwrap_err();
+    assert!(missing.message().contains("was not uploaded"), "{missing}");
+
+    let upload = Some(wire::Upload { sha256: digest.into(), offset: 0 });
+    calls.put_artifact(tokio_stream::iter([wire::ArtifactChunk { data: b"weights".to_vec(), upload }])).await.unwrap();
+    let unknown = admin.push_model(request("another")).await.unwrap_err();
+    assert!(unknown.message().contains("`made-up`"), "it says which there are: {unknown}");
+    admin.push_model(request("made-up")).await.unwrap();
+    let joined = calls.join(wire::JoinRequest::from(join("w", 1))).await.unwrap().into_inner();
+    let joined = Joined::try_from(joined).unwrap();
+    let files = vec![PushedFile { name: "model.gguf".into(), sha256: digest, bytes: 7 }];
+    assert_eq!(joined.models[0].sources.last(), Some(&ModelSource::Pushed { files }));
 }

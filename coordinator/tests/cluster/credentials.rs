@@ -1,6 +1,6 @@
 //! Who is let in, over real connections.
 
-use influence_proto::wire;
+use influence_proto::{Digest, wire};
 use tonic::{Code, Status};
 
 use crate::door::{ADMIN, Authority, Client, Door, WORKER, access};
@@ -41,13 +41,22 @@ async fn tokens_let_in_their_role_and_are_never_logged() {
     log::refusal(&["the admin's credential was sent"]).await;
 
     let mut admin = Door::with(ADMIN).open(living.address).await.unwrap();
-    let upload = tokio_stream::iter([wire::ArtifactChunk { data: b"weights".to_vec(), upload: None }]);
+    let upload = Some(wire::Upload { sha256: Digest::of(b"weights").into(), offset: 0 });
+    let upload = tokio_stream::iter([wire::ArtifactChunk { data: b"weights".to_vec(), upload }]);
     let uploaded = admin.put_artifact(upload).await.unwrap().into_inner();
     let stat = wire::StatArtifactRequest { sha256: uploaded.sha256.clone() };
     assert!(admin.stat_artifact(stat).await.unwrap().into_inner().complete);
     let get = wire::GetArtifactRequest { sha256: uploaded.sha256, offset: 0 };
     assert_eq!(admin.get_artifact(get).await.unwrap_err().code(), Code::PermissionDenied);
 
+    for (token, allowed) in [(Some(WORKER), false), (None, false), (Some(ADMIN), true)] {
+        let mut pausing = Door { token, tls: None }.open_admin(living.address).await.unwrap();
+        let paused = pausing.pause(wire::PauseRequest {}).await;
+        assert_eq!(paused.is_ok(), allowed, "{token:?}: {paused:?}");
+        if allowed {
+            pausing.resume(wire::ResumeRequest {}).await.unwrap();
+        }
+    }
     finish(living, Door::with(WORKER)).await;
     let logged = log::logged();
     for secret in [WORKER, ADMIN, "somebody-else"] {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use influence_coordinator::access::{Access, AccessOptions, TlsPem};
+use influence_proto::wire::admin_client::AdminClient;
 use influence_proto::wire::coordinator_client::CoordinatorClient;
 use influence_proto::{MAX_MESSAGE, Token};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
@@ -16,6 +17,7 @@ pub(crate) const WORKER: &str = "the-token-of-workers";
 pub(crate) const ADMIN: &str = "the-token-of-the-admin";
 
 pub(crate) type Client = CoordinatorClient<InterceptedService<Channel, Bearer>>;
+pub(crate) type Admin = AdminClient<InterceptedService<Channel, Bearer>>;
 
 /// What a caller brings. By default nothing.
 #[derive(Clone, Default)]
@@ -42,14 +44,25 @@ impl Door {
     }
 
     pub(crate) async fn open(&self, address: SocketAddr) -> Result<Client, tonic::transport::Error> {
+        let client = CoordinatorClient::with_interceptor(self.connect(address).await?, self.bearer());
+        Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+    }
+
+    pub(crate) async fn open_admin(&self, address: SocketAddr) -> Result<Admin, tonic::transport::Error> {
+        Ok(AdminClient::with_interceptor(self.connect(address).await?, self.bearer()))
+    }
+
+    async fn connect(&self, address: SocketAddr) -> Result<Channel, tonic::transport::Error> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).unwrap();
         if let Some(tls) = self.tls.clone() {
             endpoint = endpoint.tls_config(tls).unwrap();
         }
-        let bearer = Bearer(self.token.map(|text| Token::new(text).unwrap().header()));
-        let client = CoordinatorClient::with_interceptor(endpoint.connect().await?, bearer);
-        Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+        endpoint.connect().await
+    }
+
+    fn bearer(&self) -> Bearer {
+        Bearer(self.token.map(|text| Token::new(text).unwrap().header()))
     }
 }
 

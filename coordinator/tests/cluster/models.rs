@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use crate::door::Client;
 use crate::setting::{Living, Setting};
-use crate::worker::{Client, client, join, upload};
+use crate::worker::{client, join, upload};
 
 const CONTENT: &[u8] = b"0123456789abcdef";
 
@@ -49,7 +50,6 @@ async fn an_upload_goes_on_where_it_broke_and_is_read_from_any_byte() {
     assert_eq!(busy.code(), Code::Unavailable, "{busy}");
 
     uploading.abort();
-    drop(sender);
     let wrong = loop {
         let refused = put(&mut calls, vec![chunk(CONTENT, Some(0))]).await.unwrap_err();
         // The coordinator may not have noticed yet that the first one is gone.
@@ -57,6 +57,8 @@ async fn an_upload_goes_on_where_it_broke_and_is_read_from_any_byte() {
             break refused;
         }
     };
+    // Only now: it was broken off, and the stream's end would have said that this was all.
+    drop(sender);
     assert_eq!(wrong.code(), Code::InvalidArgument);
     assert!(wrong.message().contains("go on from 6"), "{wrong}");
 

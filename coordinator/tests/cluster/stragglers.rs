@@ -2,8 +2,9 @@ use influence_proto::wire::coordinator_event;
 use influence_proto::{EpisodeSpec, Lease, Outcome, Turn, Work};
 use tonic::Code;
 
+use crate::door::Client;
 use crate::setting::{Living, Setting};
-use crate::worker::{Client, Session, Worker, client, finish, join, record, turn_of};
+use crate::worker::{Session, Worker, client, finish, join, record, turn_of};
 
 fn episode(lease: &Lease) -> (EpisodeSpec, Vec<Turn>) {
     let Work::Episode { spec, journal } = &lease.payload else { panic!("it is an episode") };

@@ -26,7 +26,7 @@ async fn setup() -> (Rehearsal, ArtifactCache, tempfile::TempDir) {
 
 /// A cache as another process of this machine would open it.
 fn cache(coordinator: &Rehearsal, folder: &tempfile::TempDir, limit: u64) -> ArtifactCache {
-    ArtifactCache::new(Client::new(&coordinator.url()).unwrap(), folder.path(), 1, limit)
+    ArtifactCache::new(Client::new(coordinator.options()).unwrap(), folder.path(), 1, limit)
 }
 
 fn keep(coordinator: &Rehearsal, data: &[u8]) -> Digest {

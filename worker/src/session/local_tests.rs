@@ -176,6 +176,7 @@ async fn a_broken_dataset_fails_the_training_for_good_with_its_line() {
 fn push(coordinator: &Rehearsal, model: &str, path: &Path, cache: &Path) -> crate::Push {
     crate::Push {
         coordinator: coordinator.url(),
+        credentials: Credentials::default(),
         model: model.into(),
         path: path.to_owned(),
         cache: crate::models::ModelCache::new(cache, BTreeMap::new()),

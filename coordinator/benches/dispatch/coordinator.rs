@@ -47,6 +47,9 @@ async fn carry_on(store: &str, folder: &Path, cancel: CancellationToken) {
     println!("{}", handle.address);
     match handle.wait().await {
         Ok(()) => println!("finished"),
-        Err(error) => println!("{error}"),
+        Err(error) => {
+            eprintln!("the coordinator: {error}");
+            println!("{error}");
+        }
     }
 }

@@ -50,8 +50,9 @@ impl Counters {
         FreeSlot { since: Instant::now(), iteration }
     }
 
-    /// A slot got a lease; returns the iteration that it is of, as an iteration begins when the last has ended.
-    pub(super) fn leased(&self, slot: FreeSlot) -> u32 {
+    /// A slot got a lease. Returns the iteration that it is of, as an iteration begins when the last has ended, and
+    /// whether it is the slot's first of it.
+    pub(super) fn leased(&self, slot: FreeSlot) -> (u32, bool) {
         let iteration = self.leases.fetch_add(1, Relaxed) / self.per_iteration;
         let mut figures = self.figures.lock().expect("nobody panics with it");
         let at = iteration as usize;
@@ -59,12 +60,12 @@ impl Counters {
             figures.began.resize(at + 1, None);
         }
         let began = *figures.began[at].get_or_insert_with(Instant::now);
-        if slot.iteration == Some(iteration) {
-            figures.refills.push(micros(slot.since.elapsed()));
-        } else {
-            figures.fills.push(micros(began.max(slot.since).elapsed()));
+        let first = slot.iteration != Some(iteration);
+        match first {
+            false => figures.refills.push(micros(slot.since.elapsed())),
+            true => figures.fills.push(micros(began.max(slot.since).elapsed())),
         }
-        iteration
+        (iteration, first)
     }
 
     pub(super) fn recorded(&self, took: Duration) {
@@ -79,8 +80,12 @@ impl Counters {
         self.finished.load(Relaxed)
     }
 
-    pub(super) fn lost(&self) {
-        self.figures.lock().expect("nobody panics with it").lost += 1;
+    pub(super) fn lost(&self, why: &str) {
+        let mut figures = self.figures.lock().expect("nobody panics with it");
+        figures.lost += 1;
+        if figures.lost <= 5 {
+            eprintln!("a lease was lost: {why}");
+        }
     }
 
     /// Says the first few.

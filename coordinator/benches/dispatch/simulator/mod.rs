@@ -30,6 +30,11 @@ struct Simulation {
 
 /// Simulates until the run is over or the time is; writes what was measured as one line.
 pub(crate) fn run(options: Options, address: SocketAddr, pids: &[u32]) {
+    // With its parent it ends.
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(1);
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let measured = runtime.block_on(simulate(options, address, pids));
     println!("{}", serde_json::to_string(&measured).expect("figures"));

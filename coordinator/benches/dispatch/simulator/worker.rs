@@ -145,11 +145,12 @@ impl Worker {
     }
 
     fn lose(&self, lost: wire::Cancel) {
+        let mut held = self.held();
         // One that is over already was lost by a renewal that crossed its end.
-        if let Some((task, _)) = self.held().leases.remove(&(lost.work, lost.attempt)) {
+        if let Some((task, _)) = held.leases.remove(&(lost.work, lost.attempt)) {
             task.abort();
-            self.simulation.counters.lost();
-            self.held().slots.push_back(Counters::slot(None));
+            held.slots.push_back(Counters::slot(None));
+            self.simulation.counters.lost(&lost.reason);
             self.free.send_modify(|free| *free += 1);
         }
     }
@@ -163,12 +164,12 @@ impl Worker {
             lease::Payload::Training(job) => tokio::spawn(this.train(client, worker, of_task, job)),
             lease::Payload::Episode(episode) => {
                 let slot = held.slots.pop_front().unwrap_or_else(|| Counters::slot(None));
-                let iteration = self.simulation.counters.leased(slot);
+                let (iteration, first) = self.simulation.counters.leased(slot);
                 self.free.send_if_modified(|free| {
                     *free = free.saturating_sub(1);
                     false
                 });
-                tokio::spawn(this.play(client, worker, of_task, iteration, episode))
+                tokio::spawn(this.play(client, worker, of_task, (iteration, first), episode))
             }
         };
         held.leases.insert(key, (task, 0));
@@ -191,14 +192,20 @@ impl Worker {
         mut client: Client,
         worker: String,
         key: (String, u32),
-        iteration: u32,
+        (iteration, first): (u32, bool),
         work: wire::EpisodeWork,
     ) {
         let seed = work.spec.as_ref().map_or(0, |spec| spec.seed);
         let turns = self.simulation.options.turns;
+        let turn_seconds = self.simulation.options.turn_seconds();
+        if first {
+            // Or all slots would go on in step, as no cluster does.
+            let late = stream::uniform(stream::of_turn(seed, 0, "late"));
+            tokio::time::sleep(Duration::from_secs_f64(turn_seconds * f64::from(turns) * late)).await;
+        }
         for index in work.journal.len() as u32..turns {
             let pace = 0.5 + stream::uniform(stream::of_turn(seed, index, "pace"));
-            tokio::time::sleep(Duration::from_secs_f64(self.simulation.options.turn_seconds() * pace)).await;
+            tokio::time::sleep(Duration::from_secs_f64(turn_seconds * pace)).await;
             let request = wire::RecordTurnRequest {
                 worker_id: worker.clone(),
                 work: key.0.clone(),

@@ -8,6 +8,8 @@ MODEL           ?= smollm2-135m
 EXPERIMENT      ?= configs/experiments/quickstart.yaml
 # More options of `influence run`, as in `make demo RUN_FLAGS=--fresh`.
 RUN_FLAGS       ?=
+# More options of the bench, as in `make bench-dispatch BENCH_FLAGS='--rate 2000 --json'`.
+BENCH_FLAGS     ?=
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 INFLUENCE  := $(TARGET_DIR)/debug/influence
@@ -16,10 +18,10 @@ INFLUENCE  := $(TARGET_DIR)/debug/influence
 # Seeds of `make chaos`: FROM..TO, the last not included.
 SEEDS           ?= 0..100
 
-.PHONY: help demo build model test tools fmt lint unit doctest chaos deny clean
+.PHONY: help demo build model test tools fmt lint unit doctest chaos bench-dispatch deny clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build ## Build, fetch the model, run the quickstart experiment, print its table.
 	$(INFLUENCE) model fetch $(MODEL)
@@ -57,6 +59,10 @@ unit: ## Run all tests but doc tests.
 
 doctest: ## Run the examples in the documentation of the library packages.
 	$(CARGO) test --locked --workspace --doc
+
+# The profile `bench` is a release build: it compiles the coordinator and what it needs anew, without candle.
+bench-dispatch: ## Measure the coordinator with 1,000 simulated workers; takes minutes.
+	$(CARGO) bench --locked -p influence-coordinator --bench dispatch -- $(BENCH_FLAGS)
 
 chaos: ## Kill and stop the processes of a cluster at random moments, for each of SEEDS=0..100.
 	CHAOS_SEEDS=$(SEEDS) $(CARGO) test --locked --package influence --test chaos -- --nocapture

@@ -92,7 +92,10 @@ impl Open {
         if matches!(self.address, StoreAddress::Sqlite(_)) {
             return Leadership::take(store, run, me, waits.takeover).await.map(Some);
         }
-        let waiting = |reason: &str| eprintln!("standing by: run {} is led by {reason}", self.run);
+        let waiting = |reason: &StoreError| match reason {
+            StoreError::Led { leader, .. } => eprintln!("standing by: run {} is led by {leader}", self.run),
+            away => eprintln!("waiting: {away}"),
+        };
         Leadership::wait(store, run, me, waits.takeover, waiting, cancel).await
     }
 

@@ -79,7 +79,7 @@ fn a_standby_takes_over_from_a_leader_that_is_killed_or_cut_off() {
     until_said(&coordinators[0], "leading", 2);
     eprintln!("the standby led {:.1?} after the leader was cut off", cut.elapsed());
     wires[1].mend();
-    until_said(&coordinators[1], "another coordinator leads", 1);
+    until_said(&coordinators[1], "the lead of the run is lost", 1);
 
     for coordinator in &mut coordinators {
         let end = coordinator.wait(Duration::from_secs(90));

@@ -36,30 +36,29 @@ impl Leadership {
         Ok(Self { store, run, lost, keeper })
     }
 
-    /// As [`Leadership::take`], but waits as a standby for as long as another process leads; `waiting`
-    /// hears once of whom. None when cancelled.
+    /// As [`Leadership::take`], but waits for as long as another process leads, as a standby, or the
+    /// store is away; `waiting` hears of each reason once. None when cancelled.
     ///
     /// # Errors
-    /// What the store refuses for another reason. A store that is away is waited for.
+    /// What the store refuses for another reason.
     pub async fn wait(
         store: Arc<dyn Store>,
         run: RunId,
         leader: String,
         ttl: Duration,
-        waiting: impl Fn(&str),
+        waiting: impl Fn(&StoreError),
         cancel: &CancellationToken,
     ) -> Result<Option<Self>, StoreError> {
-        let mut told = String::new();
+        let mut told = None;
         loop {
             let reason = match Self::take(store.clone(), run.clone(), leader.clone(), ttl).await {
                 Ok(leadership) => return Ok(Some(leadership)),
-                Err(StoreError::Led { leader, .. }) => leader,
-                Err(error) if error.retryable() => error.to_string(),
+                Err(error) if error.retryable() || matches!(error, StoreError::Led { .. }) => error,
                 Err(error) => return Err(error),
             };
-            if told != reason {
+            if told.as_ref() != Some(&reason) {
                 waiting(&reason);
-                told = reason;
+                told = Some(reason);
             }
             tokio::select! {
                 () = cancel.cancelled() => return Ok(None),
@@ -75,6 +74,9 @@ impl Leadership {
 
     /// Gives the lead up, so that the next leader need not wait.
     pub async fn resign(mut self) {
+        if self.lost.is_cancelled() {
+            return;
+        }
         self.keeper.abort();
         // It was ended, or had lost the lead.
         let _ = (&mut self.keeper).await;

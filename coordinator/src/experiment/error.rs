@@ -102,8 +102,8 @@ pub enum RunError {
     /// The process was asked to stop.
     #[error("stopped; the same command goes on from here")]
     Stopped,
-    /// Another process leads the run now.
-    #[error("another coordinator leads the run now; this one has stopped")]
+    /// Another process leads the run now, or may.
+    #[error("the lead of the run is lost: another coordinator may have it now")]
     Deposed,
     /// A task of the coordinator panicked.
     #[error("the coordinator failed inside: {0}; please report this")]

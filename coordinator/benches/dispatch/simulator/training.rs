@@ -27,7 +27,7 @@ pub(super) async fn train(mut client: Client, job: wire::TrainingWork) -> Result
 
 async fn upload(client: &mut Client, data: Vec<u8>) -> Result<String, Status> {
     let sha256 = Digest::of(&data).to_string();
-    let upload = Some(wire::Upload { sha256: sha256.clone(), offset: 0, bytes: bytes.len() as u64 });
+    let upload = Some(wire::Upload { sha256: sha256.clone(), offset: 0, bytes: data.len() as u64 });
     client.put_artifact(tokio_stream::iter([wire::ArtifactChunk { data, upload }])).await?;
     Ok(sha256)
 }

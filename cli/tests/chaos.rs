@@ -26,22 +26,24 @@ const WORKERS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(150);
 
 /// The lab's experiment, large enough to outlast the faults.
-const LARGE: [&str; 14] = [
+const LARGE: [&str; 16] = [
     "--set",
     "environments.initial_states=6",
     "--set",
-    "environments.siblings=6",
+    "environments.siblings=4",
     "--set",
     "environments.max_turns=4",
     "--set",
     "roles.agent.max_tokens=24",
     "--set",
+    "roles.environment.max_tokens=16",
+    "--set",
     "leases.seconds=2",
+    "--set",
+    "training.max_length=2048",
     // Kills of the harness are no fault of the episodes.
     "--set",
     "attempts=100",
-    "--set",
-    "scoring.min_mass=0",
 ];
 
 /// Draws of one seed.
@@ -87,7 +89,7 @@ impl Cluster {
     /// Lets one thing go wrong and mends it; returns what it was.
     fn suffer(&mut self, draws: &mut Draws) -> String {
         let worker = draws.next(WORKERS as u64) as usize;
-        let (down, stopped) = (draws.between(0, 700), draws.between(300, 3500));
+        let (down, stopped) = (draws.between(0, 500), draws.between(300, 2500));
         match draws.next(8) {
             0..=2 => {
                 self.workers[worker].kill();
@@ -143,7 +145,7 @@ fn survive(seed: u64, expected: &BTreeMap<String, Value>) {
         faults.push(cluster.suffer(&mut draws));
         let ended = cluster.coordinator.status();
         assert!(ended.is_none(), "the run ended ({ended:?}) after {faults:?}\n{}", cluster.logs());
-        std::thread::sleep(draws.between(100, 900));
+        std::thread::sleep(draws.between(50, 500));
     }
     let troubled = started.elapsed();
     let end = cluster.coordinator.wait(LIMIT.saturating_sub(troubled));

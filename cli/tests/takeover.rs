@@ -13,13 +13,22 @@ use support::outcome::outcome;
 use support::processes::Place;
 use support::servers::{Redis, Wire, free_port};
 
-const EXPERIMENT: [&str; 8] = [
+/// Large enough to outlast what happens to it.
+const EXPERIMENT: [&str; 16] = [
     "--set",
-    "environments.siblings=6",
+    "environments.initial_states=6",
+    "--set",
+    "environments.siblings=4",
     "--set",
     "environments.max_turns=4",
     "--set",
+    "roles.agent.max_tokens=24",
+    "--set",
+    "roles.environment.max_tokens=16",
+    "--set",
     "leases.seconds=2",
+    "--set",
+    "training.max_length=2048",
     "--set",
     "attempts=100",
 ];

@@ -4,10 +4,11 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use support::{Lab, stderr};
+use support::Lab;
 
 const EXPERIMENT: &str = "configs/experiments/tiny.yaml";
 
@@ -132,18 +133,13 @@ fn a_port_in_use_and_a_second_process_are_named() {
     }
 
     let mut first = lab.command(&["coordinator", EXPERIMENT, "--listen", "127.0.0.1:0"]);
-    let mut first = first.stderr(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let error = loop {
-        let output = lab.influence(&["coordinator", EXPERIMENT, "--listen", &address]);
-        let text = stderr(&output);
-        if text.contains(&format!("process {}", first.id())) {
-            break text;
-        }
-        assert!(Instant::now() < deadline, "the second process was not refused: {text}");
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    assert!(error.contains("--name"), "{error}");
+    let mut first = first.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(first.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.by_ref().take(10).any(|line| line.contains("workers join with")), "the first process does not begin");
+    let error = lab.fail(&["coordinator", EXPERIMENT, "--listen", &address]);
+    for part in [format!("process {}", first.id()).as_str(), "--name"] {
+        assert!(error.contains(part), "{part} is missing in: {error}");
+    }
     first.kill().unwrap();
     first.wait().unwrap();
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use influence_proto::Turn;
 use tokio::sync::watch;
 
 /// A snapshot. `turns` and the token counts only grow, from 0 at this process's start, so a reader
@@ -107,14 +106,12 @@ impl ProgressHandle {
         });
     }
 
-    /// Counts a stored turn.
-    pub(crate) fn turn(&self, turn: &Turn) {
+    /// Counts a stored turn and the prompt and generated tokens of its calls.
+    pub(crate) fn turn(&self, (prompt, generated): (u64, u64)) {
         self.change(|p| {
             p.turns += 1;
-            for call in &turn.calls {
-                p.prompt_tokens += u64::from(call.prompt_tokens);
-                p.generated_tokens += u64::from(call.generated_tokens);
-            }
+            p.prompt_tokens += prompt;
+            p.generated_tokens += generated;
         });
     }
 }

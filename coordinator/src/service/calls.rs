@@ -96,10 +96,12 @@ impl Coordinator for Service {
         let turn = request.turn.ok_or_else(|| Status::invalid_argument("field `turn` is missing"))?;
         let turn = Turn::try_from(turn).map_err(|e| status::invalid(e.inside("turn")))?;
         let attempt = request.attempt;
-        let stored = self.store.record_turn(&self.run, &work, attempt, turn.clone()).await;
+        let tokens = turn.calls.iter().map(|call| (call.prompt_tokens, call.generated_tokens));
+        let tokens = tokens.fold((0, 0), |sum, call| (sum.0 + u64::from(call.0), sum.1 + u64::from(call.1)));
+        let stored = self.store.record_turn(&self.run, &work, attempt, turn).await;
         self.watch(&stored);
         stored.map_err(status::store)?;
-        self.progress.turn(&turn);
+        self.progress.turn(tokens);
         self.dispatch.turn_recorded(worker, work, attempt).await.map_err(status::dispatch)?;
         Ok(Response::new(wire::RecordTurnReply {}))
     }

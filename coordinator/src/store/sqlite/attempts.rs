@@ -6,7 +6,7 @@
 use influence_proto::{RunId, Turn, WorkId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::runs::{from_json, to_json};
+use super::runs::from_json;
 use super::writer::CallError;
 use crate::store::StoreError;
 
@@ -23,7 +23,12 @@ struct Standing {
 impl Standing {
     fn of(c: &Connection, run: &RunId, work: &WorkId) -> Result<Self, CallError> {
         let mut statement = c.prepare_cached(
-            "SELECT key, status, attempt, turns, rival, rival_turns FROM episodes WHERE run = ? AND id = ?",
+            "SELECT key, status, attempt,
+                    (SELECT coalesce(max(turn) + 1, 0) FROM turns WHERE episode = key AND branch = 0),
+                    rival,
+                    CASE WHEN rival IS NULL THEN 0
+                         ELSE (SELECT coalesce(max(turn) + 1, 0) FROM turns WHERE episode = key AND branch = 1) END
+             FROM episodes WHERE run = ? AND id = ?",
         )?;
         let found = statement.query_row([run.as_str(), work.as_str()], |row| {
             Ok(Self {
@@ -72,10 +77,12 @@ impl Standing {
     }
 
     fn save(&self, c: &Connection) -> Result<(), CallError> {
-        c.prepare_cached(
-            "UPDATE episodes SET attempt = ?, turns = ?, rival = ?, rival_turns = ?, status = ? WHERE key = ?",
-        )?
-        .execute(params![self.attempt, self.turns, self.rival, self.rival_turns, self.status, self.key])?;
+        c.prepare_cached("UPDATE episodes SET attempt = ?, rival = ?, status = ? WHERE key = ?")?.execute(params![
+            self.attempt,
+            self.rival,
+            self.status,
+            self.key
+        ])?;
         Ok(())
     }
 }
@@ -153,24 +160,25 @@ pub(super) fn start(
     branch(c, standing.key, 0, work)
 }
 
+/// Journals a turn, whose JSON is `body`.
 pub(super) fn record_turn(
     c: &Connection,
     run: &RunId,
     work: &WorkId,
     attempt: u32,
-    turn: &Turn,
+    index: u32,
+    body: &str,
 ) -> Result<(), CallError> {
     let standing = Standing::of(c, run, work)?;
     let (branch, turns) = standing.journal(work, attempt)?;
-    let body = to_json(turn)?;
-    let what = || format!("turn {} of episode `{work}`", turn.index);
-    if turn.index < turns {
+    let what = || format!("turn {index} of episode `{work}`");
+    if index < turns {
         let stored: String = c
             .prepare_cached("SELECT body FROM turns WHERE episode = ? AND branch = ? AND turn = ?")?
-            .query_row(params![standing.key, branch, turn.index], |row| row.get(0))?;
+            .query_row(params![standing.key, branch, index], |row| row.get(0))?;
         return if stored == body { Ok(()) } else { Err(conflict(what(), "another turn is stored there")) };
     }
-    if turn.index > turns {
+    if index > turns {
         return Err(conflict(what(), format!("the journal holds {turns} turns, so the next is turn {turns}")));
     }
     match standing.status.as_str() {
@@ -179,13 +187,7 @@ pub(super) fn record_turn(
         _ => {}
     }
     c.prepare_cached("INSERT INTO turns (episode, branch, turn, attempt, body) VALUES (?, ?, ?, ?, ?)")?
-        .execute(params![standing.key, branch, turn.index, attempt, body])?;
-    let count = if branch == 0 {
-        "UPDATE episodes SET turns = turns + 1 WHERE key = ?"
-    } else {
-        "UPDATE episodes SET rival_turns = rival_turns + 1 WHERE key = ?"
-    };
-    c.prepare_cached(count)?.execute([standing.key])?;
+        .execute(params![standing.key, branch, index, attempt, body])?;
     Ok(())
 }
 

@@ -90,7 +90,9 @@ struct EpisodeRow {
 }
 
 const COLUMNS: &str = "id, environment_class, environment, initial_state, status, error, \
-                       max(attempt, coalesce(rival, 0)), turns, judged, reward, influence, vetoed, unscored, selected";
+                       max(attempt, coalesce(rival, 0)), \
+                       (SELECT coalesce(max(turn) + 1, 0) FROM turns WHERE episode = key AND branch = 0), \
+                       judged, reward, influence, vetoed, unscored, selected";
 
 fn episode_row(row: &Row<'_>) -> rusqlite::Result<EpisodeRow> {
     Ok(EpisodeRow {

@@ -77,7 +77,10 @@ impl Store for SqliteStore {
     }
 
     async fn lead(&self, run: &RunId, _leader: &str, _ttl: Duration) -> Result<(), StoreError> {
-        self.run(run).await?;
+        // A lead that is kept needs no word of the thread, which may be at a plan for a while.
+        if self.leads.must_hold(run).is_err() {
+            self.run(run).await?;
+        }
         self.leads.take(run)
     }
 
@@ -138,7 +141,9 @@ impl Store for SqliteStore {
 
     async fn record_turn(&self, run: &RunId, work: &WorkId, attempt: u32, turn: Turn) -> Result<(), StoreError> {
         let work = work.clone();
-        self.write(run, move |c, run| attempts::record_turn(c, run, &work, attempt, &turn)).await
+        // Here, on one of many threads: the one that owns the connection has enough to do.
+        let body = runs::to_json(&turn).map_err(|e| e.at(self.writer.file()))?;
+        self.write(run, move |c, run| attempts::record_turn(c, run, &work, attempt, turn.index, &body)).await
     }
 
     async fn finish_episode(&self, run: &RunId, work: &WorkId, attempt: u32, turns: u32) -> Result<(), StoreError> {

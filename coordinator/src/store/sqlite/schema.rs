@@ -9,10 +9,17 @@ use super::writer::CallError;
 use crate::store::StoreError;
 
 /// Version of the tables below, in `PRAGMA user_version`.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// How long a call waits for another process's transaction.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// Memory for pages of the file. The index of a large iteration's episodes must fit: its entries are looked up in
+/// no order, by every call.
+const CACHE_KIB: i64 = 64 << 10;
+
+/// Statements that stay prepared: all that there are, so that none is parsed twice.
+const STATEMENTS: usize = 64;
 
 const TABLES: &str = "
 CREATE TABLE runs (
@@ -45,9 +52,7 @@ CREATE TABLE episodes (
     initial_state TEXT NOT NULL,
     status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'finished', 'failed')),
     attempt INTEGER NOT NULL DEFAULT 0,
-    turns INTEGER NOT NULL DEFAULT 0,
     rival INTEGER,                 -- a second live attempt, always a later one
-    rival_turns INTEGER NOT NULL DEFAULT 0,
     error TEXT,
     judged INTEGER NOT NULL DEFAULT 0,
     reward REAL,
@@ -64,6 +69,7 @@ CREATE TABLE specs (
     episode INTEGER PRIMARY KEY REFERENCES episodes,
     body TEXT NOT NULL             -- JSON
 ) STRICT;
+-- How many turns a journal holds, only this table says: a turn changes no other.
 CREATE TABLE turns (
     episode INTEGER NOT NULL REFERENCES episodes,
     branch INTEGER NOT NULL,       -- 0: the episode's journal; 1: its rival's
@@ -102,6 +108,8 @@ pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
 fn prepare(file: &Path) -> Result<Connection, CallError> {
     let connection = Connection::open(file)?;
     connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
@@ -110,7 +118,7 @@ fn prepare(file: &Path) -> Result<Connection, CallError> {
     if found > VERSION {
         return Err(StoreError::Newer { store: file.display().to_string(), found, known: VERSION }.into());
     }
-    if found == 1 {
+    if (1..VERSION).contains(&found) {
         let old = "it was written before the first release; give another folder with --data";
         return Err(CallError::Damaged(old.into()));
     }

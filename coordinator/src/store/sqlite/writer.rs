@@ -95,10 +95,10 @@ fn in_savepoint<T>(
     connection: &Connection,
     body: impl FnOnce(&Connection) -> Result<T, CallError>,
 ) -> Result<T, CallError> {
-    connection.execute_batch("SAVEPOINT call")?;
+    connection.prepare_cached("SAVEPOINT call")?.execute([])?;
     let result = body(connection);
     if result.is_ok() {
-        connection.execute_batch("RELEASE call")?;
+        connection.prepare_cached("RELEASE call")?.execute([])?;
     } else if !connection.is_autocommit() {
         connection.execute_batch("ROLLBACK TO call; RELEASE call")?;
     }
@@ -130,6 +130,10 @@ impl Writer {
             })
             .map_err(|e| StoreError::Io { store: file.display().to_string(), detail: e.to_string() })?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread), file })
+    }
+
+    pub(super) fn file(&self) -> &Path {
+        &self.file
     }
 
     /// Runs `body` in a transaction and returns its result once that is committed. The call is

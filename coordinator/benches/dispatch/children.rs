@@ -26,6 +26,8 @@ pub(crate) fn measure(options: &Options, folder: &Path) -> (Measured, String) {
     let mut args = vec![SIMULATOR, &options, &address, &pid];
     args.extend((!store_pid.is_empty()).then_some(store_pid.as_str()));
     let (mut simulator, mut figures) = start(&args);
+    // Its input stays open while it ends: `wait` would close it, and the simulator end as if abandoned.
+    let _open = simulator.stdin.take();
     let measured = line(&mut figures);
     assert!(simulator.wait().expect("it was started").success(), "the simulator failed");
     let measured: Measured = serde_json::from_str(&measured).expect("the simulator's figures");

@@ -25,6 +25,11 @@ use args::{Arguments, Command};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
+/// Measured against the system's: a tenth less time and a quarter less memory for a busy coordinator
+/// (`make bench-dispatch`), a sixth less memory for a run with a local worker.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match start(arguments) {

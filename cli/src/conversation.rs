@@ -12,7 +12,7 @@ const WIDTH: usize = 96;
 /// where the conversation went and what the user answered.
 pub(crate) fn print(spec: &EpisodeSpec, turns: &[Turn]) -> String {
     let mut page = String::new();
-    for message in &spec.opening {
+    for message in &*spec.opening {
         say(&mut page, &spec.agent_name, message);
     }
     for turn in turns {

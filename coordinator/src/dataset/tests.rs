@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use influence_proto::prompts::ChatRole;
 use influence_proto::{
@@ -20,14 +21,14 @@ fn spec() -> EpisodeSpec {
         terminal: true,
     };
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, max_tokens: 5 };
-    let generator = GeneratorRole { model: "m".into(), system_prompt: String::new(), sampling };
-    let assessor = AssessorRole {
+    let generator = Arc::new(GeneratorRole { model: "m".into(), system_prompt: String::new(), sampling });
+    let assessor = Arc::new(AssessorRole {
         model: "m".into(),
         system_prompt: String::new(),
         suffix: String::new(),
         answers: vec![],
         sees_tools: false,
-    };
+    });
     EpisodeSpec {
         id: EpisodeId::new("e").unwrap(),
         environment_class: "c".into(),
@@ -36,8 +37,8 @@ fn spec() -> EpisodeSpec {
         seed: 1,
         max_turns: 3,
         agent_name: "Ada".into(),
-        opening: vec![],
-        machine: StateMachine::new("end".into(), BTreeMap::from([("end".into(), end)])).unwrap(),
+        opening: Arc::default(),
+        machine: StateMachine::new("end".into(), BTreeMap::from([("end".into(), end)])).unwrap().into(),
         agent: generator.clone(),
         environment_role: generator,
         preference: assessor.clone(),

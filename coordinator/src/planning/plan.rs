@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use influence_proto::{AdapterRef, AssessorRole, EpisodeId, EpisodeSpec, GeneratorRole, InvalidMessage, RunId, stream};
 use rand_chacha::ChaCha12Rng;
@@ -126,9 +127,10 @@ pub fn plan(
             let at = Coordinates { phase, iteration, environment, initial_state, occurrence: *count };
             *count += 1;
             let scene = scene(experiment, &at)?;
+            let seed = |sibling: u32| at.seed(experiment.seed, &["episode", &sibling.to_string()]);
+            let first = spec(experiment, scene, &at, at.id(run, 0)?, seed(0), adapter);
             for sibling in 0..siblings {
-                let seed = at.seed(experiment.seed, &["episode", &sibling.to_string()]);
-                specs.push(spec(experiment, &scene, &at, at.id(run, sibling)?, seed, adapter));
+                specs.push(EpisodeSpec { id: at.id(run, sibling)?, seed: seed(sibling), ..first.clone() });
             }
         }
     }
@@ -189,26 +191,21 @@ fn scene(experiment: &Experiment, at: &Coordinates<'_>) -> Result<Scene, PlanErr
 
 fn spec(
     experiment: &Experiment,
-    scene: &Scene,
+    scene: Scene,
     at: &Coordinates<'_>,
     id: EpisodeId,
     seed: u64,
     adapter: Option<AdapterRef>,
 ) -> EpisodeSpec {
     let roles = &experiment.roles;
-    let generator = |role: &crate::config::GeneratorSettings, system_prompt: &str| GeneratorRole {
-        model: role.model.clone(),
-        system_prompt: system_prompt.to_owned(),
-        sampling: role.sampling,
+    let generator = |role: &crate::config::GeneratorSettings, system_prompt: String| {
+        Arc::new(GeneratorRole { model: role.model.clone(), system_prompt, sampling: role.sampling })
     };
-    let assessor = |model: &str, prompt: &AssessorPrompt, sees_tools: bool| AssessorRole {
-        model: model.to_owned(),
-        system_prompt: prompt.system.clone(),
-        suffix: prompt.suffix.clone(),
-        answers: prompt.answers.clone(),
-        sees_tools,
+    let assessor = |model: &str, prompt: AssessorPrompt, sees_tools: bool| {
+        let AssessorPrompt { system, suffix, answers } = prompt;
+        Arc::new(AssessorRole { model: model.to_owned(), system_prompt: system, suffix, answers, sees_tools })
     };
-    let influence = roles.influence.as_ref().zip(scene.influence.as_ref());
+    let influence = roles.influence.as_ref().zip(scene.influence);
     EpisodeSpec {
         id,
         environment_class: experiment.class.name().to_owned(),
@@ -216,13 +213,13 @@ fn spec(
         initial_state: at.initial_state.to_owned(),
         seed,
         max_turns: experiment.environments.max_turns,
-        agent_name: scene.agent_name.clone(),
-        opening: scene.opening.clone(),
-        machine: scene.machine.clone(),
-        agent: generator(&roles.agent, &scene.agent),
-        environment_role: generator(&roles.environment, &scene.character),
-        preference: assessor(&roles.preference.model, &scene.preference, false),
-        transition: assessor(&roles.transition.model, &scene.transition, false),
+        agent_name: scene.agent_name,
+        opening: scene.opening.into(),
+        machine: scene.machine.into(),
+        agent: generator(&roles.agent, scene.agent),
+        environment_role: generator(&roles.environment, scene.character),
+        preference: assessor(&roles.preference.model, scene.preference, false),
+        transition: assessor(&roles.transition.model, scene.transition, false),
         influence: influence.map(|(role, prompt)| assessor(&role.model, prompt, role.sees_tools)),
         scoring: experiment.scoring.clone(),
         adapter,

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use crate::wire;
 use crate::{AssessorRole, EpisodeId, EpisodeSpec, GeneratorRole, InvalidMessage, Message, Sampling, Scoring, Speaker};
 
@@ -13,13 +15,13 @@ impl From<EpisodeSpec> for wire::EpisodeSpec {
             seed: spec.seed,
             max_turns: spec.max_turns,
             agent_name: spec.agent_name,
-            opening: spec.opening.into_iter().map(Into::into).collect(),
-            machine: Some(spec.machine.into()),
-            agent: Some(spec.agent.into()),
-            environment_role: Some(spec.environment_role.into()),
-            preference: Some(spec.preference.into()),
-            transition: Some(spec.transition.into()),
-            influence: spec.influence.map(Into::into),
+            opening: spec.opening.iter().cloned().map(Into::into).collect(),
+            machine: Some(Arc::unwrap_or_clone(spec.machine).into()),
+            agent: Some(Arc::unwrap_or_clone(spec.agent).into()),
+            environment_role: Some(Arc::unwrap_or_clone(spec.environment_role).into()),
+            preference: Some(Arc::unwrap_or_clone(spec.preference).into()),
+            transition: Some(Arc::unwrap_or_clone(spec.transition).into()),
+            influence: spec.influence.map(|role| Arc::unwrap_or_clone(role).into()),
             scoring: Some(spec.scoring.into()),
             adapter: spec.adapter.map(Into::into),
         }
@@ -52,13 +54,13 @@ impl TryFrom<wire::EpisodeSpec> for EpisodeSpec {
             seed: spec.seed,
             max_turns: positive(spec.max_turns, "max_turns")?,
             agent_name: spec.agent_name,
-            opening,
-            machine: nested(spec.machine, "machine")?,
-            agent: nested(spec.agent, "agent")?,
-            environment_role: nested(spec.environment_role, "environment_role")?,
-            preference,
-            transition: nested(spec.transition, "transition")?,
-            influence,
+            opening: opening.into(),
+            machine: Arc::new(nested(spec.machine, "machine")?),
+            agent: Arc::new(nested(spec.agent, "agent")?),
+            environment_role: Arc::new(nested(spec.environment_role, "environment_role")?),
+            preference: preference.into(),
+            transition: Arc::new(nested(spec.transition, "transition")?),
+            influence: influence.map(Into::into),
             scoring: nested(spec.scoring, "scoring")?,
             adapter: optional(spec.adapter, "adapter")?,
         })

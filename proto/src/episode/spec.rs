@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::StateMachine;
@@ -6,6 +8,8 @@ use crate::{AdapterRef, EpisodeId};
 /// Everything a worker needs to roll out one episode: prompts already rendered, the state machine,
 /// the opening, limits, sampling parameters and the seed. It could be carried out by a worker
 /// written in another language.
+///
+/// What siblings have in common is kept once: a large iteration's specs fit into memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpisodeSpec {
     /// Hash of the episode's coordinates.
@@ -23,19 +27,19 @@ pub struct EpisodeSpec {
     /// The agent's name as transcripts tag it.
     pub agent_name: String,
     /// One or more messages; the last is not the agent's.
-    pub opening: Vec<Message>,
+    pub opening: Arc<[Message]>,
     /// Where the conversation can go.
-    pub machine: StateMachine,
+    pub machine: Arc<StateMachine>,
     /// The model under training.
-    pub agent: GeneratorRole,
+    pub agent: Arc<GeneratorRole>,
     /// Plays the user.
-    pub environment_role: GeneratorRole,
+    pub environment_role: Arc<GeneratorRole>,
     /// Rates the agent's replies as the user would.
-    pub preference: AssessorRole,
+    pub preference: Arc<AssessorRole>,
     /// Predicts the next state.
-    pub transition: AssessorRole,
+    pub transition: Arc<AssessorRole>,
     /// Detects harmful influence.
-    pub influence: Option<AssessorRole>,
+    pub influence: Option<Arc<AssessorRole>>,
     /// How answers are read from probabilities.
     pub scoring: Scoring,
     /// The agent's adapter; none: the base weights.

@@ -55,7 +55,7 @@ impl ChatMessage {
 /// The conversation after `turns`: the opening, then per turn the agent's trimmed reply, what
 /// entering a state appended, and the environment's answer.
 pub fn history(spec: &EpisodeSpec, turns: &[Turn]) -> Vec<Message> {
-    let mut history = spec.opening.clone();
+    let mut history = spec.opening.to_vec();
     for turn in turns {
         history.push(reply_message(&turn.reply.text));
         history.extend(after_reply(turn));

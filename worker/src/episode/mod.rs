@@ -48,7 +48,7 @@ impl Episode {
     pub fn resume(spec: Box<EpisodeSpec>, journal: Vec<Turn>, adapter: Option<String>) -> Result<Self, EpisodeError> {
         let mut episode = Self {
             turns: Vec::new(),
-            history: spec.opening.clone(),
+            history: spec.opening.to_vec(),
             state: spec.machine.start().to_owned(),
             tokens: AgentTokens::default(),
             spec,

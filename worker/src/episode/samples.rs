@@ -53,21 +53,23 @@ pub(crate) fn spec(id: &str, seed: u64) -> EpisodeSpec {
         seed,
         max_turns: 3,
         agent_name: "Ada".into(),
-        opening: vec![
+        opening: [
             message(Speaker::ToolCall, "look_up()"),
             message(Speaker::ToolResponse, "nothing"),
             message(Speaker::Environment, "Hello"),
-        ],
+        ]
+        .into(),
         machine: machine(vec![
             ("calm", state(&[("yes", "upset"), ("no", "calm")], "")),
             ("upset", state(&[("yes", "over"), ("no", "upset")], "A day later")),
             ("over", state(&[], "The end")),
-        ]),
-        agent: generator("AGENT", 40),
-        environment_role: generator("USER", 40),
-        preference: assessor("RATE", &["1", "2", "3"]),
-        transition: assessor("MOVE", &[]),
-        influence: Some(assessor("HARM", &["0", "1"])),
+        ])
+        .into(),
+        agent: generator("AGENT", 40).into(),
+        environment_role: generator("USER", 40).into(),
+        preference: assessor("RATE", &["1", "2", "3"]).into(),
+        transition: assessor("MOVE", &[]).into(),
+        influence: Some(assessor("HARM", &["0", "1"]).into()),
         scoring: Scoring { prefix: "The answer is: ".into(), temperature: 1.0, top_p: 1.0, min_mass: 0.01 },
         adapter: None,
     }

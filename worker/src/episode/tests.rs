@@ -101,7 +101,7 @@ async fn the_assessors_are_asked_at_once() {
 async fn assessors_see_tools_only_where_they_may() {
     let backend = Arc::new(calm_then_upset());
     let mut with_tools = spec("e", 1);
-    with_tools.influence.as_mut().unwrap().sees_tools = true;
+    Arc::make_mut(with_tools.influence.as_mut().unwrap()).sees_tools = true;
     play(with_tools, Vec::new(), &backend).await.unwrap();
     assert!(scored(&backend, "HARM")[0].contains("<tool_call>: look_up()</tool_call>"));
     assert!(!scored(&backend, "RATE")[0].contains("look_up"));
@@ -139,7 +139,7 @@ async fn an_unscored_transition_takes_the_default_and_says_so() {
 async fn an_answer_that_the_state_lacks_takes_the_default() {
     let backend = Arc::new(Scripted::new(|_, _| "x".into(), |_| vec![1.0, 0.0, 0.0]));
     let mut maybe = spec("e", 1);
-    maybe.transition.answers = vec!["maybe".into(), "no".into()];
+    Arc::make_mut(&mut maybe.transition).answers = vec!["maybe".into(), "no".into()];
     let turns = play(maybe, Vec::new(), &backend).await.unwrap();
     assert!(turns[0].transition.defaulted);
     assert_eq!(turns[0].transition.answer, "no");
@@ -159,7 +159,7 @@ async fn numbers_are_a_scale_for_yes() {
         for seed in 0..600 {
             let mut numeric = spec("e", seed);
             numeric.max_turns = 1;
-            numeric.transition.answers = ["1", "2", "3", "4", "5"].map(String::from).to_vec();
+            Arc::make_mut(&mut numeric.transition).answers = ["1", "2", "3", "4", "5"].map(String::from).to_vec();
             let turns = play(numeric, Vec::new(), &backend).await.unwrap();
             assert!(!turns[0].transition.defaulted);
             moved += u32::from(turns[0].transition.answer == "yes");
@@ -181,7 +181,8 @@ async fn the_other_entry_shows_one_time_in_five() {
         drawn.max_turns = 1;
         let mut upset = state(&[("yes", "calm"), ("no", "upset")], "usual");
         upset.alternative_entry = vec![message(Speaker::EnvironmentSystem, "other")];
-        drawn.machine = machine(vec![("calm", state(&[("yes", "upset"), ("no", "calm")], "")), ("upset", upset)]);
+        drawn.machine =
+            machine(vec![("calm", state(&[("yes", "upset"), ("no", "calm")], "")), ("upset", upset)]).into();
         let turns = play(drawn, Vec::new(), &backend).await.unwrap();
         other += u32::from(turns[0].transition.entered[0].content == "other");
     }
@@ -233,7 +234,7 @@ async fn an_episode_goes_on_from_any_turn_as_it_would_have() {
 async fn a_reply_that_was_cut_off_is_closed_in_the_next_prompt() {
     let backend = Arc::new(Scripted::new(|_, _| "0123456789".into(), |r| vec![0.5; r.answers.len()]));
     let mut short = spec("e", 3);
-    short.agent.sampling.max_tokens = 4;
+    Arc::make_mut(&mut short.agent).sampling.max_tokens = 4;
     let turns = play(short, Vec::new(), &backend).await.unwrap();
     assert!(turns[0].reply.cut_off);
     assert_eq!(turns[0].reply.text, "0123");
@@ -276,7 +277,7 @@ async fn too_long_a_prompt_names_episode_turn_role_and_both_numbers() {
 #[tokio::test]
 async fn a_model_that_is_not_served_is_named_with_those_that_are() {
     let mut other = spec("e", 1);
-    other.preference.model = "large".into();
+    Arc::make_mut(&mut other.preference).model = "large".into();
     let error = play(other, Vec::new(), &Arc::new(calm_then_upset())).await.unwrap_err().to_string();
     assert!(error.contains("role preference") && error.contains("`large`") && error.contains("`tiny`"), "{error}");
 }

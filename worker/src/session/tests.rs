@@ -107,7 +107,7 @@ impl Setup {
 fn lease(name: &str, attempt: u32) -> Lease {
     let mut spec = spec(name, 11);
     spec.max_turns = 4;
-    spec.machine = machine(vec![("calm", state(&[("yes", "calm"), ("no", "calm")], ""))]);
+    spec.machine = machine(vec![("calm", state(&[("yes", "calm"), ("no", "calm")], ""))]).into();
     let payload = Work::Episode { spec: Box::new(spec), journal: Vec::new() };
     Lease { work: WorkId::new(name).unwrap(), attempt, payload }
 }

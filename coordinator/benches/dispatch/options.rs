@@ -54,7 +54,7 @@ impl Options {
             workers: 1000,
             slots: 16,
             episodes: 100_000,
-            iterations: 2,
+            iterations: 1,
             turns: 5,
             bytes: 4096,
             rate: 550.0,

@@ -14,37 +14,16 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::Lab;
 use support::acknowledged::nothing_acknowledged_is_missing;
 use support::outcome::outcome;
 use support::processes::{Place, send};
 use support::servers::{Redis, free_port};
+use support::{LARGE, Lab};
 
 const FAULTS: usize = 20;
 const WORKERS: usize = 3;
 /// A run without an end is a failed run.
 const LIMIT: Duration = Duration::from_secs(150);
-
-/// The lab's experiment, large enough to outlast the faults.
-const LARGE: [&str; 16] = [
-    "--set",
-    "environments.initial_states=6",
-    "--set",
-    "environments.siblings=4",
-    "--set",
-    "environments.max_turns=4",
-    "--set",
-    "roles.agent.max_tokens=24",
-    "--set",
-    "roles.environment.max_tokens=16",
-    "--set",
-    "leases.seconds=2",
-    "--set",
-    "training.max_length=2048",
-    // Kills of the harness are no fault of the episodes.
-    "--set",
-    "attempts=100",
-];
 
 /// Draws of one seed.
 struct Draws(u64);
@@ -75,11 +54,10 @@ impl Cluster {
         let (store, listen) = (format!("redis://127.0.0.1:{}", redis.port), format!("127.0.0.1:{port}"));
         let options = ["--store", &store, "--listen", &listen, "--takeover", "2"];
         let command = [&["coordinator", "configs/experiments/tiny.yaml"][..], &LARGE, &options].concat();
-        let coordinator =
-            Place::start(&lab, "coordinator", &command.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
+        let coordinator = Place::start(&lab, "coordinator", &command);
         let workers = (0..WORKERS).map(|i| {
             let (name, url) = (format!("worker{i}"), format!("http://{listen}"));
-            let command = ["worker", "--coordinator", &url, "--name", &name, "--slots", "3"].map(str::to_owned);
+            let command = ["worker", "--coordinator", &url, "--name", &name, "--slots", "3"];
             Place::start(&lab, &name, &command)
         });
         let workers = workers.collect();

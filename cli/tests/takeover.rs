@@ -7,49 +7,16 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::Lab;
 use support::acknowledged::nothing_acknowledged_is_missing;
 use support::outcome::outcome;
 use support::processes::Place;
 use support::servers::{Redis, Wire, free_port};
-
-/// Large enough to outlast what happens to it.
-const EXPERIMENT: [&str; 16] = [
-    "--set",
-    "environments.initial_states=6",
-    "--set",
-    "environments.siblings=4",
-    "--set",
-    "environments.max_turns=4",
-    "--set",
-    "roles.agent.max_tokens=24",
-    "--set",
-    "roles.environment.max_tokens=16",
-    "--set",
-    "leases.seconds=2",
-    "--set",
-    "training.max_length=2048",
-    "--set",
-    "attempts=100",
-];
-
-fn owned(command: &[&str]) -> Vec<String> {
-    command.iter().map(|part| (*part).to_owned()).collect()
-}
-
-/// Waits until something has been said `times` times.
-fn until_said(place: &Place, what: &str, times: usize) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while place.said().matches(what).count() < times {
-        assert!(Instant::now() < deadline, "`{what}` was not said {times} times:\n{}", place.said());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use support::{LARGE, Lab};
 
 #[test]
 fn a_standby_takes_over_from_a_leader_that_is_killed_or_cut_off() {
     let calm = Lab::new();
-    calm.succeed(&[&["run", "configs/experiments/tiny.yaml"][..], &EXPERIMENT].concat());
+    calm.succeed(&[&["run", "configs/experiments/tiny.yaml"][..], &LARGE].concat());
     let expected = outcome(&calm, &[]);
 
     let lab = Lab::new();
@@ -60,35 +27,35 @@ fn a_standby_takes_over_from_a_leader_that_is_killed_or_cut_off() {
     for (i, name) in ["first", "second"].into_iter().enumerate() {
         let (store, listen) = (format!("redis://127.0.0.1:{}", wires[i].port), format!("127.0.0.1:{}", ports[i]));
         let options = ["--store", &store, "--listen", &listen, "--takeover", "2"];
-        let command = [&["coordinator", "configs/experiments/tiny.yaml"][..], &EXPERIMENT, &options].concat();
-        coordinators.push(Place::start(&lab, name, &owned(&command)));
-        until_said(&coordinators[i], ["leading", "standing by"][i], 1);
+        let command = [&["coordinator", "configs/experiments/tiny.yaml"][..], &LARGE, &options].concat();
+        coordinators.push(Place::start(&lab, name, &command));
+        coordinators[i].until_said(["leading", "standing by"][i], 1);
     }
     let urls = ports.map(|port| format!("http://127.0.0.1:{port}"));
     let worker = |i: usize| {
         let name = format!("worker{i}");
         let command = ["worker", "--coordinator", &urls[0], "--coordinator", &urls[1], "--name", &name, "--slots", "2"];
-        Place::start(&lab, &name, &owned(&command))
+        Place::start(&lab, &name, &command)
     };
     let workers: Vec<Place> = (0..2).map(worker).collect();
-    until_said(&workers[0], "turn stored", 3);
+    workers[0].until_said("turn stored", 3);
 
     // The leader is killed: the standby leads within the takeover time, and the workers come over.
     let killed = Instant::now();
     coordinators[0].kill();
-    until_said(&coordinators[1], "leading", 1);
+    coordinators[1].until_said("leading", 1);
     eprintln!("the standby led {:.1?} after the leader was killed", killed.elapsed());
-    until_said(&coordinators[1], "worker joined", 2);
+    coordinators[1].until_said("worker joined", 2);
     coordinators[0].start_again(&lab);
-    until_said(&coordinators[0], "standing by", 1);
+    coordinators[0].until_said("standing by", 1);
 
     // The leader is cut off from Redis: the other takes over; the one that was cut off is deposed.
     let cut = Instant::now();
     wires[1].cut();
-    until_said(&coordinators[0], "leading", 2);
+    coordinators[0].until_said("leading", 2);
     eprintln!("the standby led {:.1?} after the leader was cut off", cut.elapsed());
     wires[1].mend();
-    until_said(&coordinators[1], "the lead of the run is lost", 1);
+    coordinators[1].until_said("the lead of the run is lost", 1);
 
     for coordinator in &mut coordinators {
         let end = coordinator.wait(Duration::from_secs(90));

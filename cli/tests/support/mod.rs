@@ -75,6 +75,27 @@ training:
 evaluation: {initial_states: 1, at: [first, last]}
 ";
 
+/// Options that make the experiment large enough to outlast what tests do to its processes.
+pub(crate) const LARGE: [&str; 16] = [
+    "--set",
+    "environments.initial_states=6",
+    "--set",
+    "environments.siblings=4",
+    "--set",
+    "environments.max_turns=4",
+    "--set",
+    "roles.agent.max_tokens=24",
+    "--set",
+    "roles.environment.max_tokens=16",
+    "--set",
+    "leases.seconds=2",
+    "--set",
+    "training.max_length=2048",
+    // What tests kill is no fault of the episodes.
+    "--set",
+    "attempts=100",
+];
+
 /// The engine's tiny model with room for a conversation: its tokenizer makes a token of nearly every byte.
 fn write_model(folder: &Path) {
     tiny::write_folder(folder, &tiny::weights(7));

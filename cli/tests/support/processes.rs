@@ -16,8 +16,9 @@ pub(crate) struct Place {
 
 impl Place {
     /// Starts the command; what it says on stderr is kept in a file of the lab.
-    pub(crate) fn start(lab: &Lab, name: &str, command: &[String]) -> Self {
-        let mut place = Self { command: command.to_vec(), log: lab.path(&format!("{name}.log")), process: None };
+    pub(crate) fn start(lab: &Lab, name: &str, command: &[&str]) -> Self {
+        let command = command.iter().map(|part| (*part).to_owned()).collect();
+        let mut place = Self { command, log: lab.path(&format!("{name}.log")), process: None };
         place.start_again(lab);
         place
     }
@@ -62,6 +63,15 @@ impl Place {
             std::thread::sleep(Duration::from_millis(20));
         }
         None
+    }
+
+    /// Waits until something has been said `times` times.
+    pub(crate) fn until_said(&self, what: &str, times: usize) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.said().matches(what).count() < times {
+            assert!(Instant::now() < deadline, "`{what}` was not said {times} times:\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// What the processes of this place have said.

@@ -213,7 +213,9 @@ impl Shared {
             .await
             .map_err(|e| Failure { retryable: again(&e), message: e.to_string() })?;
         let loaded = table.load(adapter, &folder).await;
-        loaded.map(Some).map_err(|e| Failure { retryable: e.retryable(), message: e.to_string() })
+        // Another worker of this machine makes room in the cache by its own use of it.
+        let gone = || !folder.exists();
+        loaded.map(Some).map_err(|e| Failure { retryable: e.retryable() || gone(), message: e.to_string() })
     }
 
     async fn train(&self, serving: &Serving, holding: &Holding, spec: &TrainingSpec) -> Result<Outcome, Failure> {

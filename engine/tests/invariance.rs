@@ -50,7 +50,8 @@ fn score_bits(score: &Score) -> (Vec<u64>, u64) {
 }
 
 /// Protects: promise (b) of reproducibility. Tokens, log-probabilities and scores are bit-equal alone, in a full batch with
-/// ragged neighbours of both kinds, with prompts cut into any chunks, and with little memory.
+/// ragged neighbours of both kinds, with prompts cut into any chunks, with little memory, and with what earlier requests
+/// left behind.
 #[tokio::test]
 async fn results_do_not_depend_on_batch_neighbours_or_chunks() {
     let model = model();
@@ -59,10 +60,15 @@ async fn results_do_not_depend_on_batch_neighbours_or_chunks() {
     let mut expected = None;
     let plentiful = 1 << 28;
     let little = 150_000;
-    for (max_rows, prefill_chunk, kv_bytes) in
-        [(1, 1000, plentiful), (16, 64, plentiful), (24, 7, plentiful), (5, 1, plentiful), (16, 33, little)]
-    {
-        let options = EngineOptions { max_rows, prefill_chunk, kv_bytes, queue: 8 };
+    for (max_rows, prefill_chunk, kv_bytes, remember) in [
+        (1, 1000, plentiful, false),
+        (16, 64, plentiful, false),
+        (24, 7, plentiful, true),
+        (5, 1, plentiful, true),
+        (16, 33, little, true),
+        (16, 33, little, false),
+    ] {
+        let options = EngineOptions { max_rows, prefill_chunk, kv_bytes, remember, queue: 8 };
         let engine = Engine::start(model.clone(), options).unwrap();
         let replies = join_all(generations.iter().map(|r| engine.generate(r.clone())));
         let scored = join_all(scores.iter().map(|r| engine.score(r.clone())));
@@ -111,4 +117,61 @@ async fn a_score_is_what_plain_forward_passes_say() {
     assert!((score.probabilities[0].1 - one / mass).abs() < 1e-5);
     assert!((score.probabilities[1].1 - (ten + spaced_ten) / mass).abs() < 1e-5);
     engine.stop().await;
+}
+
+/// Prompts of conversations that begin alike and go on differently, and later turns of the first one.
+fn conversations() -> Vec<Vec<u32>> {
+    let opening: Vec<u32> = (3..133).collect();
+    let parts = tiny::ragged_prompts(5, 30, 9);
+    let mut prompts: Vec<Vec<u32>> = parts.iter().map(|part| [opening.clone(), part.clone()].concat()).collect();
+    let later = [prompts[0].clone(), parts[1].clone(), parts[2].clone()].concat();
+    prompts.extend([later.clone(), later, opening]);
+    prompts
+}
+
+/// Protects: what is remembered is used, within its bound, for the adapter that it was computed with, and changes nothing.
+#[tokio::test]
+async fn what_earlier_requests_left_behind_changes_no_bit() {
+    let model = model();
+    let answers = Arc::new(AnswerTree::new(&model.tokenizer, &["1".to_owned(), "10".to_owned()]).unwrap());
+    let mut expected = None;
+    // The second bound holds two of the prompts.
+    for (remember, kv_bytes) in [(false, 1 << 28), (true, 1 << 28), (true, 130_000)] {
+        let options = EngineOptions { remember, kv_bytes, max_rows: 4, prefill_chunk: 50, queue: 8 };
+        let engine = Engine::start(model.clone(), options).unwrap();
+        let mut bits = Vec::new();
+        for _ in 0..2 {
+            let asked = conversations().into_iter().enumerate().map(|(seed, prompt)| {
+                let (engine, answers) = (&engine, answers.clone());
+                let sampling = SamplingOptions { temperature: 0.9, top_p: 1.0, top_k: None };
+                let generate = GenerateRequest {
+                    prompt: prompt.clone(),
+                    max_tokens: 9,
+                    sampling,
+                    seed: seed as u64,
+                    adapter: None,
+                };
+                let score = ScoreRequest { prompt, answers, adapter: None, temperature: 1.0, top_p: 1.0 };
+                async move {
+                    let (reply, score) = futures::future::join(engine.generate(generate), engine.score(score)).await;
+                    (generation_bits(&reply.unwrap()), score_bits(&score.unwrap()))
+                }
+            });
+            bits.push(join_all(asked).await);
+            assert!(engine.counters().kv_bytes <= kv_bytes as u64, "{:?}", engine.counters());
+        }
+        let counters = engine.counters();
+        let reused = counters.generate_reused_tokens + counters.score_reused_tokens;
+        let run = counters.generate_prompt_tokens + counters.score_prompt_tokens;
+        let all: usize = conversations().iter().map(Vec::len).sum::<usize>() * 4;
+        assert_eq!(reused + run, all as u64, "every prompt token was run or reused");
+        match (remember, kv_bytes) {
+            (false, _) => assert_eq!(reused, 0),
+            // All but the opening, each part once, and a last token for every request.
+            (true, 130_000) => assert!(reused > run / 4, "{counters:?}"),
+            (true, _) => assert!(reused > run * 4, "{counters:?}"),
+        }
+        engine.stop().await;
+        assert_eq!(*expected.get_or_insert_with(|| bits.clone()), bits, "remember {remember}, {kv_bytes} bytes");
+    }
 }

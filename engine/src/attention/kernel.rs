@@ -1,15 +1,13 @@
 //! One token's attention over one group of heads.
 
-use super::cache::BLOCK;
+use super::cache::{BLOCK, Part};
 use super::vector::{LANES, exp, for_each_instruction_set};
 
 /// What a token sees of one key/value head.
 #[derive(Debug)]
 pub(super) struct Past<'a> {
-    /// Blocks `[width][BLOCK]`.
-    pub(super) keys: &'a [f32],
-    /// `[position][width]`.
-    pub(super) values: &'a [f32],
+    pub(super) keys: Part<'a>,
+    pub(super) values: Part<'a>,
     /// Width of a head.
     pub(super) width: usize,
     /// Positions that the token sees, itself included; at least 1.
@@ -44,8 +42,7 @@ fn attend_body(query: &[f32], past: &Past<'_>, scale: f32, scores: &mut Vec<f32>
 fn score(query: &[f32], past: &Past<'_>, scale: f32, scores: &mut Vec<f32>) {
     scores.clear();
     scores.resize(past.seen.next_multiple_of(BLOCK), 0.0);
-    let blocks = past.keys.chunks_exact(BLOCK * past.width);
-    for (sums, block) in scores.chunks_exact_mut(BLOCK).zip(blocks) {
+    for (sums, block) in scores.chunks_exact_mut(BLOCK).zip(past.keys.iter()) {
         let (fours, rest) = query.as_chunks::<4>();
         let (rows, last_rows) = block.split_at(fours.len() * 4 * BLOCK);
         for (q, rows) in fours.iter().zip(rows.chunks_exact(4 * BLOCK)) {
@@ -121,8 +118,10 @@ fn mix(weights: &[f32], past: &Past<'_>, total: f32, out: &mut [f32]) {
     }
     for column in column..out.len() {
         let mut sum = 0f32;
-        for (weight, value) in weights.iter().zip(past.values.chunks_exact(past.width)) {
-            sum += weight * value[column];
+        for (weights, values) in weights.chunks(BLOCK).zip(past.values.iter()) {
+            for (weight, value) in weights.iter().zip(values.chunks_exact(past.width)) {
+                sum += weight * value[column];
+            }
         }
         out[column] = sum * inverse;
     }
@@ -132,10 +131,12 @@ fn mix(weights: &[f32], past: &Past<'_>, total: f32, out: &mut [f32]) {
 fn mix_columns<const TILE: usize>(weights: &[f32], past: &Past<'_>, inverse: f32, column: usize, out: &mut [f32]) {
     let end = column + TILE * LANES;
     let mut sums = [[0f32; LANES]; TILE];
-    for (weight, value) in weights.iter().zip(past.values.chunks_exact(past.width)) {
-        let value = value[column..end].as_chunks::<LANES>().0;
-        for (sums, value) in sums.iter_mut().zip(value) {
-            add_product(sums, *weight, value);
+    for (weights, values) in weights.chunks(BLOCK).zip(past.values.iter()) {
+        for (weight, value) in weights.iter().zip(values.chunks_exact(past.width)) {
+            let value = value[column..end].as_chunks::<LANES>().0;
+            for (sums, value) in sums.iter_mut().zip(value) {
+                add_product(sums, *weight, value);
+            }
         }
     }
     let out = out[column..end].as_chunks_mut::<LANES>().0;
@@ -155,6 +156,9 @@ fn add_product(sums: &mut [f32; LANES], factor: f32, values: &[f32; LANES]) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::cache::{KvCache, KvPool, KvShape};
     use super::*;
 
     fn wave(n: usize, speed: f32) -> Vec<f32> {
@@ -166,17 +170,13 @@ mod tests {
     #[test]
     fn equals_plain_softmax_attention() {
         for (width, seen) in [(8, 1), (16, 63), (24, 64), (64, 65), (80, 130), (128, 200)] {
-            let positions = seen_rounded(seen);
-            let by_position = wave(positions * width, 0.13);
-            let mut keys = vec![0f32; positions * width];
-            for p in 0..positions {
-                for d in 0..width {
-                    keys[p / BLOCK * BLOCK * width + d * BLOCK + p % BLOCK] = by_position[p * width + d];
-                }
-            }
-            let values = wave(positions * width, 0.29);
+            let (by_position, values) = (wave(seen * width, 0.13), wave(seen * width, 0.29));
+            let pool = Arc::new(KvPool::new(KvShape { layers: 1, kv_heads: 1, width }));
+            let mut cache = KvCache::new(pool, seen);
+            cache.make_room(seen);
+            cache.write(0, &by_position, &values);
             let query = wave(2 * width, 0.71);
-            let past = Past { keys: &keys, values: &values, width, seen };
+            let past = Past { keys: cache.keys(0, 0), values: cache.values(0, 0), width, seen };
             let (mut fast, mut plain) = (vec![0f32; 2 * width], vec![0f32; 2 * width]);
             attend(&query, &past, 0.25, &mut Vec::new(), &mut fast);
             attend_body(&query, &past, 0.25, &mut Vec::new(), &mut plain);
@@ -190,10 +190,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    fn seen_rounded(seen: usize) -> usize {
-        seen.next_multiple_of(BLOCK)
     }
 
     fn textbook(query: &[f32], keys: &[f32], values: &[f32], width: usize, seen: usize) -> Vec<f64> {

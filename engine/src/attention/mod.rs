@@ -8,6 +8,7 @@ mod kernel;
 mod vector;
 
 pub use cache::KvCache;
+pub(crate) use cache::{BLOCK, KvBlock, KvPool, KvShape};
 pub(crate) use vector::{exp, sum_of_exp};
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Storage, Tensor};

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::request::{EngineOptions, GenerateRequest, Generation, RequestError, Score, ScoreRequest};
 use super::row::{Generating, Row, Scoring, Work};
-use crate::attention::KvCache;
+use crate::attention::{BLOCK, KvCache};
 use crate::lora::Adapter;
 use crate::model::Model;
 use crate::sample::{Sampler, SamplingError, SamplingOptions, ScoreWalk, Warp};
@@ -18,7 +18,6 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, RequestError>>;
 #[derive(Debug)]
 pub(super) struct Admissible {
     prompt: Vec<u32>,
-    /// Tokens that the sequence may grow to.
     positions: usize,
     pub(super) adapter: Option<String>,
     pub(super) work: Work,
@@ -61,15 +60,18 @@ impl Admissible {
         })
     }
 
-    /// Bytes of keys and values to set aside.
-    pub(super) fn bytes(&self, model: &Model) -> usize {
-        cache_bytes(model, self.positions)
+    pub(super) fn prompt(&self) -> &[u32] {
+        &self.prompt
     }
 
-    pub(super) fn into_row(self, adapter: Option<Arc<Adapter>>, model: &Model) -> Row {
-        let bytes = self.bytes(model);
-        let cache = model.new_cache(self.positions);
-        Row::new(self.work, adapter, cache, self.prompt, bytes)
+    /// Tokens that the sequence may grow to.
+    pub(super) const fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// `cache` may hold the beginning of the prompt already.
+    pub(super) fn into_row(self, adapter: Option<Arc<Adapter>>, cache: KvCache) -> Row {
+        Row::new(self.work, adapter, cache, self.prompt)
     }
 }
 
@@ -109,15 +111,10 @@ fn check_prompt(prompt: &[u32], more: usize, model: &Model, options: &EngineOpti
     if let Some(position) = prompt.iter().position(|id| *id as usize >= vocabulary) {
         return Err(RequestError::UnknownToken { token: prompt[position], position, vocabulary });
     }
-    let needed = cache_bytes(model, positions);
+    let needed = positions.div_ceil(BLOCK) * model.kv_shape().block_bytes();
     let available = options.kv_bytes;
     if needed > available {
         return Err(RequestError::TooLarge { positions, needed, available });
     }
     Ok(())
-}
-
-fn cache_bytes(model: &Model, positions: usize) -> usize {
-    let config = &model.config;
-    KvCache::bytes(config.layers, config.kv_heads, config.head_dim, positions)
 }

@@ -11,6 +11,8 @@ pub(super) struct Counters {
     pub(super) cancelled: AtomicU64,
     pub(super) generate_prompt_tokens: AtomicU64,
     pub(super) score_prompt_tokens: AtomicU64,
+    pub(super) generate_reused_tokens: AtomicU64,
+    pub(super) score_reused_tokens: AtomicU64,
     pub(super) generated_tokens: AtomicU64,
     pub(super) score_tokens: AtomicU64,
     pub(super) steps: AtomicU64,
@@ -34,6 +36,10 @@ pub struct EngineCounters {
     pub generate_prompt_tokens: u64,
     /// Prompt tokens that were run for scores.
     pub score_prompt_tokens: u64,
+    /// Prompt tokens of generations that were known from earlier requests.
+    pub generate_reused_tokens: u64,
+    /// Prompt tokens of scores that were known from earlier requests.
+    pub score_reused_tokens: u64,
     /// Tokens that were sampled.
     pub generated_tokens: u64,
     /// Tokens of answers' forms that were run for scores, after their prompts.
@@ -44,7 +50,7 @@ pub struct EngineCounters {
     pub running_rows: u64,
     /// Requests that wait for room now.
     pub waiting_rows: u64,
-    /// Bytes that the running rows' caches may take.
+    /// Bytes of keys and values that are held, remembered ones included.
     pub kv_bytes: u64,
 }
 
@@ -61,6 +67,8 @@ impl Counters {
             cancelled: self.cancelled.load(Relaxed),
             generate_prompt_tokens: self.generate_prompt_tokens.load(Relaxed),
             score_prompt_tokens: self.score_prompt_tokens.load(Relaxed),
+            generate_reused_tokens: self.generate_reused_tokens.load(Relaxed),
+            score_reused_tokens: self.score_reused_tokens.load(Relaxed),
             generated_tokens: self.generated_tokens.load(Relaxed),
             score_tokens: self.score_tokens.load(Relaxed),
             steps: self.steps.load(Relaxed),

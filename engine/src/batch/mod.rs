@@ -4,12 +4,16 @@
 //! What a request returns depends on the request alone: not on the step it joined at, its neighbours or the chunking.
 
 mod admission;
+mod budget;
 mod counters;
 mod engine;
+mod memory;
+mod prefix;
 mod request;
 mod row;
 mod step_loop;
 
+pub use budget::kv_budget;
 pub use counters::EngineCounters;
 pub use engine::Engine;
 pub use request::{

@@ -11,15 +11,17 @@ pub struct EngineOptions {
     pub max_rows: usize,
     /// Prompt tokens in one step, at most; longer prompts go through in chunks.
     pub prefill_chunk: usize,
-    /// Bytes for keys and values of all running rows; requests beyond wait.
+    /// Bytes for keys and values, of running rows and remembered; requests beyond wait.
     pub kv_bytes: usize,
+    /// Whether what was computed is remembered for prompts that begin alike. Results do not depend on it.
+    pub remember: bool,
     /// Requests that may wait; beyond, asking itself waits.
     pub queue: usize,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { max_rows: 16, prefill_chunk: 256, kv_bytes: 1 << 30, queue: 256 }
+        Self { max_rows: 16, prefill_chunk: 256, kv_bytes: 1 << 30, remember: true, queue: 256 }
     }
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tokenizers::Tokenizer;
 
 use super::admission::Reply;
+use super::prefix::Salt;
 use super::request::{FinishReason, Generation, RequestError, Score};
-use crate::attention::KvCache;
+use crate::attention::{BLOCK, KvCache};
 use crate::lora::Adapter;
 use crate::sample::{NotANumber, Sampler, ScoreWalk, Step};
 
@@ -16,11 +17,16 @@ pub(super) struct Row {
     pub(super) work: Work,
     pub(super) adapter: Option<Arc<Adapter>>,
     pub(super) cache: KvCache,
-    /// Bytes set aside for the cache.
-    pub(super) bytes: usize,
     /// Tokens to run; the first `fed` are in the cache.
     feed: Vec<u32>,
     fed: usize,
+    /// Whole blocks of the prompt that later rows may know of.
+    shared: usize,
+}
+
+/// Which computations an adapter's rows may share.
+pub(super) fn salt(adapter: Option<&Arc<Adapter>>) -> Salt {
+    adapter.map(|adapter| adapter.number())
 }
 
 /// What a row is run for.
@@ -61,14 +67,38 @@ pub(super) struct Ending<'a> {
 }
 
 impl Row {
-    pub(super) fn new(
-        work: Work,
-        adapter: Option<Arc<Adapter>>,
-        cache: KvCache,
-        prompt: Vec<u32>,
-        bytes: usize,
-    ) -> Self {
-        Self { work, adapter, cache, bytes, feed: prompt, fed: 0 }
+    pub(super) fn new(work: Work, adapter: Option<Arc<Adapter>>, cache: KvCache, prompt: Vec<u32>) -> Self {
+        let fed = cache.len();
+        Self { work, adapter, cache, feed: prompt, fed, shared: fed / BLOCK }
+    }
+
+    pub(super) fn salt(&self) -> Salt {
+        salt(self.adapter.as_ref())
+    }
+
+    /// The prompt.
+    pub(super) fn prompt(&self) -> &[u32] {
+        &self.feed[..self.work.prompt_tokens()]
+    }
+
+    /// Whether more of the prompt's whole blocks are in the cache than at the last call.
+    pub(super) fn has_more_to_share(&mut self) -> bool {
+        let whole = self.whole_blocks().len() / BLOCK;
+        std::mem::replace(&mut self.shared, whole) < whole
+    }
+
+    /// The tokens of the prompt's whole blocks that are in the cache.
+    pub(super) fn whole_blocks(&self) -> &[u32] {
+        &self.feed[..self.fed.min(self.work.prompt_tokens()) / BLOCK * BLOCK]
+    }
+
+    /// The tokens in the cache that may come again: answers that were only tried do not.
+    pub(super) fn lasting(&self) -> &[u32] {
+        let lasting = match &self.work {
+            Work::Generate(_) => self.fed,
+            Work::Score(work) => self.fed.min(work.prompt_tokens),
+        };
+        &self.feed[..lasting]
     }
 
     /// Tokens that wait to be run.
@@ -80,11 +110,6 @@ impl Row {
     pub(super) fn next_tokens(&mut self, count: usize) -> (&[u32], &mut KvCache, Option<&Adapter>) {
         let tokens = &self.feed[self.fed..self.fed + count];
         (tokens, &mut self.cache, self.adapter.as_deref())
-    }
-
-    /// Groups rows that share an adapter; only equality means anything.
-    pub(super) fn adapter_key(&self) -> usize {
-        self.adapter.as_ref().map_or(0, |adapter| Arc::as_ptr(adapter) as usize)
     }
 
     /// Counts `count` tokens as run.

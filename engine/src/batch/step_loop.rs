@@ -10,8 +10,9 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 use super::admission::Admissible;
 use super::counters::Counters;
 use super::engine::Command;
+use super::memory::Memory;
 use super::request::{EngineOptions, RequestError};
-use super::row::{After, Ending, Outcome, Row, Work};
+use super::row::{After, Ending, Outcome, Row, Work, salt};
 use crate::attention::with_slice;
 use crate::lora::Adapter;
 use crate::model::{LogitRows, Model, Segment};
@@ -23,6 +24,7 @@ pub(super) struct StepLoop {
     counters: Arc<Counters>,
     stopping: Arc<AtomicBool>,
     adapters: BTreeMap<String, Arc<Adapter>>,
+    memory: Memory,
     /// Checked, but without room so far; the first waits longest.
     waiting: VecDeque<Waiting>,
     /// In order of admission.
@@ -53,6 +55,7 @@ impl StepLoop {
         counters: Arc<Counters>,
         stopping: Arc<AtomicBool>,
     ) -> Self {
+        let memory = Memory::new(model.kv_shape(), options.kv_bytes, options.remember);
         Self {
             model,
             options,
@@ -60,6 +63,7 @@ impl StepLoop {
             counters,
             stopping,
             adapters: BTreeMap::new(),
+            memory,
             waiting: VecDeque::new(),
             running: Vec::new(),
         }
@@ -151,25 +155,31 @@ impl StepLoop {
         Counters::add(&self.counters.cancelled, gone);
     }
 
-    /// First come, first served: a large request is not overtaken by small ones for ever.
+    /// First come, first served: a large request is not overtaken by small ones for ever. Only those wait a little longer
+    /// of whose prompts a running row is about to compute a part.
     fn admit(&mut self) {
-        while self.running.len() < self.options.max_rows {
-            let Some(first) = self.waiting.front() else {
-                return;
-            };
-            let needed = first.request.bytes(&self.model);
-            if self.bytes_in_use() + needed > self.options.kv_bytes {
-                return;
+        let mut next = 0;
+        while self.running.len() < self.options.max_rows
+            && let Some(waiting) = self.waiting.get(next)
+        {
+            let (salt, prompt) = (salt(waiting.adapter.as_ref()), waiting.request.prompt());
+            let memory = &mut self.memory;
+            let mut running = self.running.iter().filter(|row| row.is_prefilling() && row.salt() == salt);
+            if running.any(|row| memory.is_worth_waiting_for(salt, prompt, row.prompt())) {
+                next += 1;
+                continue;
             }
-            if let Some(waiting) = self.waiting.pop_front() {
-                let row = waiting.request.into_row(waiting.adapter, &self.model);
-                self.running.push(row);
+            let promised = self.running.iter().map(|row| row.cache.missing_blocks()).sum();
+            let Some(cache) = memory.claim(salt, prompt, waiting.request.positions(), promised) else { return };
+            if let Some(Waiting { request, adapter }) = self.waiting.remove(next) {
+                let reused = match &request.work {
+                    Work::Generate(_) => &self.counters.generate_reused_tokens,
+                    Work::Score(_) => &self.counters.score_reused_tokens,
+                };
+                Counters::add(reused, cache.len());
+                self.running.push(request.into_row(adapter, cache));
             }
         }
-    }
-
-    fn bytes_in_use(&self) -> usize {
-        self.running.iter().map(|row| row.bytes).sum()
     }
 
     /// Every row that needs one more token gets it; prompts share the chunk in order of admission. Rows of one adapter
@@ -190,7 +200,7 @@ impl StepLoop {
                 shares.push(Share { row, tokens });
             }
         }
-        shares.sort_by_key(|share| (self.running[share.row].adapter_key(), share.row));
+        shares.sort_by_key(|share| (self.running[share.row].salt(), share.row));
         shares
     }
 
@@ -204,6 +214,12 @@ impl StepLoop {
                 shares.iter().map(failed).collect()
             }
         };
+        for share in shares {
+            let row = &mut self.running[share.row];
+            if row.has_more_to_share() {
+                self.memory.remember(row.salt(), row.whole_blocks(), &row.cache);
+            }
+        }
         self.retire(finished);
     }
 
@@ -251,6 +267,7 @@ impl StepLoop {
         // From the back, so that the indices in front stay right and the order of admission is kept.
         while let Some((index, result)) = results.pop_last() {
             let row = self.running.remove(index);
+            self.memory.remember(row.salt(), row.lasting(), &row.cache);
             self.finish(row.work, result);
         }
     }
@@ -291,7 +308,7 @@ impl StepLoop {
         };
         set(&counters.running_rows, self.running.len());
         set(&counters.waiting_rows, self.waiting.len());
-        set(&counters.kv_bytes, self.bytes_in_use());
+        set(&counters.kv_bytes, self.memory.bytes());
     }
 
     fn turn_away_all(&mut self) {

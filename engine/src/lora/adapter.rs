@@ -6,11 +6,16 @@ use crate::model::ModelConfig;
 use candle_core::{Result, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Adapters that were packed so far.
+static PACKED: AtomicU64 = AtomicU64::new(0);
 
 /// An adapter whose matrices are packed for the engine's own product, so a row's update does not depend on
 /// its neighbours either.
 #[derive(Debug)]
 pub struct Adapter {
+    number: u64,
     config: LoraConfig,
     pairs: BTreeMap<(usize, Projection), (FrozenLinear, FrozenLinear)>,
 }
@@ -36,13 +41,18 @@ impl Adapter {
             let b = FrozenLinear::new(&pair.b, None).map_err(tensor)?;
             pairs.insert((*layer, *projection), (a, b));
         }
-        Ok(Self { config: weights.config.clone(), pairs })
+        Ok(Self { number: PACKED.fetch_add(1, Relaxed), config: weights.config.clone(), pairs })
     }
 
     /// The settings.
     #[must_use]
     pub fn config(&self) -> &LoraConfig {
         &self.config
+    }
+
+    /// A number that no other adapter of this process has, even if it was read from the same files.
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
     }
 
     /// What the adapter adds to the projection's output for `x [rows, in]`: `scale * B A x`, `[rows, out]`;

@@ -1,9 +1,11 @@
 //! The forward pass of inference, over ragged rows of tokens.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 
 use super::{LayerWeights, Model};
-use crate::attention::{self, Heads, KvCache};
+use crate::attention::{self, Heads, KvCache, KvPool, KvShape};
 use crate::linear::FrozenLinear;
 use crate::lora::{Adapter, Projection};
 
@@ -42,8 +44,12 @@ struct Stretch<'a> {
 impl Model {
     /// An empty cache with room for `positions` tokens of this model.
     pub fn new_cache(&self, positions: usize) -> KvCache {
-        let config = &self.config;
-        KvCache::new(config.layers, config.kv_heads, config.head_dim, positions)
+        KvCache::new(Arc::new(KvPool::new(self.kv_shape())), positions)
+    }
+
+    /// What a position of this model takes in a cache.
+    pub(crate) const fn kv_shape(&self) -> KvShape {
+        KvShape { layers: self.config.layers, kv_heads: self.config.kv_heads, width: self.config.head_dim }
     }
 
     /// Runs all segments in one pass and returns the logits that were asked for, `[rows, vocab]` in f32, in the order of
@@ -64,6 +70,9 @@ impl Model {
         let mut x = self.embedding.index_select(&ids, 0)?;
         let mut sequences: Vec<(&mut KvCache, usize)> =
             segments.iter_mut().map(|segment| (&mut *segment.cache, segment.tokens.len())).collect();
+        for (cache, tokens) in &mut sequences {
+            cache.make_room(*tokens);
+        }
         for (index, layer) in self.layers.iter().enumerate() {
             let pass = LayerPass { model: self, layer, index, stretches: &stretches };
             x = pass.run(&x, &rope, &mut sequences)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use influence_engine::batch::{Engine, EngineOptions};
+use influence_engine::batch::{Engine, EngineOptions, kv_budget};
 use influence_engine::model::Model;
 use influence_proto::{Digest, LoadedModel, ModelSource, ModelSpec, PushedFile};
 use tokio::runtime::Handle;
@@ -122,9 +122,10 @@ impl LocalModels {
         let (path, model) = loaded.await.map_err(|e| failed(e.to_string()))??;
         let (sha256, model) = model.map_err(failed)?;
         let model = Arc::new(model);
-        let options = EngineOptions { max_rows: self.slots * ROWS_PER_EPISODE, ..EngineOptions::default() };
+        let max_rows = self.slots * ROWS_PER_EPISODE;
+        let options = EngineOptions { max_rows, kv_bytes: kv_budget(), ..EngineOptions::default() };
         let engine = Engine::start(model, options).map_err(|e| failed(e.to_string()))?;
-        tracing::info!(model = %spec.name, path = %path.display(), %sha256, "model loaded");
+        tracing::info!(model = %spec.name, path = %path.display(), %sha256, kv_bytes = options.kv_bytes, "model loaded");
         let backend = Arc::new(LocalBackend::new(engine.clone()));
         let adapters = Arc::new(AdapterTable::new(backend.clone()));
         Ok(Loaded { spec: spec.clone(), sha256, engine, backend, adapters })
@@ -161,6 +162,15 @@ impl ModelLoader for LocalModels {
     async fn stop(&self) {
         for loaded in self.loaded.lock().await.drain(..) {
             loaded.engine.stop().await;
+            let done = loaded.engine.counters();
+            tracing::info!(
+                model = %loaded.spec.name,
+                prompt_tokens = done.generate_prompt_tokens + done.score_prompt_tokens,
+                reused_tokens = done.generate_reused_tokens + done.score_reused_tokens,
+                generated_tokens = done.generated_tokens,
+                steps = done.steps,
+                "what the engine has run"
+            );
         }
     }
 }

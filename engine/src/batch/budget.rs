@@ -1,0 +1,39 @@
+//! How much memory keys and values may take.
+
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+/// Of the memory that is free; the rest is for the pass itself, for training and for everybody else.
+const SHARE: u64 = 4;
+/// Below this nothing useful fits.
+const LEAST: u64 = 64 << 20;
+/// Where the system does not say what is free.
+const UNKNOWN: u64 = 1 << 30;
+
+/// Bytes for keys and values of one engine: a quarter of what is free now on this machine, or in this container.
+pub fn kv_budget() -> usize {
+    let what = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let free = System::new_with_specifics(what).map_or(0, |system| {
+        let free = system.available_memory();
+        system.cgroup_limits().map_or(free, |limits| free.min(limits.free_memory))
+    });
+    share_of(free)
+}
+
+fn share_of(free: u64) -> usize {
+    let bytes = if free == 0 { UNKNOWN } else { (free / SHARE).max(LEAST) };
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects: a machine that is nearly full, or does not say, still gets an engine.
+    #[test]
+    fn the_share_is_of_what_is_free() {
+        assert_eq!(share_of(8 << 30), 2 << 30);
+        assert_eq!(share_of(1 << 20), 64 << 20);
+        assert_eq!(share_of(0), 1 << 30);
+        assert!(kv_budget() >= 64 << 20);
+    }
+}

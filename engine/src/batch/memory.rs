@@ -1,0 +1,67 @@
+//! Memory for keys and values: what running rows hold and may yet need, and what is remembered beside them.
+
+use std::sync::Arc;
+
+use super::prefix::{PrefixCache, Salt, common};
+use crate::attention::{BLOCK, KvCache, KvPool, KvShape};
+
+/// All keys and values of an engine, within a bound.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pool: Arc<KvPool>,
+    limit: usize,
+    /// None if nothing is to be remembered.
+    prefixes: Option<PrefixCache>,
+}
+
+impl Memory {
+    /// At most `bytes` at any time.
+    pub(super) fn new(shape: KvShape, bytes: usize, remembers: bool) -> Self {
+        let limit = bytes / shape.block_bytes();
+        Self { pool: Arc::new(KvPool::new(shape)), limit, prefixes: remembers.then(PrefixCache::default) }
+    }
+
+    /// Bytes that are held now, in use or remembered.
+    pub(super) fn bytes(&self) -> usize {
+        self.pool.living() * self.pool.shape.block_bytes()
+    }
+
+    /// A cache for `positions` tokens that holds as many of the prompt's as are known, but for the last: its logits are
+    /// still needed. Forgets what it must. None if there is no room beside the `promised` blocks that running rows may
+    /// yet need.
+    pub(super) fn claim(&mut self, salt: Salt, prompt: &[u32], positions: usize, promised: usize) -> Option<KvCache> {
+        let mut cache = KvCache::new(self.pool.clone(), positions);
+        let Some(prefixes) = &mut self.prefixes else {
+            return (self.pool.living() + promised + cache.missing_blocks() <= self.limit).then_some(cache);
+        };
+        let mut found = prefixes.find(salt, &prompt[..prompt.len() - 1]);
+        let fresh = cache.missing_blocks() - found.whole_blocks();
+        while self.pool.living() + promised + fresh > self.limit {
+            if prefixes.evict() {
+                continue;
+            }
+            if found.whole_blocks() == found.blocks.len() {
+                return None;
+            }
+            // A block that would be copied only takes up room.
+            found.cut_to_whole_blocks();
+        }
+        cache.resume(found.blocks, found.tokens);
+        Some(cache)
+    }
+
+    /// Whether a row that is at `running` will soon have computed more of the prompt than is known now.
+    pub(super) fn is_worth_waiting_for(&mut self, salt: Salt, prompt: &[u32], running: &[u32]) -> bool {
+        let Some(prefixes) = &mut self.prefixes else { return false };
+        let prompt = &prompt[..prompt.len() - 1];
+        let shared = common(prompt, running) / BLOCK;
+        shared > 0 && shared > prefixes.find(salt, prompt).whole_blocks()
+    }
+
+    /// Remembers what a cache holds of its first tokens, `tokens`.
+    pub(super) fn remember(&mut self, salt: Salt, tokens: &[u32], cache: &KvCache) {
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.insert(salt, tokens, cache.blocks());
+        }
+    }
+}

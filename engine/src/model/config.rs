@@ -11,6 +11,28 @@ use super::LoadError;
 pub enum Architecture {
     /// Llama and everything that shares its graph (SmolLM2 among them).
     Llama,
+    /// Mistral: Llama's graph. A sliding window bounds the context.
+    Mistral,
+    /// Qwen2 and Qwen2.5: queries, keys and values have a bias.
+    Qwen2,
+    /// Qwen3: queries and keys are normed, head by head.
+    Qwen3,
+}
+
+impl Architecture {
+    /// By Hugging Face name.
+    const NAMES: [(&str, Self); 4] =
+        [("llama", Self::Llama), ("mistral", Self::Mistral), ("qwen2", Self::Qwen2), ("qwen3", Self::Qwen3)];
+
+    /// Queries, keys and values have a bias.
+    pub(super) fn has_bias(self) -> bool {
+        self == Self::Qwen2
+    }
+
+    /// Each head of queries and keys is normed before it is turned.
+    pub(super) fn norms_heads(self) -> bool {
+        self == Self::Qwen3
+    }
 }
 
 /// Frequency scaling of Llama 3.1 and later for contexts beyond the one they were pretrained on.
@@ -78,7 +100,7 @@ impl ModelConfig {
         let malformed = |e: serde_json::Error| LoadError::Malformed { path: path.to_owned(), reason: e.to_string() };
         let mut value: serde_json::Value = serde_json::from_str(text).map_err(malformed)?;
         lift_rope_parameters(&mut value);
-        check_family(&value, path)?;
+        let architecture = check_family(&value, path)?;
         let raw: LlamaConfig = serde_json::from_value(value.clone()).map_err(malformed)?;
         let head_dim = value
             .get("head_dim")
@@ -95,7 +117,7 @@ impl ModelConfig {
             }),
         });
         let config = Self {
-            architecture: Architecture::Llama,
+            architecture,
             vocab_size: raw.vocab_size,
             hidden_size: raw.hidden_size,
             intermediate_size: raw.intermediate_size,
@@ -107,7 +129,9 @@ impl ModelConfig {
             rope_theta: raw.rope_theta,
             rope_scaling,
             tie_embeddings: raw.tie_word_embeddings.unwrap_or(false),
-            context_length: raw.max_position_embeddings,
+            // Within its window a model that slides is the model that does not.
+            context_length: sliding_window(&value, architecture)
+                .map_or(raw.max_position_embeddings, |window| window.min(raw.max_position_embeddings)),
             bos: raw.bos_token_id,
             eos: match raw.eos_token_id {
                 None => Vec::new(),
@@ -119,7 +143,7 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Refuses shapes that no Llama can have, before any of them reaches an allocation.
+    /// Refuses shapes that no model can have, before any of them reaches an allocation.
     pub(super) fn check(&self, path: &Path) -> Result<(), LoadError> {
         // Far above every published model; a damaged file would otherwise ask for exabytes.
         const MOST: usize = 1 << 24;
@@ -187,9 +211,22 @@ fn lift_rope_parameters(config: &mut serde_json::Value) {
     }
 }
 
-/// Refuses what the Llama graph cannot express: another family, biases, another activation, an unknown rope.
-fn check_family(config: &serde_json::Value, path: &Path) -> Result<(), LoadError> {
-    let unsupported = |key: &str, value: &serde_json::Value, supported: &str| {
+/// Tokens that attention looks back, if the model says that it does not see all.
+fn sliding_window(config: &serde_json::Value, architecture: Architecture) -> Option<usize> {
+    let window = config.get("sliding_window").and_then(serde_json::Value::as_u64);
+    let used = match architecture {
+        Architecture::Llama => false,
+        Architecture::Mistral => true,
+        Architecture::Qwen2 | Architecture::Qwen3 => {
+            config.get("use_sliding_window").and_then(serde_json::Value::as_bool).unwrap_or(false)
+        }
+    };
+    window.filter(|_| used).and_then(|window| usize::try_from(window).ok())
+}
+
+/// The family. Refuses what its graph cannot express here: other biases, another activation, an unknown rope.
+fn check_family(config: &serde_json::Value, path: &Path) -> Result<Architecture, LoadError> {
+    let unsupported = |key: &str, value: &serde_json::Value, supported: &str| -> Result<Architecture, LoadError> {
         Err(LoadError::Unsupported {
             path: path.to_owned(),
             key: key.to_owned(),
@@ -197,17 +234,14 @@ fn check_family(config: &serde_json::Value, path: &Path) -> Result<(), LoadError
             supported: supported.to_owned(),
         })
     };
-    match config.get("model_type") {
-        Some(serde_json::Value::String(family)) if family == "llama" => {}
-        Some(other) => return unsupported("model_type", other, "llama"),
-        None => {
-            return Err(LoadError::MissingKey {
-                path: path.to_owned(),
-                key: "model_type".to_owned(),
-                for_what: "model",
-            });
-        }
-    }
+    let Some(family) = config.get("model_type") else {
+        let key = "model_type".to_owned();
+        return Err(LoadError::MissingKey { path: path.to_owned(), key, for_what: "model" });
+    };
+    let known = Architecture::NAMES.iter().find(|(name, _)| family.as_str() == Some(name));
+    let Some((_, architecture)) = known else {
+        return unsupported("model_type", family, &Architecture::NAMES.map(|(name, _)| name).join(", "));
+    };
     for key in ["attention_bias", "mlp_bias"] {
         if let Some(value @ serde_json::Value::Bool(true)) = config.get(key) {
             return unsupported(key, value, "false");
@@ -220,7 +254,7 @@ fn check_family(config: &serde_json::Value, path: &Path) -> Result<(), LoadError
     }
     let kind = config.get("rope_scaling").and_then(|scaling| scaling.get("rope_type").or_else(|| scaling.get("type")));
     match kind.and_then(serde_json::Value::as_str) {
-        None | Some("default" | "llama3") => Ok(()),
+        None | Some("default" | "llama3") => Ok(*architecture),
         Some(other) => unsupported("rope_scaling.rope_type", &other.into(), "default, llama3"),
     }
 }

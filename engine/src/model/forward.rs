@@ -128,8 +128,11 @@ impl LayerPass<'_> {
     ) -> candle_core::Result<Tensor> {
         let (model, layer) = (self.model, self.layer);
         let normed = model.normed(x, &layer.attn_norm)?;
-        let q = self.turned(&self.project(&layer.q, Projection::Q, &normed)?, rope)?;
-        let k = self.turned(&self.project(&layer.k, Projection::K, &normed)?, rope)?;
+        let norms = layer.head_norms.as_ref();
+        let q = self.project(&layer.q, Projection::Q, &normed)?;
+        let q = self.turned(&self.head_normed(q, norms.map(|norms| &norms.q))?, rope)?;
+        let k = self.project(&layer.k, Projection::K, &normed)?;
+        let k = self.turned(&self.head_normed(k, norms.map(|norms| &norms.k))?, rope)?;
         let v = self.project(&layer.v, Projection::V, &normed)?;
         attention::remember(&k, &v, sequences, self.index)?;
         let views: Vec<(&KvCache, usize)> = sequences.iter().map(|(c, n)| (&**c, *n)).collect();
@@ -161,6 +164,14 @@ impl LayerPass<'_> {
             }
         });
         Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 0)
+    }
+
+    /// Norms each head of `[rows, heads * head_dim]`, where the family does.
+    fn head_normed(&self, x: Tensor, norm: Option<&Tensor>) -> candle_core::Result<Tensor> {
+        let Some(norm) = norm else { return Ok(x) };
+        let (rows, width) = x.dims2()?;
+        let head = self.model.config.head_dim;
+        self.model.normed(&x.reshape((rows * (width / head), head))?, norm)?.reshape((rows, width))
     }
 
     /// Rotates `[rows, heads * head_dim]`, each row by its own position.

@@ -22,7 +22,7 @@ pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use error::LoadError;
 pub use forward::{LogitRows, Segment};
 pub use rope::RopeTable;
-pub use weights::LayerWeights;
+pub use weights::{HeadNorms, LayerWeights};
 
 use crate::chat::{ChatFormat, ChatSource};
 use crate::linear::FrozenLinear;
@@ -118,7 +118,7 @@ impl Model {
             .map(|layer| LayerWeights::read(source, layer, &config))
             .collect::<Result<Vec<_>, _>>()?;
         let lm_head = if config.tie_embeddings {
-            weights::pack(&embedding, &path, &Weight::Embedding.hugging_face_name())?
+            weights::pack(&embedding, None, &path, &Weight::Embedding.hugging_face_name())?
         } else {
             weights::packed(source, Weight::Output, &config)?
         };

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::{LoadError, ModelConfig};
 use crate::linear::FrozenLinear;
 
-/// A weight of the Llama graph. Layers count from 0.
+/// A weight of a decoder. Layers count from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weight {
     Embedding,
@@ -17,6 +17,11 @@ pub(super) enum Weight {
     Query(usize),
     Key(usize),
     Value(usize),
+    QueryBias(usize),
+    KeyBias(usize),
+    ValueBias(usize),
+    QueryNorm(usize),
+    KeyNorm(usize),
     AttentionOutput(usize),
     FeedForwardNorm(usize),
     Gate(usize),
@@ -36,6 +41,11 @@ impl Weight {
             Self::Query(l) => in_layer(l, "self_attn.q_proj"),
             Self::Key(l) => in_layer(l, "self_attn.k_proj"),
             Self::Value(l) => in_layer(l, "self_attn.v_proj"),
+            Self::QueryBias(l) => format!("model.layers.{l}.self_attn.q_proj.bias"),
+            Self::KeyBias(l) => format!("model.layers.{l}.self_attn.k_proj.bias"),
+            Self::ValueBias(l) => format!("model.layers.{l}.self_attn.v_proj.bias"),
+            Self::QueryNorm(l) => in_layer(l, "self_attn.q_norm"),
+            Self::KeyNorm(l) => in_layer(l, "self_attn.k_norm"),
             Self::AttentionOutput(l) => in_layer(l, "self_attn.o_proj"),
             Self::FeedForwardNorm(l) => in_layer(l, "post_attention_layernorm"),
             Self::Gate(l) => in_layer(l, "mlp.gate_proj"),
@@ -55,6 +65,11 @@ impl Weight {
             Self::Query(l) => in_layer(l, "attn_q"),
             Self::Key(l) => in_layer(l, "attn_k"),
             Self::Value(l) => in_layer(l, "attn_v"),
+            Self::QueryBias(l) => format!("blk.{l}.attn_q.bias"),
+            Self::KeyBias(l) => format!("blk.{l}.attn_k.bias"),
+            Self::ValueBias(l) => format!("blk.{l}.attn_v.bias"),
+            Self::QueryNorm(l) => in_layer(l, "attn_q_norm"),
+            Self::KeyNorm(l) => in_layer(l, "attn_k_norm"),
             Self::AttentionOutput(l) => in_layer(l, "attn_output"),
             Self::FeedForwardNorm(l) => in_layer(l, "ffn_norm"),
             Self::Gate(l) => in_layer(l, "ffn_gate"),
@@ -63,7 +78,7 @@ impl Weight {
         }
     }
 
-    /// The shape that the configuration implies: `[out, in]`, or `[width]` for a norm.
+    /// The shape that the configuration implies: `[out, in]`, or `[width]` for a norm or a bias.
     pub(super) fn shape(self, config: &ModelConfig) -> Vec<usize> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         match self {
@@ -71,6 +86,9 @@ impl Weight {
             Self::OutputNorm | Self::AttentionNorm(_) | Self::FeedForwardNorm(_) => vec![hidden],
             Self::Query(_) => vec![config.query_width(), hidden],
             Self::Key(_) | Self::Value(_) => vec![config.kv_width(), hidden],
+            Self::QueryBias(_) => vec![config.query_width()],
+            Self::KeyBias(_) | Self::ValueBias(_) => vec![config.kv_width()],
+            Self::QueryNorm(_) | Self::KeyNorm(_) => vec![config.head_dim],
             Self::AttentionOutput(_) => vec![hidden, config.query_width()],
             Self::Gate(_) | Self::Up(_) => vec![inner, hidden],
             Self::Down(_) => vec![hidden, inner],
@@ -98,6 +116,8 @@ pub struct LayerWeights {
     pub k: FrozenLinear,
     /// Value projection, `[kv_heads * head_dim, hidden]`.
     pub v: FrozenLinear,
+    /// Norm of each query head, `[head_dim]`, and of each key head, where the family has them.
+    pub head_norms: Option<HeadNorms>,
     /// Attention output projection, `[hidden, heads * head_dim]`.
     pub o: FrozenLinear,
     /// Norm before the feed-forward block, `[hidden]`.
@@ -110,13 +130,37 @@ pub struct LayerWeights {
     pub down: FrozenLinear,
 }
 
+/// What the heads of queries and keys are normed with.
+#[derive(Debug, Clone)]
+pub struct HeadNorms {
+    /// `[head_dim]`.
+    pub q: Tensor,
+    /// `[head_dim]`.
+    pub k: Tensor,
+}
+
 impl LayerWeights {
     pub(super) fn read(source: &mut dyn WeightSource, layer: usize, config: &ModelConfig) -> Result<Self, LoadError> {
+        let mut biased = |weight: Weight, bias: Weight| -> Result<FrozenLinear, LoadError> {
+            let bias = config.architecture.has_bias().then(|| source.read(bias, config)).transpose()?;
+            let tensor = source.read(weight, config)?;
+            pack(&tensor, bias, source.path(), &weight.hugging_face_name())
+        };
+        let q = biased(Weight::Query(layer), Weight::QueryBias(layer))?;
+        let k = biased(Weight::Key(layer), Weight::KeyBias(layer))?;
+        let v = biased(Weight::Value(layer), Weight::ValueBias(layer))?;
+        let head_norms = if config.architecture.norms_heads() {
+            let q = source.read(Weight::QueryNorm(layer), config)?;
+            Some(HeadNorms { q, k: source.read(Weight::KeyNorm(layer), config)? })
+        } else {
+            None
+        };
         Ok(Self {
             attn_norm: source.read(Weight::AttentionNorm(layer), config)?,
-            q: packed(source, Weight::Query(layer), config)?,
-            k: packed(source, Weight::Key(layer), config)?,
-            v: packed(source, Weight::Value(layer), config)?,
+            q,
+            k,
+            v,
+            head_norms,
             o: packed(source, Weight::AttentionOutput(layer), config)?,
             ffn_norm: source.read(Weight::FeedForwardNorm(layer), config)?,
             gate: packed(source, Weight::Gate(layer), config)?,
@@ -133,12 +177,12 @@ pub(super) fn packed(
     config: &ModelConfig,
 ) -> Result<FrozenLinear, LoadError> {
     let tensor = source.read(weight, config)?;
-    pack(&tensor, source.path(), &weight.hugging_face_name())
+    pack(&tensor, None, source.path(), &weight.hugging_face_name())
 }
 
 /// Packs an already read weight; `name` is for messages.
-pub(super) fn pack(tensor: &Tensor, path: &Path, name: &str) -> Result<FrozenLinear, LoadError> {
-    FrozenLinear::new(tensor, None).map_err(|source| LoadError::Tensor {
+pub(super) fn pack(tensor: &Tensor, bias: Option<Tensor>, path: &Path, name: &str) -> Result<FrozenLinear, LoadError> {
+    FrozenLinear::new(tensor, bias).map_err(|source| LoadError::Tensor {
         path: path.to_owned(),
         tensor: name.to_owned(),
         source: Box::new(source),

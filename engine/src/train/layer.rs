@@ -70,11 +70,22 @@ impl Layer<'_, '_> {
         let q = self.project(Projection::Q, &weights.q, x)?;
         let k = self.project(Projection::K, &weights.k, x)?;
         let v = self.project(Projection::V, &weights.v, x)?;
+        let (q, k) = match &weights.head_norms {
+            Some(norms) => (self.head_normed(&q, &norms.q)?, self.head_normed(&k, &norms.k)?),
+            None => (q, k),
+        };
         let heads = HeadLayout { heads: config.heads, kv_heads: config.kv_heads, width: config.head_dim };
         let q = operations::rotate(&q, &self.pass.rotation)?;
         let k = operations::rotate(&k, &self.pass.rotation)?;
         let mixed = operations::attention(&q, &k, &v, heads)?;
         self.project(Projection::O, &weights.o, &mixed)
+    }
+
+    fn head_normed(&self, x: &Tensor, norm: &Tensor) -> Result<Tensor> {
+        let config = &self.pass.model.config;
+        let (rows, width) = x.dims2()?;
+        let heads = x.reshape((rows * (width / config.head_dim), config.head_dim))?;
+        operations::rms_norm(&heads, norm, config.rms_norm_eps)?.reshape((rows, width))
     }
 
     /// The projection, with the adapter's update where it has one.

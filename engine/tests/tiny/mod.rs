@@ -75,6 +75,29 @@ pub fn weights(seed: u64) -> HashMap<String, Tensor> {
     all
 }
 
+/// The weights of a model of this family (its `model_type`), as `reference/logits.py` draws them.
+pub fn family_weights(family: &str, seed: u64) -> HashMap<String, Tensor> {
+    let mut all = weights(seed);
+    let mut noise = Noise(seed + 1);
+    for layer in 0..LAYERS {
+        let name = |part: &str| format!("model.layers.{layer}.self_attn.{part}");
+        match family {
+            "qwen2" => {
+                for (part, heads) in [("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)] {
+                    all.insert(name(&format!("{part}_proj.bias")), noise.tensor(&[heads * HEAD], 0.5));
+                }
+            }
+            "qwen3" => {
+                for part in ["q", "k"] {
+                    all.insert(name(&format!("{part}_norm.weight")), (noise.tensor(&[HEAD], 0.2) + 1.0).unwrap());
+                }
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
 pub fn config_json() -> serde_json::Value {
     serde_json::json!({
         "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": INNER, "vocab_size": VOCABULARY,

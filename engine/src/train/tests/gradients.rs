@@ -6,7 +6,7 @@ use super::super::operations;
 use super::super::parameters::Parameters;
 use super::super::rows::{ReadyRow, ReadyRows};
 use super::super::{TrainError, TrainRow};
-use super::{Noise, model, name, options, parameters, row};
+use super::{Noise, family_model, model, name, options, parameters, row};
 use crate::lora::{Adapter, Projection};
 use crate::model::{LogitRows, Model, Segment};
 use candle_core::{D, Device, Tensor, Var};
@@ -162,20 +162,22 @@ fn a_forward_pass_that_cuts_a_gradient_is_refused() {
 /// Protects: what is trained is what is then served: both forward passes give the same logits.
 #[test]
 fn training_and_inference_give_the_same_logits() {
-    let (model, row) = (model(), ready(&row(40, 39, 6)));
-    let parameters = parameters(&model);
-    let pass = pass(&model, &parameters, &row, None);
-    let x = hidden(&model, &pass, &row, Graph::Off);
-    let normed = operations::rms_norm(&x, &model.norm, model.config.rms_norm_eps).unwrap();
-    let ours = model.lm_head.forward(&normed).unwrap();
-    let adapter = Adapter::pack(&parameters.weights()).unwrap();
-    let mut cache = model.new_cache(64);
-    let mut segments =
-        [Segment { tokens: &row.ids[..39], cache: &mut cache, adapter: Some(&adapter), logits: LogitRows::All }];
-    let theirs = model.forward(&mut segments).unwrap().unwrap();
-    let worst = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
-    let worst = worst.to_scalar::<f32>().unwrap();
-    assert!(worst < 1e-4, "logits differ by {worst}");
+    for family in ["llama", "qwen2", "qwen3"] {
+        let (model, row) = (family_model(family), ready(&row(40, 39, 6)));
+        let parameters = parameters(&model);
+        let pass = pass(&model, &parameters, &row, None);
+        let x = hidden(&model, &pass, &row, Graph::Off);
+        let normed = operations::rms_norm(&x, &model.norm, model.config.rms_norm_eps).unwrap();
+        let ours = model.lm_head.forward(&normed).unwrap();
+        let adapter = Adapter::pack(&parameters.weights()).unwrap();
+        let mut cache = model.new_cache(64);
+        let mut segments =
+            [Segment { tokens: &row.ids[..39], cache: &mut cache, adapter: Some(&adapter), logits: LogitRows::All }];
+        let theirs = model.forward(&mut segments).unwrap().unwrap();
+        let worst = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
+        let worst = worst.to_scalar::<f32>().unwrap();
+        assert!(worst < 1e-4, "{family}: logits differ by {worst}");
+    }
 }
 
 /// Protects: the loss is the negative log-likelihood, and its gradient softmax minus the target.

@@ -18,8 +18,17 @@ use tiny::Noise;
 
 /// A tiny random Llama.
 fn model() -> Model {
+    family_model("llama")
+}
+
+fn family_model(family: &str) -> Model {
     let folder = tempfile::tempdir().unwrap();
-    tiny::write_folder(folder.path(), &tiny::weights(7));
+    tiny::write_folder(folder.path(), &tiny::family_weights(family, 7));
+    let mut config = tiny::config_json();
+    config["model_type"] = family.into();
+    // Qwen3's heads have a width of their own.
+    config["head_dim"] = tiny::HEAD.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     Model::load(folder.path()).unwrap()
 }
 

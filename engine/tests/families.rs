@@ -1,0 +1,66 @@
+//! The forward pass of every model family against Hugging Face transformers, on tiny random models. The references are
+//! made by `reference/logits.py`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod tiny;
+
+use influence_engine::model::{LogitRows, Model, Segment};
+use serde_json::Value;
+
+fn load(reference: &Value) -> Model {
+    let folder = tempfile::tempdir().unwrap();
+    let family = reference["config"]["model_type"].as_str().unwrap();
+    tiny::write_folder(folder.path(), &tiny::family_weights(family, reference["seed"].as_u64().unwrap()));
+    std::fs::write(folder.path().join("config.json"), reference["config"].to_string()).unwrap();
+    Model::load(folder.path()).unwrap()
+}
+
+fn numbers<T: serde::de::DeserializeOwned>(value: &Value) -> Vec<T> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn references() -> Vec<Value> {
+    serde_json::from_str(include_str!("reference/families.json")).unwrap()
+}
+
+/// Protects: each family's graph, its biases, norms and rotary frequencies, within 1e-4 in every logit.
+#[test]
+fn logits_are_those_of_transformers() {
+    for reference in references() {
+        let model = load(&reference);
+        let prompt: Vec<u32> = numbers(&reference["prompt"]);
+        let mut cache = model.new_cache(prompt.len());
+        let segment = Segment { tokens: &prompt, cache: &mut cache, adapter: None, logits: LogitRows::All };
+        let logits: Vec<Vec<f32>> = model.forward(&mut [segment]).unwrap().unwrap().to_vec2().unwrap();
+        let mut worst = 0f32;
+        for (position, expected) in
+            numbers::<usize>(&reference["positions"]).into_iter().zip(reference["logits"].as_array().unwrap())
+        {
+            for (ours, theirs) in logits[position].iter().zip(numbers::<f32>(expected)) {
+                worst = worst.max((ours - theirs).abs());
+            }
+        }
+        println!(
+            "{} {}: largest difference {worst:e}",
+            reference["config"]["model_type"], reference["config"]["rope_scaling"]
+        );
+        assert!(worst < 1e-4, "{} differs by {worst}", reference["config"]);
+    }
+}
+
+/// Protects: beyond its window a model that slides would see less than this engine lets it.
+#[test]
+fn a_sliding_window_bounds_the_context() {
+    let context = |index: usize, changes: &[(&str, Value)]| {
+        let mut reference = references().remove(index);
+        for (key, value) in changes {
+            reference["config"][*key] = value.clone();
+        }
+        load(&reference).config.context_length
+    };
+    let window = ("sliding_window", Value::from(40));
+    assert_eq!(context(2, std::slice::from_ref(&window)), 40);
+    assert_eq!(context(2, &[("sliding_window", Value::from(4096))]), tiny::CONTEXT);
+    assert_eq!(context(3, std::slice::from_ref(&window)), tiny::CONTEXT, "it is there, but not used");
+    assert_eq!(context(4, &[window, ("use_sliding_window", true.into())]), 40);
+}

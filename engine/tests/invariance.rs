@@ -171,6 +171,8 @@ async fn what_earlier_requests_left_behind_changes_no_bit() {
             (true, 130_000) => assert!(reused > run / 4, "{counters:?}"),
             (true, _) => assert!(reused > run * 4, "{counters:?}"),
         }
+        engine.forget().await.unwrap();
+        assert_eq!(engine.counters().kv_bytes, 0);
         engine.stop().await;
         assert_eq!(*expected.get_or_insert_with(|| bits.clone()), bits, "remember {remember}, {kv_bytes} bytes");
     }

@@ -26,6 +26,10 @@ pub(super) enum Command {
         name: String,
         reply: Reply<bool>,
     },
+    /// Gives remembered keys and values back.
+    Forget {
+        reply: Reply<()>,
+    },
     /// Only wakes a loop that is asleep, so that it sees the flag.
     Stop,
 }
@@ -128,6 +132,15 @@ impl Engine {
     pub async fn drop_adapter(&self, name: impl Into<String>) -> Result<bool, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Command::DropAdapter { name: name.into(), reply }, answer).await
+    }
+
+    /// Gives the memory of all remembered keys and values back, for whatever needs it more.
+    ///
+    /// # Errors
+    /// [`RequestError::Stopped`].
+    pub async fn forget(&self) -> Result<(), RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Forget { reply }, answer).await
     }
 
     /// Stops the step loop and waits until its thread has ended. Requests that are not complete get

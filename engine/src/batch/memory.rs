@@ -58,6 +58,13 @@ impl Memory {
         shared > 0 && shared > prefixes.find(salt, prompt).whole_blocks()
     }
 
+    /// Forgets all that no running row uses.
+    pub(super) fn forget(&mut self) {
+        if let Some(prefixes) = &mut self.prefixes {
+            while prefixes.evict() {}
+        }
+    }
+
     /// Remembers what a cache holds of its first tokens, `tokens`.
     pub(super) fn remember(&mut self, salt: Salt, tokens: &[u32], cache: &KvCache) {
         if let Some(prefixes) = &mut self.prefixes {

@@ -120,6 +120,11 @@ impl StepLoop {
             Command::DropAdapter { name, reply } => {
                 let _ = reply.send(Ok(self.adapters.remove(&name).is_some()));
             }
+            Command::Forget { reply } => {
+                self.memory.forget();
+                self.publish();
+                let _ = reply.send(Ok(()));
+            }
             Command::Stop => {}
         }
     }

@@ -28,7 +28,7 @@ const PUSHED_TRIES: u32 = 60;
 /// A model that can be trained, and the name of its base in adapters.
 #[derive(Debug, Clone)]
 pub(super) struct Trainable {
-    pub(super) model: Arc<Model>,
+    pub(super) engine: Engine,
     pub(super) base_name: String,
 }
 
@@ -152,7 +152,7 @@ impl ModelLoader for LocalModels {
             };
             serving.models = serving.models.with(&spec.name, loaded.backend.clone());
             serving.adapters.insert(spec.name.clone(), loaded.adapters.clone());
-            let trainable = Trainable { model: loaded.engine.model().clone(), base_name: base_name(spec) };
+            let trainable = Trainable { engine: loaded.engine.clone(), base_name: base_name(spec) };
             serving.trainable.insert(spec.name.clone(), trainable);
             serving.loaded.push(LoadedModel { name: spec.name.clone(), sha256: loaded.sha256 });
         }

@@ -223,8 +223,11 @@ impl Shared {
         let Some(trainable) = serving.trainable.get(model) else {
             return Err(Failure { retryable: true, message: format!("this worker cannot train the model `{model}`") });
         };
+        if trainable.engine.forget().await.is_err() {
+            tracing::debug!("an engine that has stopped had nothing to forget");
+        }
         let job = Job {
-            model: trainable.model.clone(),
+            model: trainable.engine.model().clone(),
             base_name: trainable.base_name.clone(),
             artifacts: self.artifacts.clone(),
             scratch: self.scratch.clone(),

@@ -40,7 +40,7 @@ fn logits_are_those_of_transformers() {
                 worst = worst.max((ours - theirs).abs());
             }
         }
-        println!(
+        eprintln!(
             "{} {}: largest difference {worst:e}",
             reference["config"]["model_type"], reference["config"]["rope_scaling"]
         );

@@ -60,7 +60,7 @@ async fn results_do_not_depend_on_batch_neighbours_or_chunks() {
     let mut expected = None;
     let plentiful = 1 << 28;
     let little = 150_000;
-    for (max_rows, prefill_chunk, kv_bytes, remember) in [
+    for (max_rows, prefill_chunk, kv_bytes, prefix_cache) in [
         (1, 1000, plentiful, false),
         (16, 64, plentiful, false),
         (24, 7, plentiful, true),
@@ -68,7 +68,7 @@ async fn results_do_not_depend_on_batch_neighbours_or_chunks() {
         (16, 33, little, true),
         (16, 33, little, false),
     ] {
-        let options = EngineOptions { max_rows, prefill_chunk, kv_bytes, remember, queue: 8 };
+        let options = EngineOptions { max_rows, prefill_chunk, kv_bytes, prefix_cache, queue: 8 };
         let engine = Engine::start(model.clone(), options).unwrap();
         let replies = join_all(generations.iter().map(|r| engine.generate(r.clone())));
         let scored = join_all(scores.iter().map(|r| engine.score(r.clone())));
@@ -136,8 +136,8 @@ async fn what_earlier_requests_left_behind_changes_no_bit() {
     let answers = Arc::new(AnswerTree::new(&model.tokenizer, &["1".to_owned(), "10".to_owned()]).unwrap());
     let mut expected = None;
     // The second bound holds two of the prompts.
-    for (remember, kv_bytes) in [(false, 1 << 28), (true, 1 << 28), (true, 130_000)] {
-        let options = EngineOptions { remember, kv_bytes, max_rows: 4, prefill_chunk: 50, queue: 8 };
+    for (prefix_cache, kv_bytes) in [(false, 1 << 28), (true, 1 << 28), (true, 130_000)] {
+        let options = EngineOptions { prefix_cache, kv_bytes, max_rows: 4, prefill_chunk: 50, queue: 8 };
         let engine = Engine::start(model.clone(), options).unwrap();
         let mut bits = Vec::new();
         for _ in 0..2 {
@@ -165,15 +165,19 @@ async fn what_earlier_requests_left_behind_changes_no_bit() {
         let run = counters.generate_prompt_tokens + counters.score_prompt_tokens;
         let all: usize = conversations().iter().map(Vec::len).sum::<usize>() * 4;
         assert_eq!(reused + run, all as u64, "every prompt token was run or reused");
-        match (remember, kv_bytes) {
+        match (prefix_cache, kv_bytes) {
             (false, _) => assert_eq!(reused, 0),
             // All but the opening, each part once, and a last token for every request.
             (true, 130_000) => assert!(reused > run / 4, "{counters:?}"),
             (true, _) => assert!(reused > run * 4, "{counters:?}"),
         }
-        engine.forget().await.unwrap();
+        engine.clear_prefix_cache().await.unwrap();
         assert_eq!(engine.counters().kv_bytes, 0);
         engine.stop().await;
-        assert_eq!(*expected.get_or_insert_with(|| bits.clone()), bits, "remember {remember}, {kv_bytes} bytes");
+        assert_eq!(
+            *expected.get_or_insert_with(|| bits.clone()),
+            bits,
+            "prefix cache {prefix_cache}, {kv_bytes} bytes"
+        );
     }
 }

@@ -27,7 +27,7 @@ pub(super) enum Command {
         reply: Reply<bool>,
     },
     /// Gives remembered keys and values back.
-    Forget {
+    ClearPrefixCache {
         reply: Reply<()>,
     },
     /// Only wakes a loop that is asleep, so that it sees the flag.
@@ -138,9 +138,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`RequestError::Stopped`].
-    pub async fn forget(&self) -> Result<(), RequestError> {
+    pub async fn clear_prefix_cache(&self) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::Forget { reply }, answer).await
+        self.ask(Command::ClearPrefixCache { reply }, answer).await
     }
 
     /// Stops the step loop and waits until its thread has ended. Requests that are not complete get

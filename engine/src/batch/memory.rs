@@ -16,9 +16,9 @@ pub(super) struct Memory {
 
 impl Memory {
     /// At most `bytes` at any time.
-    pub(super) fn new(shape: KvShape, bytes: usize, remembers: bool) -> Self {
+    pub(super) fn new(shape: KvShape, bytes: usize, prefix_cache: bool) -> Self {
         let limit = bytes / shape.block_bytes();
-        Self { pool: Arc::new(KvPool::new(shape)), limit, prefixes: remembers.then(PrefixCache::default) }
+        Self { pool: Arc::new(KvPool::new(shape)), limit, prefixes: prefix_cache.then(PrefixCache::default) }
     }
 
     /// Bytes that are held now, in use or remembered.
@@ -59,7 +59,7 @@ impl Memory {
     }
 
     /// Forgets all that no running row uses.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn clear_prefix_cache(&mut self) {
         if let Some(prefixes) = &mut self.prefixes {
             while prefixes.evict() {}
         }

@@ -40,14 +40,14 @@ struct Node {
 
 /// The longest beginning of a prompt that is known.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct PrefixMatch {
     /// The last may be held in part only.
     pub(super) blocks: Vec<Arc<KvBlock>>,
     /// How many tokens.
     pub(super) tokens: usize,
 }
 
-impl Found {
+impl PrefixMatch {
     /// Blocks that need not be copied to be used.
     pub(super) fn whole_blocks(&self) -> usize {
         self.tokens / BLOCK
@@ -62,9 +62,9 @@ impl Found {
 
 impl PrefixCache {
     /// What is known of `tokens`, and marks it as used.
-    pub(super) fn find(&mut self, salt: Salt, tokens: &[u32]) -> Found {
+    pub(super) fn find(&mut self, salt: Salt, tokens: &[u32]) -> PrefixMatch {
         self.clock += 1;
-        let mut found = Found::default();
+        let mut found = PrefixMatch::default();
         let mut at = None;
         loop {
             let rest = &tokens[found.tokens..];

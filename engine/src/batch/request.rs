@@ -14,14 +14,14 @@ pub struct EngineOptions {
     /// Bytes for keys and values, of running rows and remembered; requests beyond wait.
     pub kv_bytes: usize,
     /// Whether what was computed is remembered for prompts that begin alike. Results do not depend on it.
-    pub remember: bool,
+    pub prefix_cache: bool,
     /// Requests that may wait; beyond, asking itself waits.
     pub queue: usize,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { max_rows: 16, prefill_chunk: 256, kv_bytes: 1 << 30, remember: true, queue: 256 }
+        Self { max_rows: 16, prefill_chunk: 256, kv_bytes: 1 << 30, prefix_cache: true, queue: 256 }
     }
 }
 

@@ -55,7 +55,7 @@ impl StepLoop {
         counters: Arc<Counters>,
         stopping: Arc<AtomicBool>,
     ) -> Self {
-        let memory = Memory::new(model.kv_shape(), options.kv_bytes, options.remember);
+        let memory = Memory::new(model.kv_shape(), options.kv_bytes, options.prefix_cache);
         Self {
             model,
             options,
@@ -120,8 +120,8 @@ impl StepLoop {
             Command::DropAdapter { name, reply } => {
                 let _ = reply.send(Ok(self.adapters.remove(&name).is_some()));
             }
-            Command::Forget { reply } => {
-                self.memory.forget();
+            Command::ClearPrefixCache { reply } => {
+                self.memory.clear_prefix_cache();
                 self.publish();
                 let _ = reply.send(Ok(()));
             }

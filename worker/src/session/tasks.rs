@@ -223,8 +223,8 @@ impl Shared {
         let Some(trainable) = serving.trainable.get(model) else {
             return Err(Failure { retryable: true, message: format!("this worker cannot train the model `{model}`") });
         };
-        if trainable.engine.forget().await.is_err() {
-            tracing::debug!("an engine that has stopped had nothing to forget");
+        if trainable.engine.clear_prefix_cache().await.is_err() {
+            tracing::debug!("an engine that has stopped had no prefix cache to clear");
         }
         let job = Job {
             model: trainable.engine.model().clone(),

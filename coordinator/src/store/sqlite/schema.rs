@@ -15,8 +15,8 @@ pub(super) const VERSION: u32 = 3;
 const BUSY: Duration = Duration::from_secs(5);
 
 /// Memory for pages of the file. The index of a large iteration's episodes must fit: its entries are looked up in
-/// no order, by every call.
-const CACHE_KIB: i64 = 64 << 10;
+/// no order, by every call. More costs time: SQLite walks the cache's whole table of pages when pages are split.
+const CACHE_KIB: i64 = 16 << 10;
 
 /// Statements that stay prepared: all that there are, so that none is parsed twice.
 const STATEMENTS: usize = 64;

@@ -364,6 +364,15 @@ pub(crate) struct GenerateArguments {
     /// Nucleus: the share of the probability that is sampled from.
     #[arg(long, default_value_t = 1.0)]
     pub top_p: f64,
+    /// Sample from the k most probable tokens; 0: from all.
+    #[arg(long, default_value_t = 0)]
+    pub top_k: u32,
+    /// Sample from tokens that are at least this share as probable as the most probable one.
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f64,
+    /// End the reply at this text; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }

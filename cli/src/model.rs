@@ -117,12 +117,14 @@ async fn generate(arguments: GenerateArguments) -> anyhow::Result<()> {
     let sampling = SamplingOptions {
         temperature: arguments.temperature as f32,
         top_p: arguments.top_p as f32,
-        ..SamplingOptions::greedy()
+        top_k: (arguments.top_k > 0).then_some(arguments.top_k as usize),
+        min_p: arguments.min_p as f32,
     };
     let request = GenerateRequest {
         prompt: asked.engine.model().chat.prompt(&asked.messages)?,
         max_tokens: arguments.max_tokens as usize,
         sampling,
+        stop: arguments.stop.clone(),
         seed: arguments.seed,
         adapter: asked.adapter.clone(),
     };
@@ -136,7 +138,7 @@ async fn generate(arguments: GenerateArguments) -> anyhow::Result<()> {
         "logprobs": reply.logprobs,
         "prompt_tokens": reply.prompt_tokens,
         "finish_reason": match reply.finish {
-            FinishReason::Stop => "stop",
+            FinishReason::Stop | FinishReason::StopText => "stop",
             FinishReason::Length => "length",
         },
     });

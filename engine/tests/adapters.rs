@@ -64,6 +64,7 @@ fn request(prompt: &[u32], adapter: Option<&str>) -> GenerateRequest {
         prompt: prompt.to_vec(),
         max_tokens: 16,
         sampling: SamplingOptions::greedy(),
+        stop: Vec::new(),
         seed: 0,
         adapter: adapter.map(str::to_owned),
     }

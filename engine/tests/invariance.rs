@@ -22,7 +22,8 @@ fn generate_requests() -> Vec<GenerateRequest> {
         .map(|(seed, prompt)| GenerateRequest {
             prompt,
             max_tokens: 5 + seed * 3,
-            sampling: SamplingOptions { temperature: 0.9, top_p: 0.95, top_k: None },
+            sampling: SamplingOptions { temperature: 0.9, top_p: 0.95, ..SamplingOptions::default() },
+            stop: Vec::new(),
             seed: seed as u64,
             adapter: None,
         })
@@ -143,11 +144,12 @@ async fn what_earlier_requests_left_behind_changes_no_bit() {
         for _ in 0..2 {
             let asked = conversations().into_iter().enumerate().map(|(seed, prompt)| {
                 let (engine, answers) = (&engine, answers.clone());
-                let sampling = SamplingOptions { temperature: 0.9, top_p: 1.0, top_k: None };
+                let sampling = SamplingOptions { temperature: 0.9, ..SamplingOptions::default() };
                 let generate = GenerateRequest {
                     prompt: prompt.clone(),
                     max_tokens: 9,
                     sampling,
+                    stop: Vec::new(),
                     seed: seed as u64,
                     adapter: None,
                 };

@@ -24,6 +24,7 @@ async fn greedy_tokens_are_those_of_candles_llama() {
             prompt,
             max_tokens: 24,
             sampling: SamplingOptions::greedy(),
+            stop: Vec::new(),
             seed: 0,
             adapter: None,
         })

@@ -91,6 +91,7 @@ async fn smollm2_speaks_as_candles_llama_does() {
             prompt: model.chat.prompt(&[ChatMessage::user(question)]).unwrap(),
             max_tokens: 8,
             sampling: SamplingOptions::greedy(),
+            stop: Vec::new(),
             seed: 0,
             adapter: None,
         })

@@ -19,7 +19,14 @@ fn model(seed: u64) -> Arc<Model> {
 }
 
 fn request(prompt: Vec<u32>, max_tokens: usize) -> GenerateRequest {
-    GenerateRequest { prompt, max_tokens, sampling: SamplingOptions::default(), seed: 1, adapter: None }
+    GenerateRequest {
+        prompt,
+        max_tokens,
+        sampling: SamplingOptions::default(),
+        stop: Vec::new(),
+        seed: 1,
+        adapter: None,
+    }
 }
 
 /// Protects: bad requests get a typed error that names the numbers, and good ones beside them are served.
@@ -77,6 +84,29 @@ async fn logits_that_are_not_numbers_fail_the_request() {
     let score = ScoreRequest { prompt: vec![5], answers, adapter: None, temperature: 1.0, top_p: 1.0 };
     assert!(matches!(engine.score(score).await, Err(RequestError::Broken { .. })));
     assert_eq!(engine.counters().failed, 3);
+    engine.stop().await;
+}
+
+/// Protects: a reply ends at the first stop text, which may begin inside a token and end inside another, and stands
+/// without it; until then it is the reply that it would have been.
+#[tokio::test]
+async fn a_stop_text_ends_the_reply_and_is_not_part_of_it() {
+    let model = model(4);
+    let engine = Engine::start(model.clone(), EngineOptions::default()).unwrap();
+    let free = request(vec![5, 9, 30], 40);
+    let whole = engine.generate(free.clone()).await.unwrap();
+    let middle = whole.text.char_indices().nth(whole.text.chars().count() / 2).unwrap().0;
+    let stop: String = whole.text[middle..].chars().take(3).collect();
+    let first = whole.text.find(&stop).unwrap();
+    let stopping = GenerateRequest { stop: vec!["never said".into(), stop.clone()], ..free.clone() };
+    let ended = engine.generate(stopping).await.unwrap();
+    assert_eq!((ended.text.as_str(), ended.finish), (&whole.text[..first], FinishReason::StopText));
+    assert!(ended.token_ids.len() < whole.token_ids.len() && whole.token_ids.starts_with(&ended.token_ids));
+    assert!(model.tokenizer.decode(&ended.token_ids, true).unwrap().contains(&stop));
+    let unsaid = GenerateRequest { stop: vec!["never said".into()], ..free.clone() };
+    assert_eq!(engine.generate(unsaid).await.unwrap(), whole);
+    let empty = GenerateRequest { stop: vec![String::new()], ..free };
+    assert_eq!(engine.generate(empty).await, Err(RequestError::EmptyStop));
     engine.stop().await;
 }
 

@@ -27,7 +27,8 @@ fn assessor(answers: &[&str]) -> AssessorRole {
 }
 
 fn generator(prompt: &str) -> GeneratorRole {
-    let sampling = Sampling { temperature: 0.7, top_p: 0.95, top_k: 40, max_tokens: 64 };
+    let sampling =
+        Sampling { temperature: 0.7, top_p: 0.95, top_k: 40, min_p: 0.05, stop: vec!["END".into()], max_tokens: 64 };
     GeneratorRole { model: "tiny".into(), system_prompt: prompt.into(), sampling }
 }
 

@@ -125,11 +125,11 @@ pub(super) fn roles(
     class: Option<&EnvironmentClass>,
     places: &mut Places,
 ) -> RoleSettings {
-    let default = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, max_tokens: 1024 };
+    let default = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, stop: Vec::new(), max_tokens: 1024 };
     let agent_default = Sampling {
         temperature: class.and_then(EnvironmentClass::agent_temperature).unwrap_or(1.0),
         max_tokens: class.and_then(EnvironmentClass::agent_max_tokens).unwrap_or(300),
-        ..default
+        ..default.clone()
     };
     let model = model.as_deref();
     let roles = RoleSettings {
@@ -176,11 +176,22 @@ fn generator(
             temperature: section.number("temperature", 0.0..=100.0, default.temperature),
             top_p: section.number("top_p", (Excluded(0.0), Included(1.0)), default.top_p),
             top_k: section.integer("top_k", 0..=MANY, default.top_k),
+            min_p: section.number("min_p", 0.0..=1.0, default.min_p),
+            stop: stop_texts(&mut section),
             max_tokens: section.integer("max_tokens", 1..=MANY, default.max_tokens),
         },
     };
     section.finish();
     settings
+}
+
+/// An empty text would end every reply at once.
+fn stop_texts(section: &mut Section<'_>) -> Vec<String> {
+    let texts = section.texts("stop").unwrap_or_default();
+    if texts.iter().any(String::is_empty) {
+        section.report("stop", "holds an empty text, which would end every reply at once");
+    }
+    texts
 }
 
 fn assessor(mut section: Section<'_>, model: Option<&str>, places: &mut Places) -> AssessorSettings {

@@ -20,7 +20,7 @@ fn spec() -> EpisodeSpec {
         default_answer: String::new(),
         terminal: true,
     };
-    let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, max_tokens: 5 };
+    let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, stop: Vec::new(), max_tokens: 5 };
     let generator = Arc::new(GeneratorRole { model: "m".into(), system_prompt: String::new(), sampling });
     let assessor = Arc::new(AssessorRole {
         model: "m".into(),

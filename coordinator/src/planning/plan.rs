@@ -199,7 +199,7 @@ fn spec(
 ) -> EpisodeSpec {
     let roles = &experiment.roles;
     let generator = |role: &crate::config::GeneratorSettings, system_prompt: String| {
-        Arc::new(GeneratorRole { model: role.model.clone(), system_prompt, sampling: role.sampling })
+        Arc::new(GeneratorRole { model: role.model.clone(), system_prompt, sampling: role.sampling.clone() })
     };
     let assessor = |model: &str, prompt: AssessorPrompt, sees_tools: bool| {
         let AssessorPrompt { system, suffix, answers } = prompt;

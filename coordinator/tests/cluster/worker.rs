@@ -9,7 +9,8 @@ use std::time::Duration;
 use influence_proto::wire::{coordinator_event, worker_event};
 use influence_proto::{
     AdapterRef, AgentReply, Call, Digest, EnvironmentReply, EpisodeSpec, Failure, HeldLease, Join, Joined, Lease,
-    Outcome, Role, Score, TrainingReport, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, stream, wire,
+    Outcome, PROTOCOL, Role, Score, TrainingReport, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId,
+    stream, wire,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -27,7 +28,14 @@ pub(crate) async fn client(address: SocketAddr) -> Result<Client, tonic::transpo
 
 pub(crate) fn join(name: &str, incarnation: u64) -> Join {
     let (version, device) = ("0".into(), "cpu".into());
-    Join { protocol: (2, 2), name: name.into(), incarnation, version, device, can_train: true }
+    Join {
+        protocol: (*PROTOCOL.start(), *PROTOCOL.end()),
+        name: name.into(),
+        incarnation,
+        version,
+        device,
+        can_train: true,
+    }
 }
 
 /// An open stream.

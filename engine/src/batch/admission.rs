@@ -32,7 +32,7 @@ impl Admissible {
     ) -> Result<Self, RequestError> {
         let sampler = check_generation(&request, model, options)?;
         let prompt_tokens = request.prompt.len();
-        let generating = Generating::new(sampler, request.max_tokens, prompt_tokens, reply);
+        let generating = Generating::new(sampler, request.max_tokens, request.stop, prompt_tokens, reply);
         Ok(Self {
             positions: prompt_tokens + request.max_tokens,
             prompt: request.prompt,
@@ -49,7 +49,7 @@ impl Admissible {
     ) -> Result<Self, RequestError> {
         check_score(&request, model, options)?;
         let prompt_tokens = request.prompt.len();
-        let warp = Warp { temperature: request.temperature, top_p: request.top_p, top_k: None };
+        let warp = Warp { temperature: request.temperature, top_p: request.top_p, ..Warp::default() };
         let positions = prompt_tokens + request.answers.depth();
         let walk = ScoreWalk::new(request.answers, warp);
         Ok(Self {
@@ -83,13 +83,16 @@ fn check_generation(
     if request.max_tokens == 0 {
         return Err(RequestError::NoTokens);
     }
+    if request.stop.iter().any(String::is_empty) {
+        return Err(RequestError::EmptyStop);
+    }
     check_prompt(&request.prompt, request.max_tokens, model, options)?;
     Ok(Sampler::new(&request.sampling, request.seed)?)
 }
 
 fn check_score(request: &ScoreRequest, model: &Model, options: &EngineOptions) -> Result<(), RequestError> {
     check_prompt(&request.prompt, request.answers.depth(), model, options)?;
-    let warp = SamplingOptions { temperature: request.temperature, top_p: request.top_p, top_k: None };
+    let warp = SamplingOptions { temperature: request.temperature, top_p: request.top_p, ..SamplingOptions::default() };
     Sampler::new(&warp, 0)?;
     if request.temperature < 1e-6 {
         return Err(SamplingError::Temperature(request.temperature).into());

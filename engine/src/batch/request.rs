@@ -45,6 +45,8 @@ pub struct GenerateRequest {
     pub max_tokens: usize,
     /// How to sample.
     pub sampling: SamplingOptions,
+    /// Texts that end the reply; each has at least one character.
+    pub stop: Vec<String>,
     /// Token `i` of the reply is drawn from `(seed, i)` alone.
     pub seed: u64,
     /// The name of a loaded adapter; `None` is the base model.
@@ -56,6 +58,8 @@ pub struct GenerateRequest {
 pub enum FinishReason {
     /// The model ended it.
     Stop,
+    /// It came to a stop text.
+    StopText,
     /// It reached the most tokens allowed.
     Length,
 }
@@ -63,11 +67,11 @@ pub enum FinishReason {
 /// A reply.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generation {
-    /// The sampled ids, the one that ended the reply included.
+    /// The sampled ids, those that ended the reply included.
     pub token_ids: Vec<u32>,
     /// Per sampled id, its natural log-probability in the untempered, uncut distribution.
     pub logprobs: Vec<f32>,
-    /// The text, special tokens left out.
+    /// The text, special tokens and what follows from a stop text on left out.
     pub text: String,
     /// Why it ended.
     pub finish: FinishReason,
@@ -110,6 +114,9 @@ pub enum RequestError {
     /// Nothing to generate.
     #[error("max_tokens is 0; ask for 1 or more")]
     NoTokens,
+    /// A stop text that every reply begins with.
+    #[error("a stop text is empty, which would end every reply at once; leave it out")]
+    EmptyStop,
     /// It does not fit the model's context.
     #[error(
         "a prompt of {prompt} tokens and {more} more exceed the model's context of {context}: shorten the prompt or ask for fewer tokens"

@@ -203,6 +203,7 @@ impl From<NotANumber> for Refusal {
 pub(super) struct Generating {
     sampler: Sampler,
     max_tokens: usize,
+    stop: Vec<String>,
     prompt_tokens: usize,
     token_ids: Vec<u32>,
     logprobs: Vec<f32>,
@@ -210,26 +211,44 @@ pub(super) struct Generating {
 }
 
 impl Generating {
-    pub(super) fn new(sampler: Sampler, max_tokens: usize, prompt_tokens: usize, reply: Reply<Generation>) -> Self {
+    pub(super) fn new(
+        sampler: Sampler,
+        max_tokens: usize,
+        stop: Vec<String>,
+        prompt_tokens: usize,
+        reply: Reply<Generation>,
+    ) -> Self {
         let (token_ids, logprobs) = (Vec::new(), Vec::new());
-        Self { sampler, max_tokens, prompt_tokens, token_ids, logprobs, reply }
+        Self { sampler, max_tokens, stop, prompt_tokens, token_ids, logprobs, reply }
     }
 
     fn next(&mut self, logits: &[f32], ending: Ending<'_>) -> Result<Next, Refusal> {
         let sampled = self.sampler.sample(logits, self.token_ids.len() as u64)?;
         self.token_ids.push(sampled.token);
         self.logprobs.push(sampled.logprob);
-        let stopped = ending.stop_ids.contains(&sampled.token);
-        if !stopped && self.token_ids.len() < self.max_tokens {
+        let ended = ending.stop_ids.contains(&sampled.token);
+        let full = self.token_ids.len() >= self.max_tokens;
+        if !ended && !full && self.stop.is_empty() {
             return Ok(Next::Append { token: sampled.token });
         }
-        let visible = self.token_ids.len() - usize::from(stopped);
+        let visible = self.token_ids.len() - usize::from(ended);
         let text = ending.tokenizer.decode(&self.token_ids[..visible], true);
+        let mut text = text.map_err(|e| Refusal::Decode(e.to_string()))?;
+        let stop_text = self.stop.iter().filter_map(|stop| text.find(stop)).min();
+        let finish = match stop_text {
+            Some(end) => {
+                text.truncate(end);
+                FinishReason::StopText
+            }
+            None if ended => FinishReason::Stop,
+            None if full => FinishReason::Length,
+            None => return Ok(Next::Append { token: sampled.token }),
+        };
         Ok(Next::Complete(Outcome::Generation(Generation {
-            text: text.map_err(|e| Refusal::Decode(e.to_string()))?,
+            text,
             token_ids: std::mem::take(&mut self.token_ids),
             logprobs: std::mem::take(&mut self.logprobs),
-            finish: if stopped { FinishReason::Stop } else { FinishReason::Length },
+            finish,
             prompt_tokens: self.prompt_tokens,
         })))
     }

@@ -19,11 +19,13 @@ pub struct Warp {
     pub top_p: f32,
     /// Only so many most probable tokens are kept, if set.
     pub top_k: Option<usize>,
+    /// Only tokens that are at least this share as probable as the most probable one are kept (arXiv 2407.01082); in [0, 1].
+    pub min_p: f32,
 }
 
 impl Default for Warp {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: None }
+        Self { temperature: 1.0, top_p: 1.0, top_k: None, min_p: 0.0 }
     }
 }
 
@@ -67,6 +69,9 @@ impl<'a> Distribution<'a> {
         }
         if warp.top_p < 1.0 {
             all.cut_to_nucleus(f64::from(warp.top_p));
+        }
+        if warp.min_p > 0.0 {
+            all.cut_improbable(f64::from(warp.min_p));
         }
         Ok(all)
     }
@@ -133,12 +138,23 @@ impl<'a> Distribution<'a> {
         }
     }
 
+    /// The most probable token has the weight 1, whatever was cut before.
+    fn cut_improbable(&mut self, least: f64) {
+        let mut kept = self.kept.take().unwrap_or_else(|| (0..self.logits.len() as u32).collect());
+        kept.retain(|id| self.weight(*id) >= least);
+        kept.sort_unstable_by(|a, b| self.order(*a, *b));
+        self.total = kept.iter().map(|id| self.weight(*id)).sum();
+        self.kept = Some(kept);
+    }
+
+    /// Most probable first; equal ones by id.
+    fn order(&self, a: u32, b: u32) -> std::cmp::Ordering {
+        self.logits[b as usize].total_cmp(&self.logits[a as usize]).then(a.cmp(&b))
+    }
+
     /// The `count` most probable tokens in order; equal ones by id.
     fn most_probable(&self, count: usize) -> Vec<u32> {
-        let order = |a: &u32, b: &u32| {
-            let (a_logit, b_logit) = (self.logits[*a as usize], self.logits[*b as usize]);
-            b_logit.total_cmp(&a_logit).then(a.cmp(b))
-        };
+        let order = |a: &u32, b: &u32| self.order(*a, *b);
         let mut ids: Vec<u32> = (0..self.logits.len() as u32).collect();
         if count < ids.len() {
             ids.select_nth_unstable_by(count, order);

@@ -13,11 +13,13 @@ pub struct SamplingOptions {
     pub top_p: f32,
     /// Keep only so many most probable tokens, if set; at least 1.
     pub top_k: Option<usize>,
+    /// Keep only tokens that are at least this share as probable as the most probable one; in [0, 1].
+    pub min_p: f32,
 }
 
 impl Default for SamplingOptions {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: None }
+        Self { temperature: 1.0, top_p: 1.0, top_k: None, min_p: 0.0 }
     }
 }
 
@@ -40,6 +42,9 @@ pub enum SamplingError {
     /// No token would be left.
     #[error("top_k is 0; give 1 or more, or leave it out")]
     TopK,
+    /// A share outside [0, 1].
+    #[error("min_p is {0}; give a number from 0 to 1")]
+    MinP(f32),
 }
 
 /// One drawn token.
@@ -65,7 +70,7 @@ impl Sampler {
     /// # Errors
     /// Options outside their range.
     pub fn new(options: &SamplingOptions, seed: u64) -> Result<Self, SamplingError> {
-        let SamplingOptions { temperature, top_p, top_k } = *options;
+        let SamplingOptions { temperature, top_p, top_k, min_p } = *options;
         if !(temperature.is_finite() && temperature >= 0.0) {
             return Err(SamplingError::Temperature(temperature));
         }
@@ -75,9 +80,12 @@ impl Sampler {
         if top_k == Some(0) {
             return Err(SamplingError::TopK);
         }
+        if !(0.0..=1.0).contains(&min_p) {
+            return Err(SamplingError::MinP(min_p));
+        }
         // Below this the reciprocal overflows; the distribution is a single token long before.
         let greedy = temperature < 1e-6;
-        Ok(Self { warp: (!greedy).then_some(Warp { temperature, top_p, top_k }), seed })
+        Ok(Self { warp: (!greedy).then_some(Warp { temperature, top_p, top_k, min_p }), seed })
     }
 
     /// Draws token number `index` of the reply from the logits `[vocab]`.
@@ -145,6 +153,12 @@ mod tests {
         let two = SamplingOptions { top_p: 0.65, ..Default::default() };
         let drawn = draws(&two, &logits, 500);
         assert!(drawn.iter().all(|t| [1, 2].contains(t)) && drawn.contains(&2));
+        // e^3 is 0.37 of e^4, e^2 is 0.14 of it.
+        let near = SamplingOptions { min_p: 0.3, ..Default::default() };
+        let drawn = draws(&near, &logits, 500);
+        assert!(drawn.iter().all(|t| [1, 2].contains(t)) && drawn.contains(&2));
+        let nearest = SamplingOptions { min_p: 1.0, temperature: 5.0, ..Default::default() };
+        assert!(draws(&nearest, &logits, 500).iter().all(|t| *t == 1));
         let flat = vec![0f32; 1000];
         let half = SamplingOptions { top_p: 0.5, ..Default::default() };
         let drawn = draws(&half, &flat, 2000);
@@ -164,6 +178,8 @@ mod tests {
             SamplingOptions { top_p: 0.0, ..Default::default() },
             SamplingOptions { top_p: 1.5, ..Default::default() },
             SamplingOptions { top_k: Some(0), ..Default::default() },
+            SamplingOptions { min_p: -0.1, ..Default::default() },
+            SamplingOptions { min_p: f32::NAN, ..Default::default() },
         ] {
             assert!(Sampler::new(&options, 1).is_err(), "{options:?}");
         }

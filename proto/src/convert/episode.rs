@@ -69,8 +69,8 @@ impl TryFrom<wire::EpisodeSpec> for EpisodeSpec {
 
 impl From<GeneratorRole> for wire::GeneratorRole {
     fn from(role: GeneratorRole) -> Self {
-        let Sampling { temperature, top_p, top_k, max_tokens } = role.sampling;
-        let sampling = wire::Sampling { temperature, top_p, top_k, max_tokens };
+        let Sampling { temperature, top_p, top_k, min_p, stop, max_tokens } = role.sampling;
+        let sampling = wire::Sampling { temperature, top_p, top_k, min_p, stop, max_tokens };
         Self { model: role.model, system_prompt: role.system_prompt, sampling: Some(sampling) }
     }
 }
@@ -86,6 +86,8 @@ impl TryFrom<wire::GeneratorRole> for GeneratorRole {
                 temperature: bounded(sampling.temperature, "sampling.temperature", 0.0..=100.0)?,
                 top_p: bounded(sampling.top_p, "sampling.top_p", f64::MIN_POSITIVE..=1.0)?,
                 top_k: sampling.top_k,
+                min_p: bounded(sampling.min_p, "sampling.min_p", 0.0..=1.0)?,
+                stop: sampling.stop,
                 max_tokens: positive(sampling.max_tokens, "sampling.max_tokens")?,
             },
         })

@@ -73,7 +73,7 @@ pub struct Message {
 }
 
 /// How a generating role samples.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// 0 is greedy.
     pub temperature: f64,
@@ -81,8 +81,19 @@ pub struct Sampling {
     pub top_p: f64,
     /// Keeps the k most probable tokens; 0 keeps all.
     pub top_k: u32,
+    /// Keeps the tokens that are at least this share as probable as the most probable one; 0 keeps all. In [0, 1].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub min_p: f64,
+    /// Texts that end a reply, which then stands without them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
     /// The longest reply, 1 or more.
     pub max_tokens: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 /// A role that writes text: agent or environment.

@@ -38,7 +38,7 @@ pub struct AgentReply {
     pub restarts: bool,
     /// As sampled, the end-of-turn token included when it was.
     pub token_ids: Vec<u32>,
-    /// Stopped by `max_tokens` rather than by the model.
+    /// Stopped by `max_tokens` or a stop text rather than by the model.
     pub cut_off: bool,
 }
 

@@ -75,7 +75,8 @@ impl Backend for LocalBackend {
         let reply = self.engine.generate(batch::GenerateRequest {
             prompt: ids,
             max_tokens: request.sampling.max_tokens as usize,
-            sampling: sampling(request.sampling),
+            sampling: sampling(&request.sampling),
+            stop: request.sampling.stop,
             seed: request.seed,
             adapter: request.adapter,
         });
@@ -83,7 +84,7 @@ impl Backend for LocalBackend {
         Ok(Generation {
             text: reply.text,
             token_ids: reply.token_ids,
-            cut_off: reply.finish == FinishReason::Length,
+            cut_off: reply.finish != FinishReason::Stop,
             prompt,
         })
     }
@@ -149,11 +150,12 @@ pub(crate) const fn role_of_engine(role: ChatRole) -> EngineRole {
     }
 }
 
-fn sampling(sampling: Sampling) -> SamplingOptions {
+fn sampling(sampling: &Sampling) -> SamplingOptions {
     SamplingOptions {
         temperature: sampling.temperature as f32,
         top_p: sampling.top_p as f32,
         top_k: (sampling.top_k > 0).then_some(sampling.top_k as usize),
+        min_p: sampling.min_p as f32,
     }
 }
 

@@ -50,7 +50,7 @@ pub struct Generation {
     pub text: String,
     /// As sampled, the end-of-turn token included when it was.
     pub token_ids: Vec<u32>,
-    /// Stopped by the limit rather than by the model.
+    /// Stopped by the limit or a stop text rather than by the model.
     pub cut_off: bool,
     /// What it continued.
     pub prompt: PromptSeen,

@@ -32,7 +32,7 @@ impl<'a> Asker<'a> {
         adapter: Option<String>,
     ) -> Result<(Generation, Call), EpisodeError> {
         let seed = stream::of_turn(self.spec.seed, self.turn, role.name());
-        let request = GenerateRequest { prompt, sampling: generator.sampling, seed, adapter };
+        let request = GenerateRequest { prompt, sampling: generator.sampling.clone(), seed, adapter };
         let started = Instant::now();
         let backend = self.backend(role, &generator.model)?;
         let reply = backend.generate(request).await.map_err(|e| self.failed(role, e))?;

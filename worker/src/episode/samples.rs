@@ -29,7 +29,7 @@ pub(crate) fn machine(states: Vec<(&str, State)>) -> StateMachine {
 }
 
 fn generator(prompt: &str, max_tokens: u32) -> GeneratorRole {
-    let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, max_tokens };
+    let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, stop: Vec::new(), max_tokens };
     GeneratorRole { model: "tiny".into(), system_prompt: prompt.into(), sampling }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use influence_proto::wire::admin_server::AdminServer;
 use influence_proto::wire::coordinator_server::{Coordinator, CoordinatorServer};
-use influence_proto::{Lease, ModelSource, ModelSpec, Outcome, Turn, wire};
+use influence_proto::{Lease, ModelSource, ModelSpec, Outcome, PROTOCOL, Turn, wire};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -267,7 +267,7 @@ impl Coordinator for Shared {
         }
         let model = ModelSpec { name: "tiny".into(), dtype: "f32".into(), sources };
         Ok(Response::new(wire::JoinReply {
-            protocol: script.protocol.unwrap_or(2),
+            protocol: script.protocol.unwrap_or(*PROTOCOL.end()),
             worker_id,
             run_id: "run".into(),
             models: vec![model.into()],

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use influence_proto::{
-    AdapterRef, Digest, EpisodeId, Lease, LoadedModel, ModelSpec, Outcome, Token, Turn, Work, WorkId, stream, wire,
-};
+use influence_proto::{Digest, Lease, LoadedModel, ModelSpec, Outcome, Token, Turn, Work, WorkId, stream, wire};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +15,7 @@ use tonic::transport::{Identity, ServerTlsConfig};
 use super::models::{ModelLoader, Serving};
 use super::rehearsal::Rehearsal;
 use super::*;
-use crate::backend::scripted::{Asked, Scripted};
+use crate::backend::scripted::Scripted;
 use crate::backend::{AdapterTable, Backend, Models};
 use crate::episode::samples::{machine, spec, state};
 
@@ -45,16 +43,16 @@ impl ModelLoader for FakeModels {
     async fn stop(&self) {}
 }
 
-struct Setup {
-    coordinator: Rehearsal,
-    backend: Arc<Scripted>,
+pub(super) struct Setup {
+    pub(super) coordinator: Rehearsal,
+    pub(super) backend: Arc<Scripted>,
     cancel: CancellationToken,
     worker: JoinHandle<Result<(), WorkerError>>,
     _cache: TempDir,
 }
 
 /// `pause` is how long each reply takes.
-fn backend(pause: Duration) -> Scripted {
+pub(super) fn backend(pause: Duration) -> Scripted {
     Scripted::new(
         move |prompt, seed| {
             std::thread::sleep(pause);
@@ -80,18 +78,23 @@ fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
 }
 
 impl Setup {
-    async fn new(leases: Vec<Lease>, pause: Duration) -> Self {
+    pub(super) async fn new(leases: Vec<Lease>, pause: Duration) -> Self {
         let coordinator = Rehearsal::start().await;
         coordinator.script().leases.extend(leases);
         Self::with(coordinator, pause)
     }
 
-    fn with(coordinator: Rehearsal, pause: Duration) -> Self {
+    pub(super) fn with(coordinator: Rehearsal, pause: Duration) -> Self {
         Self::with_credentials(coordinator, pause, Credentials::default())
     }
 
     fn with_credentials(coordinator: Rehearsal, pause: Duration, credentials: Credentials) -> Self {
-        let (backend, cache) = (Arc::new(backend(pause)), tempfile::tempdir().unwrap());
+        Self::over(coordinator, backend(pause), credentials)
+    }
+
+    /// A worker whose models are `backend`.
+    pub(super) fn over(coordinator: Rehearsal, backend: Scripted, credentials: Credentials) -> Self {
+        let (backend, cache) = (Arc::new(backend), tempfile::tempdir().unwrap());
         let cancel = CancellationToken::new();
         let loader = Arc::new(FakeModels(backend.clone()));
         let options = WorkerOptions { credentials, ..options(&coordinator, &cache) };
@@ -99,12 +102,12 @@ impl Setup {
         Self { coordinator, backend, cancel, worker, _cache: cache }
     }
 
-    async fn end(self) -> Result<(), WorkerError> {
+    pub(super) async fn end(self) -> Result<(), WorkerError> {
         tokio::time::timeout(Duration::from_secs(20), self.worker).await.unwrap().unwrap()
     }
 }
 
-fn lease(name: &str, attempt: u32) -> Lease {
+pub(super) fn lease(name: &str, attempt: u32) -> Lease {
     let mut spec = spec(name, 11);
     spec.max_turns = 4;
     spec.machine = machine(vec![("calm", state(&[("yes", "calm"), ("no", "calm")], ""))]).into();
@@ -112,7 +115,7 @@ fn lease(name: &str, attempt: u32) -> Lease {
     Lease { work: WorkId::new(name).unwrap(), attempt, payload }
 }
 
-fn leases(count: usize) -> Vec<Lease> {
+pub(super) fn leases(count: usize) -> Vec<Lease> {
     (0..count).map(|i| lease(&format!("e{i}"), 1)).collect()
 }
 
@@ -256,49 +259,6 @@ async fn an_interrupted_journal_is_continued() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_adapter_is_fetched_and_loaded_once_for_all_its_episodes() {
-    let (config, weights) = (b"{}".to_vec(), vec![7; 5000]);
-    let adapter = AdapterRef { config: Digest::of(&config), weights: Digest::of(&weights) };
-    let coordinator = Rehearsal::start().await;
-    for data in [config, weights] {
-        coordinator.script().artifacts.insert(Digest::of(&data).to_string(), data);
-    }
-    for mut lease in leases(3) {
-        if let Work::Episode { spec, .. } = &mut lease.payload {
-            spec.adapter = Some(adapter);
-            spec.id = EpisodeId::new(lease.work.as_str()).unwrap();
-        }
-        coordinator.script().leases.push_back(lease);
-    }
-    let setup = Setup::with(coordinator, Duration::ZERO);
-    setup.coordinator.until("three results", |script| script.finished.len() == 3).await;
-    let asked = setup.backend.asked();
-    assert_eq!(asked.iter().filter(|asked| matches!(asked, Asked::Load(_))).count(), 1);
-    for asked in &asked {
-        if let Asked::Reply { prompt, adapter, .. } = asked {
-            assert_eq!(adapter.is_some(), prompt.starts_with("[system]AGENT"), "the agent alone has the adapter");
-        }
-    }
-    setup.coordinator.goodbye();
-    setup.end().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_adapter_fails_the_episode_and_not_the_worker() {
-    let mut broken = lease("e0", 1);
-    if let Work::Episode { spec, .. } = &mut broken.payload {
-        spec.adapter = Some(AdapterRef { config: Digest::of("a"), weights: Digest::of("b") });
-    }
-    let setup = Setup::new(vec![broken, lease("e1", 1)], Duration::ZERO).await;
-    setup.coordinator.until("both results", |script| script.finished.len() == 2).await;
-    let failed = setup.coordinator.script().finished.iter().find(|(work, _, _)| work == "e0").unwrap().2.clone();
-    let Outcome::Failed(failure) = failed else { panic!("{failed:?}") };
-    assert!(failure.message.contains(&Digest::of("a").to_string()), "{}", failure.message);
-    setup.coordinator.goodbye();
-    setup.end().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_cannot_be_read_is_answered() {
     let setup = Setup::new(Vec::new(), Duration::ZERO).await;
     setup.coordinator.until("the session", |script| !script.credits.is_empty()).await;
@@ -317,11 +277,11 @@ async fn a_protocol_that_does_not_fit_is_fatal_and_names_both_sides() {
     let coordinator = Rehearsal::start().await;
     coordinator.script().protocol = Some(0);
     let error = Setup::with(coordinator, Duration::ZERO).end().await.unwrap_err().to_string();
-    assert!(error.contains("7 to 9") && error.contains("protocol 2 to 2"), "{error}");
+    assert!(error.contains("7 to 9") && error.contains("protocol 3 to 3"), "{error}");
     let coordinator = Rehearsal::start().await;
     coordinator.script().protocol = Some(9);
     let error = Setup::with(coordinator, Duration::ZERO).end().await.unwrap_err().to_string();
-    assert!(error.contains("speaks protocol 9") && error.contains("this worker 2 to 2"), "{error}");
+    assert!(error.contains("speaks protocol 9") && error.contains("this worker 3 to 3"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,6 +15,7 @@ use super::{
 pub(crate) const END: u32 = 256;
 
 type Reply = dyn Fn(&str, u64) -> String + Send + Sync;
+type OnLoad = dyn Fn(&Path) -> Result<(), BackendError> + Send + Sync;
 type Judge = dyn Fn(&ScoreRequest) -> Vec<f64> + Send + Sync;
 
 /// One thing that was asked.
@@ -33,6 +34,8 @@ pub(crate) struct Scripted {
     pub(crate) extends: bool,
     /// Replies as long as their limit are cut off.
     pub(crate) context: usize,
+    /// Told of each adapter's folder before it counts as loaded.
+    pub(crate) on_load: Option<Box<OnLoad>>,
     asked: Mutex<Vec<Asked>>,
 }
 
@@ -48,7 +51,7 @@ impl Scripted {
         judge: impl Fn(&ScoreRequest) -> Vec<f64> + Send + Sync + 'static,
     ) -> Self {
         let (reply, judge) = (Box::new(reply), Box::new(judge));
-        Self { reply, judge, extends: true, context: usize::MAX, asked: Mutex::default() }
+        Self { reply, judge, extends: true, context: usize::MAX, on_load: None, asked: Mutex::default() }
     }
 
     /// Everything that was asked so far, in order.
@@ -119,6 +122,9 @@ impl Backend for Scripted {
     async fn load_adapter(&self, name: &str, folder: &Path) -> Result<(), BackendError> {
         if !folder.is_dir() {
             return Err(BackendError::Refused(format!("{} is no folder", folder.display())));
+        }
+        if let Some(on_load) = &self.on_load {
+            on_load(folder)?;
         }
         self.remember(Asked::Load(name.to_owned()));
         Ok(())

@@ -264,6 +264,8 @@ async fn unless<T>(cancel: &CancellationToken, future: impl Future<Output = T>) 
 }
 
 #[cfg(test)]
+mod adapter_tests;
+#[cfg(test)]
 mod local_tests;
 #[cfg(test)]
 pub(crate) mod rehearsal;

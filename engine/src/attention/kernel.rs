@@ -1,7 +1,8 @@
 //! One token's attention over one group of heads.
 
+use super::Scores;
 use super::cache::{BLOCK, Part};
-use super::vector::{LANES, exp, for_each_instruction_set};
+use super::vector::{LANES, cap_body, exp, for_each_instruction_set};
 
 /// What a token sees of one key/value head.
 #[derive(Debug)]
@@ -10,7 +11,8 @@ pub(super) struct Past<'a> {
     pub(super) values: Part<'a>,
     /// Width of a head.
     pub(super) width: usize,
-    /// Positions that the token sees, itself included; at least 1.
+    /// The first position that the token sees, and one past the last, its own; at least one position.
+    pub(super) from: usize,
     pub(super) seen: usize,
 }
 
@@ -20,18 +22,21 @@ for_each_instruction_set! {
     pub(super) fn attend(
         query: &[f32],
         past: &Past<'_>,
-        scale: f32,
+        scoring: Scores,
         scores: &mut Vec<f32>,
         out: &mut [f32],
     ) = attend_body
 }
 
 #[inline(always)]
-fn attend_body(query: &[f32], past: &Past<'_>, scale: f32, scores: &mut Vec<f32>, out: &mut [f32]) {
+fn attend_body(query: &[f32], past: &Past<'_>, scoring: Scores, scores: &mut Vec<f32>, out: &mut [f32]) {
     let heads = query.chunks_exact(past.width);
     for (query, out) in heads.zip(out.chunks_exact_mut(past.width)) {
-        score(query, past, scale, scores);
-        let total = weigh_scores(scores, past.seen);
+        score(query, past, scoring.scale, scores);
+        if let Some(cap) = scoring.cap {
+            cap_body(scores, cap);
+        }
+        let total = weigh_scores(scores, past.from, past.seen);
         mix(&scores[..past.seen], past, total, out);
     }
 }
@@ -71,9 +76,10 @@ fn add_four_products(sums: &mut [f32], q: &[f32; 4], rows: &[f32]) {
     }
 }
 
-/// Turns scores into `e^(score - max)`, 0 beyond `seen`, and returns their sum.
+/// Turns scores into `e^(score - max)`, 0 before `from` and from `seen` on, and returns their sum.
 #[inline(always)]
-fn weigh_scores(scores: &mut [f32], seen: usize) -> f32 {
+fn weigh_scores(scores: &mut [f32], from: usize, seen: usize) -> f32 {
+    scores[..from].fill(f32::NEG_INFINITY);
     scores[seen..].fill(f32::NEG_INFINITY);
     let mut highest = [f32::NEG_INFINITY; LANES];
     for chunk in scores.as_chunks::<LANES>().0 {
@@ -166,25 +172,28 @@ mod tests {
     }
 
     /// Protects: attention against the textbook formula in f64, and equal bits from every instruction set, for head
-    /// widths that fill tiles, lanes and neither.
+    /// widths that fill tiles, lanes and neither, with and without a window and a cap.
     #[test]
     fn equals_plain_softmax_attention() {
-        for (width, seen) in [(8, 1), (16, 63), (24, 64), (64, 65), (80, 130), (128, 200)] {
+        let shapes = [(8, 1), (16, 63), (24, 64), (64, 65), (80, 130), (128, 200)];
+        for ((width, seen), window) in shapes.into_iter().flat_map(|shape| [(shape, None), (shape, Some(40))]) {
+            let scoring = Scores { scale: 0.25, cap: window.map(|_| 1.5), window };
             let (by_position, values) = (wave(seen * width, 0.13), wave(seen * width, 0.29));
             let pool = Arc::new(KvPool::new(KvShape { layers: 1, kv_heads: 1, width }));
             let mut cache = KvCache::new(pool, seen);
             cache.make_room(seen);
             cache.write(0, &by_position, &values);
             let query = wave(2 * width, 0.71);
-            let past = Past { keys: cache.keys(0, 0), values: cache.values(0, 0), width, seen };
+            let from = window.map_or(0, |window: usize| seen.saturating_sub(window));
+            let past = Past { keys: cache.keys(0, 0), values: cache.values(0, 0), width, from, seen };
             let (mut fast, mut plain) = (vec![0f32; 2 * width], vec![0f32; 2 * width]);
-            attend(&query, &past, 0.25, &mut Vec::new(), &mut fast);
-            attend_body(&query, &past, 0.25, &mut Vec::new(), &mut plain);
+            attend(&query, &past, scoring, &mut Vec::new(), &mut fast);
+            attend_body(&query, &past, scoring, &mut Vec::new(), &mut plain);
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&fast), bits(&plain), "width {width}, seen {seen}");
+            assert_eq!(bits(&fast), bits(&plain), "width {width}, seen {from}..{seen}");
             for head in 0..2 {
                 let query = &query[head * width..(head + 1) * width];
-                let exact = textbook(query, &by_position, &values, width, seen);
+                let exact = textbook(query, &by_position, &values, width, from..seen, scoring.cap);
                 for (got, want) in fast[head * width..].iter().zip(&exact) {
                     assert!((f64::from(*got) - want).abs() < 1e-5, "{got} is not {want}");
                 }
@@ -192,15 +201,26 @@ mod tests {
         }
     }
 
-    fn textbook(query: &[f32], keys: &[f32], values: &[f32], width: usize, seen: usize) -> Vec<f64> {
+    fn textbook(
+        query: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        width: usize,
+        seen: std::ops::Range<usize>,
+        cap: Option<f32>,
+    ) -> Vec<f64> {
         let dot = |p: usize| -> f64 {
             let key = &keys[p * width..(p + 1) * width];
             query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum()
         };
-        let weights: Vec<f64> = (0..seen).map(|p| (0.25 * dot(p)).exp()).collect();
+        let capped = |score: f64| cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
+        let weights: Vec<f64> = seen.clone().map(|p| capped(0.25 * dot(p)).exp()).collect();
         let total: f64 = weights.iter().sum();
         (0..width)
-            .map(|d| (0..seen).map(|p| weights[p] * f64::from(values[p * width + d])).sum::<f64>() / total)
+            .map(|d| {
+                let weighted = seen.clone().zip(&weights).map(|(p, weight)| weight * f64::from(values[p * width + d]));
+                weighted.sum::<f64>() / total
+            })
             .collect()
     }
 }

@@ -22,6 +22,26 @@ pub(crate) struct Heads {
     pub(crate) width: usize,
 }
 
+/// How scores are made of products.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scores {
+    /// Products are multiplied by it.
+    pub(crate) scale: f32,
+    /// Scores stay within plus and minus this, by a hyperbolic tangent.
+    pub(crate) cap: Option<f32>,
+    /// Positions that a token sees, its own included, if it does not see all.
+    pub(crate) window: Option<usize>,
+}
+
+/// The activation of a feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// `x / (1 + e^-x)`.
+    Silu,
+    /// GELU (arXiv 1606.08415) by its approximation with a hyperbolic tangent.
+    GeluTanh,
+}
+
 /// Attends every token of `queries` (`[tokens, heads * width]`, contiguous f32) to its own sequence. `sequences` gives, in
 /// the order of the tokens, each sequence's cache and how many tokens it has here; their keys and values are in the
 /// cache already, the cache's length still stands at the first of them. Returns the shape of `queries`.
@@ -30,13 +50,13 @@ pub(crate) fn attend(
     sequences: &[(&KvCache, usize)],
     layer: usize,
     heads: Heads,
+    scoring: Scores,
 ) -> candle_core::Result<Tensor> {
     let mut tokens = Vec::with_capacity(queries.dim(0)?);
     for (cache, count) in sequences {
         tokens.extend((0..*count).map(|i| (*cache, cache.len() + i + 1)));
     }
     let group = heads.query / heads.kv * heads.width;
-    let scale = 1.0 / (heads.width as f32).sqrt();
     let attended = with_slice(queries, |queries| {
         let mut attended = vec![0f32; queries.len()];
         attended.par_chunks_mut(group).zip(queries.par_chunks(group)).enumerate().for_each_init(
@@ -48,9 +68,10 @@ pub(crate) fn attend(
                     keys: cache.keys(layer, head),
                     values: cache.values(layer, head),
                     width: heads.width,
+                    from: scoring.window.map_or(0, |window| seen.saturating_sub(window)),
                     seen,
                 };
-                kernel::attend(query, &past, scale, scores, out);
+                kernel::attend(query, &past, scoring, scores, out);
             },
         );
         attended
@@ -79,16 +100,26 @@ pub(crate) fn remember(
     })?
 }
 
-/// `silu(gate) * up` for `[rows, width]` f32, elementwise.
-pub(crate) fn gated(gate: &Tensor, up: &Tensor) -> candle_core::Result<Tensor> {
-    gate.apply_op2_no_bwd(up, &Gated)
+/// `cap * tanh(x / cap)`, elementwise.
+pub(crate) fn capped(x: &Tensor, cap: f32) -> candle_core::Result<Tensor> {
+    let capped = with_slice(x, |x| {
+        let mut x = x.to_vec();
+        vector::cap(&mut x, cap);
+        x
+    })?;
+    Tensor::from_vec(capped, x.shape(), x.device())
 }
 
-struct Gated;
+/// `activation(gate) * up` for `[rows, width]` f32, elementwise.
+pub(crate) fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
+    gate.apply_op2_no_bwd(up, &Gated(activation))
+}
+
+struct Gated(Activation);
 
 impl CustomOp2 for Gated {
     fn name(&self) -> &'static str {
-        "silu-gate"
+        "gate"
     }
 
     fn cpu_fwd(
@@ -102,9 +133,12 @@ impl CustomOp2 for Gated {
         let up = contiguous(up, up_layout)?;
         let width = gate_layout.dims().last().copied().unwrap_or(1).max(1);
         let mut out = vec![0f32; gate.len()];
-        out.par_chunks_mut(width)
-            .zip(gate.par_chunks(width).zip(up.par_chunks(width)))
-            .for_each(|(out, (gate, up))| vector::silu_times(gate, up, out));
+        out.par_chunks_mut(width).zip(gate.par_chunks(width).zip(up.par_chunks(width))).for_each(
+            |(out, (gate, up))| match self.0 {
+                Activation::Silu => vector::silu_times(gate, up, out),
+                Activation::GeluTanh => vector::gelu_times(gate, up, out),
+            },
+        );
         Ok((CpuStorage::F32(out), gate_layout.shape().clone()))
     }
 }

@@ -76,6 +76,34 @@ fn silu_times_body(gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 for_each_instruction_set! {
+    /// `out = gelu(gate) * up`, elementwise, with `gelu(x) = x / 2 * (1 + tanh(u)) = x / (1 + e^(-2u))` and
+    /// `u = sqrt(2 / pi) * (x + 0.044715 x^3)`.
+    pub(super) fn gelu_times(gate: &[f32], up: &[f32], out: &mut [f32]) = gelu_times_body
+}
+
+#[inline(always)]
+fn gelu_times_body(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    const TWICE: f32 = 2.0 * 0.797_884_6;
+    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+        let inner = gate + 0.044_715 * gate * gate * gate;
+        *out = gate / (1.0 + exp(-TWICE * inner)) * up;
+    }
+}
+
+for_each_instruction_set! {
+    /// `x = cap * tanh(x / cap)`, elementwise.
+    pub(super) fn cap(values: &mut [f32], cap: f32) = cap_body
+}
+
+/// With `tanh(y) = 1 - 2 / (e^2y + 1)`.
+#[inline(always)]
+pub(super) fn cap_body(values: &mut [f32], cap: f32) {
+    for value in values {
+        *value = cap * (1.0 - 2.0 / (exp(*value / cap * 2.0) + 1.0));
+    }
+}
+
+for_each_instruction_set! {
     /// `sum of e^((x - shift) * factor)`, each term in f32, the sum in f64 lanes.
     pub(crate) fn sum_of_exp(values: &[f32], shift: f32, factor: f32) -> f64 = sum_of_exp_body
 }
@@ -129,6 +157,20 @@ mod tests {
         assert!(exp(f32::NAN).is_nan(), "a NaN must not be hidden");
     }
 
+    /// Protects: Gemma's activation and bounds, at their ends and between.
+    #[test]
+    fn gelu_and_cap_follow_their_formulas() {
+        let values = [-90.0f32, -3.0, -0.5, -1e-3, 0.0, 1e-3, 0.7, 4.0, 90.0];
+        let (mut gelu, mut capped) = ([0f32; 9], values);
+        gelu_times(&values, &[1.0; 9], &mut gelu);
+        cap(&mut capped, 2.0);
+        for ((x, gelu), capped) in values.map(f64::from).into_iter().zip(gelu).zip(capped) {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            assert!((f64::from(gelu) - 0.5 * x * (1.0 + u.tanh())).abs() < 1e-6, "gelu({x}) is not {gelu}");
+            assert!((f64::from(capped) - 2.0 * (x / 2.0).tanh()).abs() < 1e-6, "{x} is not capped to {capped}");
+        }
+    }
+
     /// Protects: the same bits on every processor.
     #[test]
     fn every_instruction_set_gives_the_same_bits() {
@@ -137,6 +179,12 @@ mod tests {
         let (mut fast, mut plain) = (vec![0f32; 1003], vec![0f32; 1003]);
         silu_times(&values, &up, &mut fast);
         silu_times_body(&values, &up, &mut plain);
+        assert_eq!(bits(&fast), bits(&plain));
+        gelu_times(&values, &up, &mut fast);
+        gelu_times_body(&values, &up, &mut plain);
+        assert_eq!(bits(&fast), bits(&plain));
+        cap(&mut fast, 5.0);
+        cap_body(&mut plain, 5.0);
         assert_eq!(bits(&fast), bits(&plain));
         let fast = sum_of_exp(&values, 3.0, 0.7);
         assert_eq!(fast.to_bits(), sum_of_exp_body(&values, 3.0, 0.7).to_bits());

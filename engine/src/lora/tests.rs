@@ -18,6 +18,7 @@ fn shape() -> ModelConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         rope_scaling: None,
+        gemma: None,
         tie_embeddings: true,
         context_length: 64,
         bos: None,

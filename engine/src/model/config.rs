@@ -4,7 +4,8 @@ use std::path::Path;
 
 use candle_transformers::models::llama::{Llama3RopeType, LlamaConfig, LlamaEosToks};
 
-use super::LoadError;
+use super::{Gemma, LoadError};
+use crate::attention::Activation;
 
 /// The model families that this engine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,12 +18,22 @@ pub enum Architecture {
     Qwen2,
     /// Qwen3: queries and keys are normed, head by head.
     Qwen3,
+    /// Gemma 2: see [`Gemma`].
+    Gemma2,
+    /// Gemma 3, its text models: see [`Gemma`]; queries and keys are normed, head by head.
+    Gemma3,
 }
 
 impl Architecture {
     /// By Hugging Face name.
-    const NAMES: [(&str, Self); 4] =
-        [("llama", Self::Llama), ("mistral", Self::Mistral), ("qwen2", Self::Qwen2), ("qwen3", Self::Qwen3)];
+    const NAMES: [(&str, Self); 6] = [
+        ("llama", Self::Llama),
+        ("mistral", Self::Mistral),
+        ("qwen2", Self::Qwen2),
+        ("qwen3", Self::Qwen3),
+        ("gemma2", Self::Gemma2),
+        ("gemma3_text", Self::Gemma3),
+    ];
 
     /// Queries, keys and values have a bias.
     pub(super) fn has_bias(self) -> bool {
@@ -31,7 +42,17 @@ impl Architecture {
 
     /// Each head of queries and keys is normed before it is turned.
     pub(super) fn norms_heads(self) -> bool {
-        self == Self::Qwen3
+        matches!(self, Self::Qwen3 | Self::Gemma3)
+    }
+
+    /// It is one of [`Gemma`].
+    pub(super) fn is_gemma(self) -> bool {
+        matches!(self, Self::Gemma2 | Self::Gemma3)
+    }
+
+    /// The activation inside the feed-forward block.
+    pub(crate) fn activation(self) -> Activation {
+        if self.is_gemma() { Activation::GeluTanh } else { Activation::Silu }
     }
 }
 
@@ -74,6 +95,8 @@ pub struct ModelConfig {
     pub rope_theta: f32,
     /// Scaling of the rotary frequencies, if the model was extended that way.
     pub rope_scaling: Option<RopeScaling>,
+    /// What only Gemma has.
+    pub gemma: Option<Gemma>,
     /// The output projection is the embedding.
     pub tie_embeddings: bool,
     /// The most tokens that a sequence may have.
@@ -128,6 +151,10 @@ impl ModelConfig {
             rms_norm_eps: raw.rms_norm_eps,
             rope_theta: raw.rope_theta,
             rope_scaling,
+            gemma: architecture
+                .is_gemma()
+                .then(|| Gemma::read(&value, architecture, raw.num_hidden_layers, path))
+                .transpose()?,
             tie_embeddings: raw.tie_word_embeddings.unwrap_or(false),
             // Within its window a model that slides is the model that does not.
             context_length: sliding_window(&value, architecture)
@@ -190,13 +217,19 @@ impl ModelConfig {
     }
 }
 
-/// Newer files keep all rotary settings under `rope_parameters`; older readers, candle's among them, look for
-/// `rope_theta` and `rope_scaling` and would silently fall back to a default base.
+/// Newer files keep all rotary settings under `rope_parameters`, Gemma 3's by kind of layer; older readers, candle's among
+/// them, look for `rope_theta` and `rope_scaling` and would silently fall back to a default base.
 fn lift_rope_parameters(config: &mut serde_json::Value) {
     let Some(map) = config.as_object_mut() else {
         return;
     };
-    if let Some(parameters) = map.remove("rope_parameters") {
+    if let Some(mut parameters) = map.remove("rope_parameters") {
+        if let Some(theta) = parameters.pointer("/sliding_attention/rope_theta") {
+            map.insert("rope_local_base_freq".to_owned(), theta.clone());
+        }
+        if let Some(full) = parameters.get("full_attention") {
+            parameters = full.clone();
+        }
         if let Some(theta) = parameters.get("rope_theta") {
             map.insert("rope_theta".to_owned(), theta.clone());
         }
@@ -215,7 +248,8 @@ fn lift_rope_parameters(config: &mut serde_json::Value) {
 fn sliding_window(config: &serde_json::Value, architecture: Architecture) -> Option<usize> {
     let window = config.get("sliding_window").and_then(serde_json::Value::as_u64);
     let used = match architecture {
-        Architecture::Llama => false,
+        // Gemma's layers slide by themselves.
+        Architecture::Llama | Architecture::Gemma2 | Architecture::Gemma3 => false,
         Architecture::Mistral => true,
         Architecture::Qwen2 | Architecture::Qwen3 => {
             config.get("use_sliding_window").and_then(serde_json::Value::as_bool).unwrap_or(false)
@@ -247,10 +281,17 @@ fn check_family(config: &serde_json::Value, path: &Path) -> Result<Architecture,
             return unsupported(key, value, "false");
         }
     }
-    match config.get("hidden_act") {
-        None | Some(serde_json::Value::Null) => {}
-        Some(serde_json::Value::String(name)) if name == "silu" => {}
-        Some(other) => return unsupported("hidden_act", other, "silu"),
+    // Gemma's first files said "gelu" and meant its approximation; the second key corrects the first.
+    let activation = match architecture.activation() {
+        Activation::Silu => "silu",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
+    };
+    for key in ["hidden_activation", "hidden_act"] {
+        match config.get(key) {
+            None | Some(serde_json::Value::Null) => {}
+            Some(serde_json::Value::String(name)) if name == activation => break,
+            Some(other) => return unsupported(key, other, activation),
+        }
     }
     let kind = config.get("rope_scaling").and_then(|scaling| scaling.get("rope_type").or_else(|| scaling.get("type")));
     match kind.and_then(serde_json::Value::as_str) {

@@ -104,7 +104,10 @@ impl WeightSource for ModelFolder {
         if view.shape() != expected {
             return Err(LoadError::WrongShape { path, tensor: name, found: view.shape().to_vec(), expected });
         }
-        view.load(&Device::Cpu).and_then(|tensor| tensor.to_dtype(DType::F32)).map_err(|source| LoadError::Tensor {
+        let tensor = view.load(&Device::Cpu).and_then(|tensor| tensor.to_dtype(DType::F32));
+        // Gemma keeps its norms' factors less 1.
+        let shifted = config.architecture.is_gemma() && weight.is_norm();
+        tensor.and_then(|tensor| if shifted { tensor + 1.0 } else { Ok(tensor) }).map_err(|source| LoadError::Tensor {
             path,
             tensor: name,
             source: Box::new(source),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::{LayerWeights, Model};
-use crate::attention::{self, Heads, KvCache, KvPool, KvShape};
+use crate::attention::{self, Heads, KvCache, KvPool, KvShape, Scores};
 use crate::linear::FrozenLinear;
 use crate::lora::{Adapter, Projection};
 
@@ -66,8 +66,9 @@ impl Model {
         let rows = ids.len();
         let positions = Tensor::from_vec(positions, rows, &Device::Cpu)?;
         let rope = self.rope.gather(&positions)?;
+        let sliding_rope = self.sliding_rope.as_ref().map(|table| table.gather(&positions)).transpose()?;
         let ids = Tensor::from_vec(ids, rows, &Device::Cpu)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
+        let mut x = self.embed(&ids)?;
         let mut sequences: Vec<(&mut KvCache, usize)> =
             segments.iter_mut().map(|segment| (&mut *segment.cache, segment.tokens.len())).collect();
         for (cache, tokens) in &mut sequences {
@@ -75,7 +76,8 @@ impl Model {
         }
         for (index, layer) in self.layers.iter().enumerate() {
             let pass = LayerPass { model: self, layer, index, stretches: &stretches };
-            x = pass.run(&x, &rope, &mut sequences)?;
+            let rope = sliding_rope.as_ref().filter(|_| self.window(index).is_some()).unwrap_or(&rope);
+            x = pass.run(&x, rope, &mut sequences)?;
         }
         for (cache, tokens) in sequences {
             cache.advance(tokens);
@@ -85,7 +87,34 @@ impl Model {
         }
         let count = wanted.len();
         let x = x.index_select(&Tensor::from_vec(wanted, count, &Device::Cpu)?, 0)?;
-        self.lm_head.forward(&self.normed(&x, &self.norm)?).map(Some)
+        let logits = self.lm_head.forward(&self.normed(&x, &self.norm)?)?;
+        match self.config.gemma.as_ref().and_then(|gemma| gemma.logit_cap) {
+            Some(cap) => attention::capped(&logits, cap).map(Some),
+            None => Ok(Some(logits)),
+        }
+    }
+
+    /// The rows of the embedding, as the first layer gets them.
+    pub(crate) fn embed(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
+        let x = self.embedding.index_select(ids, 0)?;
+        match &self.config.gemma {
+            Some(_) => x * f64::from((self.config.hidden_size as f32).sqrt()),
+            None => Ok(x),
+        }
+    }
+
+    /// Tokens that a layer sees, where it does not see all.
+    fn window(&self, layer: usize) -> Option<usize> {
+        self.config.gemma.as_ref().filter(|gemma| gemma.sliding[layer]).map(|gemma| gemma.window)
+    }
+
+    fn scores(&self, layer: usize) -> Scores {
+        let gemma = self.config.gemma.as_ref();
+        Scores {
+            scale: gemma.map_or_else(|| 1.0 / (self.config.head_dim as f32).sqrt(), |gemma| gemma.attention_scale),
+            cap: gemma.and_then(|gemma| gemma.attention_cap),
+            window: self.window(layer),
+        }
     }
 
     fn check_segments(&self, segments: &[Segment<'_>]) -> candle_core::Result<()> {
@@ -137,13 +166,24 @@ impl LayerPass<'_> {
         attention::remember(&k, &v, sequences, self.index)?;
         let views: Vec<(&KvCache, usize)> = sequences.iter().map(|(c, n)| (&**c, *n)).collect();
         let heads = Heads { query: model.config.heads, kv: model.config.kv_heads, width: model.config.head_dim };
-        let attended = attention::attend(&q, &views, self.index, heads)?;
-        let x = (x + self.project(&layer.o, Projection::O, &attended)?)?;
+        let attended = attention::attend(&q, &views, self.index, heads, model.scores(self.index))?;
+        let attended = self.project(&layer.o, Projection::O, &attended)?;
+        let post = layer.post_norms.as_ref();
+        let x = (x + self.post_normed(attended, post.map(|norms| &norms.attn))?)?;
         let normed = model.normed(&x, &layer.ffn_norm)?;
         let gate = self.project(&layer.gate, Projection::Gate, &normed)?;
         let up = self.project(&layer.up, Projection::Up, &normed)?;
-        let inner = attention::gated(&gate, &up)?;
-        x + self.project(&layer.down, Projection::Down, &inner)?
+        let inner = attention::gated(&gate, &up, model.config.architecture.activation())?;
+        let down = self.project(&layer.down, Projection::Down, &inner)?;
+        x + self.post_normed(down, post.map(|norms| &norms.ffn))?
+    }
+
+    /// Norms what a block returns, where the family does.
+    fn post_normed(&self, x: Tensor, norm: Option<&Tensor>) -> candle_core::Result<Tensor> {
+        match norm {
+            Some(norm) => self.model.normed(&x, norm),
+            None => Ok(x),
+        }
     }
 
     /// The frozen product of all rows, plus each stretch's own adapter.

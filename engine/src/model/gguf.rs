@@ -62,6 +62,7 @@ impl GgufFile {
                 Some(_) => self.float("llama.rope.freq_base")?,
             },
             rope_scaling: None,
+            gemma: None,
             tie_embeddings: !self.has_tensor(Weight::Output),
             context_length: self.number("llama.context_length")?,
             bos: self.token_id("tokenizer.ggml.bos_token_id")?,

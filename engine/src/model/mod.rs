@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod folder;
 mod forward;
+mod gemma;
 mod gguf;
 mod gguf_tokenizer;
 mod rope;
@@ -21,8 +22,9 @@ use tokenizers::Tokenizer;
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use error::LoadError;
 pub use forward::{LogitRows, Segment};
+pub use gemma::Gemma;
 pub use rope::RopeTable;
-pub use weights::{HeadNorms, LayerWeights};
+pub use weights::{HeadNorms, LayerWeights, PostNorms};
 
 use crate::chat::{ChatFormat, ChatSource};
 use crate::linear::FrozenLinear;
@@ -45,6 +47,8 @@ pub struct Model {
     pub lm_head: FrozenLinear,
     /// Rotary tables for the whole context.
     pub rope: RopeTable,
+    /// Those of layers that see a window only, where they differ.
+    pub sliding_rope: Option<RopeTable>,
     /// The model's own tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// The model's own chat template, and everything that goes from messages to tokens.
@@ -124,8 +128,9 @@ impl Model {
         };
         let norm = source.read(Weight::OutputNorm, &config)?;
         let rope = RopeTable::new(&config).map_err(failed("the rotary tables"))?;
+        let sliding_rope = RopeTable::sliding(&config).map_err(failed("the rotary tables"))?;
         tracing::info!(path = %path.display(), layers = config.layers, vocab = config.vocab_size, "model loaded");
-        Ok(Self { config, embedding, layers, norm, lm_head, rope, tokenizer, chat })
+        Ok(Self { config, embedding, layers, norm, lm_head, rope, sliding_rope, tokenizer, chat })
     }
 
     /// Encodes plain text: no special tokens are added, and special tokens that the text spells out are recognised.

@@ -15,7 +15,17 @@ pub struct RopeTable {
 
 impl RopeTable {
     pub(super) fn new(config: &ModelConfig) -> candle_core::Result<Self> {
-        let frequencies = frequencies(config);
+        Self::of(frequencies(config), config)
+    }
+
+    /// The table of layers that see a window only, if the model has one of its own for them.
+    pub(super) fn sliding(config: &ModelConfig) -> candle_core::Result<Option<Self>> {
+        let own = config.gemma.as_ref().map(|gemma| gemma.sliding_rope_theta);
+        let own = own.filter(|theta| *theta != config.rope_theta || config.rope_scaling.is_some());
+        own.map(|theta| Self::of(plain_frequencies(theta, config.head_dim), config)).transpose()
+    }
+
+    fn of(frequencies: Vec<f32>, config: &ModelConfig) -> candle_core::Result<Self> {
         let size = config.context_length * frequencies.len();
         let (mut cos, mut sin) = (Vec::with_capacity(size), Vec::with_capacity(size));
         for position in 0..config.context_length {
@@ -38,15 +48,15 @@ impl RopeTable {
 
 /// Radians per position of each pair, after scaling.
 fn frequencies(config: &ModelConfig) -> Vec<f32> {
-    let plain =
-        (0..config.head_dim).step_by(2).map(|i| 1f32 / config.rope_theta.powf(i as f32 / config.head_dim as f32));
+    let plain = plain_frequencies(config.rope_theta, config.head_dim);
     let Some(scaling) = config.rope_scaling else {
-        return plain.collect();
+        return plain;
     };
     let original = scaling.original_context as f32;
     let longest_kept = original / scaling.high_freq_factor;
     let shortest_scaled = original / scaling.low_freq_factor;
     plain
+        .into_iter()
         .map(|frequency| {
             let wavelength = 2.0 * std::f32::consts::PI / frequency;
             if wavelength < longest_kept {
@@ -60,4 +70,8 @@ fn frequencies(config: &ModelConfig) -> Vec<f32> {
             }
         })
         .collect()
+}
+
+fn plain_frequencies(theta: f32, head_dim: usize) -> Vec<f32> {
+    (0..head_dim).step_by(2).map(|i| 1f32 / theta.powf(i as f32 / head_dim as f32)).collect()
 }

@@ -24,6 +24,10 @@ pub(super) enum Weight {
     KeyNorm(usize),
     AttentionOutput(usize),
     FeedForwardNorm(usize),
+    /// Gemma's: after attention, before the feed-forward block and after it.
+    PostAttentionNorm(usize),
+    PreFeedForwardNorm(usize),
+    PostFeedForwardNorm(usize),
     Gate(usize),
     Up(usize),
     Down(usize),
@@ -47,7 +51,9 @@ impl Weight {
             Self::QueryNorm(l) => in_layer(l, "self_attn.q_norm"),
             Self::KeyNorm(l) => in_layer(l, "self_attn.k_norm"),
             Self::AttentionOutput(l) => in_layer(l, "self_attn.o_proj"),
-            Self::FeedForwardNorm(l) => in_layer(l, "post_attention_layernorm"),
+            Self::FeedForwardNorm(l) | Self::PostAttentionNorm(l) => in_layer(l, "post_attention_layernorm"),
+            Self::PreFeedForwardNorm(l) => in_layer(l, "pre_feedforward_layernorm"),
+            Self::PostFeedForwardNorm(l) => in_layer(l, "post_feedforward_layernorm"),
             Self::Gate(l) => in_layer(l, "mlp.gate_proj"),
             Self::Up(l) => in_layer(l, "mlp.up_proj"),
             Self::Down(l) => in_layer(l, "mlp.down_proj"),
@@ -71,11 +77,28 @@ impl Weight {
             Self::QueryNorm(l) => in_layer(l, "attn_q_norm"),
             Self::KeyNorm(l) => in_layer(l, "attn_k_norm"),
             Self::AttentionOutput(l) => in_layer(l, "attn_output"),
-            Self::FeedForwardNorm(l) => in_layer(l, "ffn_norm"),
+            Self::FeedForwardNorm(l) | Self::PreFeedForwardNorm(l) => in_layer(l, "ffn_norm"),
+            Self::PostAttentionNorm(l) => in_layer(l, "post_attention_norm"),
+            Self::PostFeedForwardNorm(l) => in_layer(l, "post_ffw_norm"),
             Self::Gate(l) => in_layer(l, "ffn_gate"),
             Self::Up(l) => in_layer(l, "ffn_up"),
             Self::Down(l) => in_layer(l, "ffn_down"),
         }
+    }
+
+    /// It is the factor of a norm.
+    pub(super) fn is_norm(self) -> bool {
+        matches!(
+            self,
+            Self::OutputNorm
+                | Self::AttentionNorm(_)
+                | Self::QueryNorm(_)
+                | Self::KeyNorm(_)
+                | Self::FeedForwardNorm(_)
+                | Self::PostAttentionNorm(_)
+                | Self::PreFeedForwardNorm(_)
+                | Self::PostFeedForwardNorm(_)
+        )
     }
 
     /// The shape that the configuration implies: `[out, in]`, or `[width]` for a norm or a bias.
@@ -83,7 +106,12 @@ impl Weight {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         match self {
             Self::Embedding | Self::Output => vec![config.vocab_size, hidden],
-            Self::OutputNorm | Self::AttentionNorm(_) | Self::FeedForwardNorm(_) => vec![hidden],
+            Self::OutputNorm
+            | Self::AttentionNorm(_)
+            | Self::FeedForwardNorm(_)
+            | Self::PostAttentionNorm(_)
+            | Self::PreFeedForwardNorm(_)
+            | Self::PostFeedForwardNorm(_) => vec![hidden],
             Self::Query(_) => vec![config.query_width(), hidden],
             Self::Key(_) | Self::Value(_) => vec![config.kv_width(), hidden],
             Self::QueryBias(_) => vec![config.query_width()],
@@ -122,6 +150,8 @@ pub struct LayerWeights {
     pub o: FrozenLinear,
     /// Norm before the feed-forward block, `[hidden]`.
     pub ffn_norm: Tensor,
+    /// Norms of what attention and the feed-forward block return, where the family has them.
+    pub post_norms: Option<PostNorms>,
     /// Gate projection, `[intermediate, hidden]`.
     pub gate: FrozenLinear,
     /// Up projection, `[intermediate, hidden]`.
@@ -137,6 +167,15 @@ pub struct HeadNorms {
     pub q: Tensor,
     /// `[head_dim]`.
     pub k: Tensor,
+}
+
+/// What blocks' outputs are normed with.
+#[derive(Debug, Clone)]
+pub struct PostNorms {
+    /// `[hidden]`.
+    pub attn: Tensor,
+    /// `[hidden]`.
+    pub ffn: Tensor,
 }
 
 impl LayerWeights {
@@ -155,6 +194,13 @@ impl LayerWeights {
         } else {
             None
         };
+        let (ffn_norm, post_norms) = if config.architecture.is_gemma() {
+            let attn = source.read(Weight::PostAttentionNorm(layer), config)?;
+            let ffn = source.read(Weight::PostFeedForwardNorm(layer), config)?;
+            (Weight::PreFeedForwardNorm(layer), Some(PostNorms { attn, ffn }))
+        } else {
+            (Weight::FeedForwardNorm(layer), None)
+        };
         Ok(Self {
             attn_norm: source.read(Weight::AttentionNorm(layer), config)?,
             q,
@@ -162,7 +208,8 @@ impl LayerWeights {
             v,
             head_norms,
             o: packed(source, Weight::AttentionOutput(layer), config)?,
-            ffn_norm: source.read(Weight::FeedForwardNorm(layer), config)?,
+            ffn_norm: source.read(ffn_norm, config)?,
+            post_norms,
             gate: packed(source, Weight::Gate(layer), config)?,
             up: packed(source, Weight::Up(layer), config)?,
             down: packed(source, Weight::Down(layer), config)?,

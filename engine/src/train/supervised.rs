@@ -29,6 +29,9 @@ pub fn sft(
     output: &Path,
     progress: &mut dyn FnMut(Step) -> ControlFlow<()>,
 ) -> Result<TrainReport, TrainError> {
+    if let Some(family) = model.config.gemma.as_ref().map(|_| model.config.architecture) {
+        return Err(TrainError::Family(family));
+    }
     options.check(model.config.context_length)?;
     let ready = ReadyRows::check(rows, options, model.config.vocab_size)?;
     let parameters = Parameters::new(&model.config, options, start)?;

@@ -39,12 +39,25 @@ SCALED = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+# Windows far shorter than the prompt, bounds that bite.
+GEMMA = {
+    **{key: value for key, value in PLAIN.items() if key != "hidden_act"},
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 12,
+    "sliding_window": 40,
+    "tie_word_embeddings": True,
+}
 FAMILIES = [
     {"model_type": "llama", **PLAIN},
     {"model_type": "llama", **PLAIN, "rope_scaling": SCALED},
     {"model_type": "mistral", **PLAIN, "sliding_window": None},
     {"model_type": "qwen2", **PLAIN, "rope_theta": 1000000.0, "use_sliding_window": False},
     {"model_type": "qwen3", **PLAIN, "rope_theta": 1000000.0, "use_sliding_window": False},
+    {"model_type": "gemma2", **GEMMA, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0},
+    {
+        "model_type": "gemma3_text", **GEMMA, "rope_theta": 1000000.0, "rope_local_base_freq": 500.0,
+        "sliding_window_pattern": 3,
+    },
 ]
 
 
@@ -94,6 +107,12 @@ def weights(family, seed):
         if family == "qwen3":
             for part in ["q", "k"]:
                 every[name(f"{part}_norm.weight")] = noise.tensor([HEAD], 0.2) + 1
+        if family.startswith("gemma"):
+            for part in ["pre", "post"]:
+                every[f"model.layers.{layer}.{part}_feedforward_layernorm.weight"] = noise.tensor([HIDDEN], 0.2) + 1
+            for part in ["q", "k"] if family == "gemma3_text" else []:
+                every[name(f"{part}_norm.weight")] = noise.tensor([HEAD], 0.2) + 1
+            every["lm_head.weight"] = every["model.embed_tokens.weight"]
     return every
 
 

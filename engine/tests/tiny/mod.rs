@@ -92,6 +92,17 @@ pub fn family_weights(family: &str, seed: u64) -> HashMap<String, Tensor> {
                     all.insert(name(&format!("{part}_norm.weight")), (noise.tensor(&[HEAD], 0.2) + 1.0).unwrap());
                 }
             }
+            "gemma2" | "gemma3_text" => {
+                let norm = |part: &str| format!("model.layers.{layer}.{part}_feedforward_layernorm.weight");
+                for part in ["pre", "post"] {
+                    all.insert(norm(part), (noise.tensor(&[HIDDEN], 0.2) + 1.0).unwrap());
+                }
+                for part in if family == "gemma2" { [].as_slice() } else { &["q", "k"] } {
+                    all.insert(name(&format!("{part}_norm.weight")), (noise.tensor(&[HEAD], 0.2) + 1.0).unwrap());
+                }
+                // It is the embedding.
+                all.remove("lm_head.weight");
+            }
             _ => {}
         }
     }

@@ -54,6 +54,9 @@ impl ChatFormat {
             Some(template) => RoleRules::probe(template)?,
             None => RoleRules::default(),
         };
+        if rules.folds_system() {
+            tracing::info!("the chat template takes no system message: its text goes into the first user message");
+        }
         let mut parts = Parts { template, rules, encoder, stop_ids: declared_stops.to_vec() };
         let own = parts.end_of_turn();
         parts.stop_ids.extend(own.filter(|id| !declared_stops.contains(id)));

@@ -66,8 +66,10 @@ impl ChatMessage {
 /// What a template can render, found by trying it once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct RoleRules {
-    /// Neighbours of one role are refused (or a system message is): merge them, and fold the system text into the user's.
+    /// Neighbours of one role are refused: merge them.
     alternate: bool,
+    /// A system message is refused: it becomes the user's.
+    system_as_user: bool,
     /// `function_call` cannot be rendered: it becomes the assistant's.
     calls_as_assistant: bool,
     /// `ipython` cannot be rendered: it becomes the user's.
@@ -86,10 +88,12 @@ impl RoleRules {
             text.is_ok_and(|text| text.contains(SENTINEL))
         };
         let with = |role| ChatMessage::new(role, SENTINEL);
-        let alternate = !shows(&[asked.clone(), with(Role::User)]) || !shows(&[with(Role::System), asked.clone()]);
+        let alternate = !shows(&[asked.clone(), with(Role::User)]);
+        let system_as_user = !shows(&[with(Role::System), asked.clone()]);
         let answered = [asked.clone(), ChatMessage::assistant("probe"), with(Role::Ipython)];
         Ok(Self {
             alternate,
+            system_as_user,
             // Where two roles must alternate there is no place for a third.
             calls_as_assistant: alternate || !shows(&[asked.clone(), with(Role::FunctionCall)]),
             answers_as_user: alternate || !shows(&answered),
@@ -102,24 +106,30 @@ impl RoleRules {
             return Err(ChatError::Empty);
         }
         let renamed = messages.iter().enumerate().map(|(index, message)| {
-            let role = self.renamed(message.role);
+            let role = self.renamed(index, message.role);
             (ChatMessage::new(role, message.content.as_str()), vec![index])
         });
-        Ok(if self.alternate { alternating(renamed) } else { renamed.collect() })
+        Ok(if self.alternate || self.system_as_user { alternating(renamed) } else { renamed.collect() })
     }
 
-    fn renamed(&self, role: Role) -> Role {
+    /// System messages go to the user.
+    pub(super) fn folds_system(&self) -> bool {
+        self.system_as_user
+    }
+
+    fn renamed(&self, index: usize, role: Role) -> Role {
         match role {
             Role::FunctionCall if self.calls_as_assistant => Role::Assistant,
             Role::Ipython if self.answers_as_user => Role::User,
-            Role::System if self.alternate => Role::User,
+            Role::System if self.system_as_user || (self.alternate && index > 0) => Role::User,
             other => other,
         }
     }
 }
 
-/// Merges neighbours of one role with a blank line and begins with a user message. System text has become the user's by
-/// now, so it leads the first user message, or is the one that a chat that began with the assistant needed.
+/// Merges neighbours of one role with a blank line and begins with a user message, or with one after the system's. System
+/// text that has become the user's leads the first user message, or is the one that a chat that began with the assistant
+/// needed.
 fn alternating(messages: impl Iterator<Item = Arranged>) -> Vec<Arranged> {
     let mut all: Vec<Arranged> = Vec::new();
     for (message, indices) in messages {
@@ -132,9 +142,9 @@ fn alternating(messages: impl Iterator<Item = Arranged>) -> Vec<Arranged> {
             _ => all.push((message, indices)),
         }
     }
-    let begins_with_reply = |(first, _): &Arranged| first.role != Role::User;
-    if all.first().is_some_and(begins_with_reply) {
-        all.insert(0, (ChatMessage::user(""), Vec::new()));
+    let first = all.iter().position(|(message, _)| message.role != Role::System).unwrap_or(all.len());
+    if all.get(first).is_none_or(|(message, _)| message.role != Role::User) {
+        all.insert(first, (ChatMessage::user(""), Vec::new()));
     }
     all
 }

@@ -18,6 +18,8 @@ pub mod linear;
 pub mod lora;
 pub mod model;
 pub mod sample;
+mod threads;
 pub mod train;
 
 pub use attention::KvCache;
+pub use threads::leave_threads_to_rayon;

@@ -211,7 +211,7 @@ impl StepLoop {
 
     fn step(&mut self, shares: &[Share]) {
         self.count(shares);
-        let finished = match self.forward(shares) {
+        let finished = match rayon::scope(|_| self.forward(shares)) {
             Ok(finished) => finished,
             Err(error) => {
                 tracing::error!(%error, rows = shares.len(), "a forward pass failed");
@@ -228,7 +228,8 @@ impl StepLoop {
         self.retire(finished);
     }
 
-    /// Runs the step's forward pass and hands every row that asked for logits its own.
+    /// Runs the step's forward pass and hands every row that asked for logits its own. Call it on a thread of rayon's:
+    /// from any other, each of a pass's hundreds of operations would put this thread to sleep and wake it again.
     fn forward(&mut self, shares: &[Share]) -> candle_core::Result<Vec<Finished>> {
         let mut rows: Vec<Option<&mut Row>> = self.running.iter_mut().map(Some).collect();
         let mut chosen: Vec<(Share, &mut Row)> =

@@ -5,10 +5,11 @@ CARGO           ?= cargo
 NEXTEST_VERSION ?= 0.9.143
 NEXTEST_PROFILE ?= default
 MODEL           ?= smollm2-135m
+PYTHON          ?= python3
 EXPERIMENT      ?= configs/experiments/quickstart.yaml
 # More options of `influence run`, as in `make demo RUN_FLAGS=--fresh`.
 RUN_FLAGS       ?=
-# More options of the bench, as in `make bench-dispatch BENCH_FLAGS='--rate 2000 --json'`.
+# More options of a bench, as in `make bench-dispatch BENCH_FLAGS='--rate 2000 --json'`.
 BENCH_FLAGS     ?=
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -18,7 +19,7 @@ INFLUENCE  := $(TARGET_DIR)/debug/influence
 # Seeds of `make chaos`: FROM..TO, the last not included.
 SEEDS           ?= 0..100
 
-.PHONY: help demo build model test tools fmt lint unit doctest chaos bench-dispatch deny clean
+.PHONY: help demo build model test tools fmt lint unit doctest chaos bench bench-dispatch deny clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +60,10 @@ unit: ## Run all tests but doc tests.
 
 doctest: ## Run the examples in the documentation of the library packages.
 	$(CARGO) test --locked --workspace --doc
+
+# Peers run in a Python with torch, transformers, gguf and llama-cpp-python: `make bench PYTHON=venv/bin/python`.
+bench: model ## Measure the engine beside transformers and llama.cpp; takes a quarter of an hour.
+	$(PYTHON) scripts/bench/run.py --model "$${INFLUENCE_TEST_MODEL:-$$($(INFLUENCE) model fetch $(MODEL) --print-path)}" $(BENCH_FLAGS)
 
 # The profile `bench` is a release build: it compiles the coordinator and what it needs anew, without candle.
 bench-dispatch: ## Measure the coordinator with 1,000 simulated workers; takes minutes.

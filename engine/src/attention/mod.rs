@@ -11,7 +11,7 @@ pub use cache::KvCache;
 pub(crate) use cache::{BLOCK, KvBlock, KvPool, KvShape};
 pub(crate) use vector::{exp, sum_of_exp};
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Storage, Tensor};
 use rayon::prelude::*;
 
 /// How heads share keys and values (grouped-query attention, arXiv 2305.13245).
@@ -110,36 +110,37 @@ pub(crate) fn capped(x: &Tensor, cap: f32) -> candle_core::Result<Tensor> {
     Tensor::from_vec(capped, x.shape(), x.device())
 }
 
-/// `activation(gate) * up` for `[rows, width]` f32, elementwise.
-pub(crate) fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
-    gate.apply_op2_no_bwd(up, &Gated(activation))
+/// `activation(gate) * up` for `[rows, width]` f32, elementwise, in the place of `gate`.
+pub(crate) fn gated(gate: Tensor, up: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
+    gate.inplace_op2(up, &Gated(activation))?;
+    Ok(gate)
 }
 
 struct Gated(Activation);
 
-impl CustomOp2 for Gated {
+impl InplaceOp2 for Gated {
     fn name(&self) -> &'static str {
         "gate"
     }
 
     fn cpu_fwd(
         &self,
-        gate: &CpuStorage,
+        gate: &mut CpuStorage,
         gate_layout: &Layout,
         up: &CpuStorage,
         up_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let gate = contiguous(gate, gate_layout)?;
-        let up = contiguous(up, up_layout)?;
+    ) -> candle_core::Result<()> {
+        let CpuStorage::F32(gate) = gate else { candle_core::bail!("a gate in f32 is needed") };
+        let Some((start, end)) = gate_layout.contiguous_offsets() else {
+            candle_core::bail!("a contiguous gate is needed, not {gate_layout:?}");
+        };
         let width = gate_layout.dims().last().copied().unwrap_or(1).max(1);
-        let mut out = vec![0f32; gate.len()];
-        out.par_chunks_mut(width).zip(gate.par_chunks(width).zip(up.par_chunks(width))).for_each(
-            |(out, (gate, up))| match self.0 {
-                Activation::Silu => vector::silu_times(gate, up, out),
-                Activation::GeluTanh => vector::gelu_times(gate, up, out),
-            },
-        );
-        Ok((CpuStorage::F32(out), gate_layout.shape().clone()))
+        let up = contiguous(up, up_layout)?;
+        gate[start..end].par_chunks_mut(width).zip(up.par_chunks(width)).for_each(|(gate, up)| match self.0 {
+            Activation::Silu => vector::silu_times(gate, up),
+            Activation::GeluTanh => vector::gelu_times(gate, up),
+        });
+        Ok(())
     }
 }
 

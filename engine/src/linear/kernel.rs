@@ -8,10 +8,12 @@
     reason = "counted loops over registers: the compiler unrolls them, and they read as the formula does"
 )]
 
+use std::mem::MaybeUninit;
+
 use super::panels::{PANEL, PanelRow};
 
 /// Rows of one forward tile.
-pub(crate) const TILE_ROWS: usize = 8;
+pub(crate) const TILE_ROWS: usize = 12;
 /// Rows and inputs of one backward tile.
 pub(super) const BACK_TILE: usize = 4;
 /// Lanes over which a backward sum is spread before they are folded.
@@ -66,6 +68,10 @@ impl Instructions {
             5 => self.tile_of::<5>(panel, x, tile),
             6 => self.tile_of::<6>(panel, x, tile),
             7 => self.tile_of::<7>(panel, x, tile),
+            8 => self.tile_of::<8>(panel, x, tile),
+            9 => self.tile_of::<9>(panel, x, tile),
+            10 => self.tile_of::<10>(panel, x, tile),
+            11 => self.tile_of::<11>(panel, x, tile),
             _ => self.tile_of::<TILE_ROWS>(panel, x, tile),
         }
     }
@@ -320,12 +326,27 @@ pub(super) struct SharedOutput<'a> {
     owner: std::marker::PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it is a `&mut [f32]` that is only written through `write`, whose contract forbids overlap.
+// SAFETY: it is a `&mut [f32]` that is only used through `write` and `part`, whose contracts forbid overlap.
 unsafe impl Sync for SharedOutput<'_> {}
 
 impl<'a> SharedOutput<'a> {
     pub(super) fn new(output: &'a mut [f32]) -> Self {
         Self { start: output.as_mut_ptr(), length: output.len(), owner: std::marker::PhantomData }
+    }
+
+    /// An output of which nothing has been written yet: only [`SharedOutput::write`] may be used.
+    pub(super) fn unwritten(output: &'a mut [MaybeUninit<f32>]) -> Self {
+        Self { start: output.as_mut_ptr().cast(), length: output.len(), owner: std::marker::PhantomData }
+    }
+
+    /// Writes `values` from `offset` on.
+    ///
+    /// # Safety
+    /// Meanwhile no other call may write an overlapping part.
+    pub(super) unsafe fn write(&self, offset: usize, values: &[f32]) {
+        assert!(offset + values.len() <= self.length, "a tile outside the output");
+        // SAFETY: inside the allocation by the line above, unaliased by the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(offset), values.len()) };
     }
 
     /// The part of the output from `offset` on, `length` elements.

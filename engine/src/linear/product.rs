@@ -5,7 +5,7 @@ use super::panels::{PANEL, PanelRow, Panels};
 use rayon::prelude::*;
 
 /// Rows that one task takes at a time: the panel stays in the second-level cache while they pass.
-const CHUNK_ROWS: usize = 64;
+const CHUNK_ROWS: usize = 6 * TILE_ROWS;
 /// Panels whose share of a backward sum is taken in one go. Part of the order of summation.
 const BACK_PANELS: usize = 64;
 /// Inputs that one backward task takes.
@@ -30,9 +30,10 @@ pub(super) fn forward(
     rows: usize,
 ) -> Vec<f32> {
     let (inputs, outputs) = (panels.inputs(), panels.outputs());
-    let mut output = vec![0.0f32; rows * outputs];
+    // Filled with zeros it would be written twice, the first time by one thread.
+    let mut output = Vec::with_capacity(rows * outputs);
     let interleaved = interleave(x, inputs, rows);
-    let shared = SharedOutput::new(&mut output);
+    let shared = SharedOutput::unwritten(&mut output.spare_capacity_mut()[..rows * outputs]);
     let row_chunks = rows.div_ceil(CHUNK_ROWS);
     let task = |index: usize| {
         let (panel, chunk) = (index / row_chunks, index % row_chunks);
@@ -45,19 +46,21 @@ pub(super) fn forward(
             let count = TILE_ROWS.min(rows - first);
             let x = &interleaved[first * inputs..(first + count) * inputs];
             instructions.tile(weights, x, count, &mut tile);
-            for (row, sums) in tile[..count].iter().enumerate() {
-                // SAFETY: each (row, panel) is written by exactly one task, once.
-                let target = unsafe { shared.part((first + row) * outputs + column, width) };
-                target.copy_from_slice(&sums[..width]);
+            for (row, sums) in tile[..count].iter_mut().enumerate() {
+                let sums = &mut sums[..width];
                 if let Some(bias) = bias {
-                    for (element, bias) in target.iter_mut().zip(&bias[column..]) {
+                    for (element, bias) in sums.iter_mut().zip(&bias[column..]) {
                         *element += bias;
                     }
                 }
+                // SAFETY: each (row, panel) is written by exactly one task, once.
+                unsafe { shared.write((first + row) * outputs + column, sums) };
             }
         }
     };
     run_tasks(panels.count() * row_chunks, rows * inputs * outputs, task);
+    // SAFETY: the tasks have written every panel's columns of every row.
+    unsafe { output.set_len(rows * outputs) };
     output
 }
 
@@ -67,16 +70,20 @@ fn interleave(x: &[f32], inputs: usize, rows: usize) -> Vec<f32> {
     if rows == 1 {
         return x.to_vec();
     }
-    let mut packed = vec![0.0f32; rows * inputs];
-    let blocks = packed.chunks_mut(TILE_ROWS * inputs);
-    for (target, source) in blocks.zip(x.chunks(TILE_ROWS * inputs)) {
-        let count = source.len() / inputs;
-        for (row, values) in source.chunks_exact(inputs).enumerate() {
-            for (place, value) in target[row..].iter_mut().step_by(count).zip(values) {
-                *place = *value;
+    let mut packed = Vec::with_capacity(rows * inputs);
+    let block = TILE_ROWS * inputs;
+    packed.spare_capacity_mut()[..rows * inputs].par_chunks_mut(block).zip(x.par_chunks(block)).for_each(
+        |(target, source)| {
+            let count = source.len() / inputs;
+            for (row, values) in source.chunks_exact(inputs).enumerate() {
+                for (place, value) in target[row..].iter_mut().step_by(count).zip(values) {
+                    place.write(*value);
+                }
             }
-        }
-    }
+        },
+    );
+    // SAFETY: each block's rows have been written in full.
+    unsafe { packed.set_len(rows * inputs) };
     packed
 }
 

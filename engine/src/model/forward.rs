@@ -173,7 +173,7 @@ impl LayerPass<'_> {
         let normed = model.normed(&x, &layer.ffn_norm)?;
         let gate = self.project(&layer.gate, Projection::Gate, &normed)?;
         let up = self.project(&layer.up, Projection::Up, &normed)?;
-        let inner = attention::gated(&gate, &up, model.config.architecture.activation())?;
+        let inner = attention::gated(gate, &up, model.config.architecture.activation())?;
         let down = self.project(&layer.down, Projection::Down, &inner)?;
         x + self.post_normed(down, post.map(|norms| &norms.ffn))?
     }

@@ -127,6 +127,7 @@ async fn generate(arguments: GenerateArguments) -> anyhow::Result<()> {
         stop: arguments.stop.clone(),
         seed: arguments.seed,
         adapter: asked.adapter.clone(),
+        label: "generate",
     };
     let reply = asked.engine.generate(request).await?;
     if !arguments.prompt.json {
@@ -154,6 +155,7 @@ async fn score(arguments: ScoreArguments) -> anyhow::Result<()> {
         adapter: asked.adapter.clone(),
         temperature: 1.0,
         top_p: 1.0,
+        label: "score",
     };
     let score = asked.engine.score(request).await?;
     let masses = score.probabilities.iter().map(|(answer, p)| (answer.clone(), p * score.mass)).collect();

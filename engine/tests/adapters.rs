@@ -67,6 +67,7 @@ fn request(prompt: &[u32], adapter: Option<&str>) -> GenerateRequest {
         stop: Vec::new(),
         seed: 0,
         adapter: adapter.map(str::to_owned),
+        label: "test",
     }
 }
 

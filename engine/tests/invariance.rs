@@ -26,6 +26,7 @@ fn generate_requests() -> Vec<GenerateRequest> {
             stop: Vec::new(),
             seed: seed as u64,
             adapter: None,
+            label: "test",
         })
         .collect()
 }
@@ -36,7 +37,14 @@ fn score_requests(model: &Model) -> Vec<ScoreRequest> {
     assert!(answers.further_steps() >= 2, "the test needs answers of several tokens");
     let prompts = tiny::ragged_prompts(12, 90, 4).into_iter();
     prompts
-        .map(|prompt| ScoreRequest { prompt, answers: answers.clone(), adapter: None, temperature: 1.0, top_p: 1.0 })
+        .map(|prompt| ScoreRequest {
+            prompt,
+            answers: answers.clone(),
+            adapter: None,
+            temperature: 1.0,
+            top_p: 1.0,
+            label: "test",
+        })
         .collect()
 }
 
@@ -111,7 +119,7 @@ async fn a_score_is_what_plain_forward_passes_say() {
     let answers = ["1".to_owned(), "10".to_owned()];
     let tree = Arc::new(AnswerTree::new(&model.tokenizer, &answers).unwrap());
     let engine = Engine::start(model.clone(), EngineOptions::default()).unwrap();
-    let request = ScoreRequest { prompt, answers: tree, adapter: None, temperature: 1.0, top_p: 1.0 };
+    let request = ScoreRequest { prompt, answers: tree, adapter: None, temperature: 1.0, top_p: 1.0, label: "test" };
     let score = engine.score(request).await.unwrap();
     let mass = one + ten + spaced_ten;
     assert!((score.mass - mass).abs() < 1e-6, "{} is not {mass}", score.mass);
@@ -152,8 +160,10 @@ async fn what_earlier_requests_left_behind_changes_no_bit() {
                     stop: Vec::new(),
                     seed: seed as u64,
                     adapter: None,
+                    label: "test",
                 };
-                let score = ScoreRequest { prompt, answers, adapter: None, temperature: 1.0, top_p: 1.0 };
+                let score =
+                    ScoreRequest { prompt, answers, adapter: None, temperature: 1.0, top_p: 1.0, label: "test" };
                 async move {
                     let (reply, score) = futures::future::join(engine.generate(generate), engine.score(score)).await;
                     (generation_bits(&reply.unwrap()), score_bits(&score.unwrap()))

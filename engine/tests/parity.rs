@@ -27,6 +27,7 @@ async fn greedy_tokens_are_those_of_candles_llama() {
             stop: Vec::new(),
             seed: 0,
             adapter: None,
+            label: "test",
         })
         .collect();
     let mut alone = Vec::new();

@@ -26,6 +26,7 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> GenerateRequest {
         stop: Vec::new(),
         seed: 1,
         adapter: None,
+        label: "test",
     }
 }
 
@@ -81,7 +82,7 @@ async fn logits_that_are_not_numbers_fail_the_request() {
         let refused = engine.generate(request(vec![5, 6], 3)).await.unwrap_err();
         assert!(matches!(refused, RequestError::Broken { position: 2, .. }), "{refused}");
     }
-    let score = ScoreRequest { prompt: vec![5], answers, adapter: None, temperature: 1.0, top_p: 1.0 };
+    let score = ScoreRequest { prompt: vec![5], answers, adapter: None, temperature: 1.0, top_p: 1.0, label: "test" };
     assert!(matches!(engine.score(score).await, Err(RequestError::Broken { .. })));
     assert_eq!(engine.counters().failed, 3);
     engine.stop().await;
@@ -107,6 +108,29 @@ async fn a_stop_text_ends_the_reply_and_is_not_part_of_it() {
     assert_eq!(engine.generate(unsaid).await.unwrap(), whole);
     let empty = GenerateRequest { stop: vec![String::new()], ..free };
     assert_eq!(engine.generate(empty).await, Err(RequestError::EmptyStop));
+    engine.stop().await;
+}
+
+/// Protects: what is told of a role is what its requests took, and nobody else's.
+#[tokio::test]
+async fn requests_are_counted_by_their_label() {
+    let model = model(4);
+    let engine = Engine::start(model.clone(), EngineOptions::default()).unwrap();
+    let prompt: Vec<u32> = (0..150).map(|i| 5 + i % 90).collect();
+    let first = engine.generate(GenerateRequest { label: "agent", ..request(prompt.clone(), 6) }).await.unwrap();
+    let answers = Arc::new(AnswerTree::new(&model.tokenizer, &["Yes".to_owned()]).unwrap());
+    let score = ScoreRequest { prompt, answers, adapter: None, temperature: 1.0, top_p: 1.0, label: "preference" };
+    engine.score(score).await.unwrap();
+    let tallies = engine.tallies();
+    let shown = |label: &str| {
+        let tally = tallies[label];
+        (tally.requests, tally.prompt_tokens, tally.reused_tokens, tally.generated_tokens)
+    };
+    assert_eq!(shown("agent"), (1, 150, 0, first.token_ids.len() as u64));
+    // The last token of a prompt is run again: a score needs what follows it.
+    assert_eq!(shown("preference"), (1, 150, 149, 0));
+    assert_eq!(tallies.len(), 2);
+    assert!(engine.counters().step_rows >= engine.counters().steps);
     engine.stop().await;
 }
 
@@ -166,7 +190,8 @@ async fn counters_count_tokens_by_kind() {
     let options = EngineOptions { prefill_chunk: 4, ..Default::default() };
     let engine = Engine::start(model, options).unwrap();
     let reply = engine.generate(request(vec![9; 10], 6)).await.unwrap();
-    let score = ScoreRequest { prompt: vec![7; 13], answers, adapter: None, temperature: 1.0, top_p: 1.0 };
+    let score =
+        ScoreRequest { prompt: vec![7; 13], answers, adapter: None, temperature: 1.0, top_p: 1.0, label: "test" };
     let score = engine.score(score).await.unwrap();
     assert_eq!(score.prompt_tokens, 13);
     let counters = engine.counters();

@@ -20,6 +20,7 @@ pub(super) struct Admissible {
     prompt: Vec<u32>,
     positions: usize,
     pub(super) adapter: Option<String>,
+    pub(super) label: &'static str,
     pub(super) work: Work,
 }
 
@@ -37,6 +38,7 @@ impl Admissible {
             positions: prompt_tokens + request.max_tokens,
             prompt: request.prompt,
             adapter: request.adapter,
+            label: request.label,
             work: Work::Generate(generating),
         })
     }
@@ -56,6 +58,7 @@ impl Admissible {
             positions,
             prompt: request.prompt,
             adapter: request.adapter,
+            label: request.label,
             work: Work::Score(Scoring::new(walk, prompt_tokens, reply)),
         })
     }
@@ -71,7 +74,7 @@ impl Admissible {
 
     /// `cache` may hold the beginning of the prompt already.
     pub(super) fn into_row(self, adapter: Option<Arc<Adapter>>, cache: KvCache) -> Row {
-        Row::new(self.work, adapter, cache, self.prompt)
+        Row::new(self.work, self.label, adapter, cache, self.prompt)
     }
 }
 

@@ -1,6 +1,9 @@
 //! What the engine has done so far.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Live counters, written by the step loop.
 #[derive(Debug, Default)]
@@ -16,9 +19,26 @@ pub(super) struct Counters {
     pub(super) generated_tokens: AtomicU64,
     pub(super) score_tokens: AtomicU64,
     pub(super) steps: AtomicU64,
+    pub(super) step_rows: AtomicU64,
     pub(super) running_rows: AtomicU64,
     pub(super) waiting_rows: AtomicU64,
     pub(super) kv_bytes: AtomicU64,
+    by_label: Mutex<BTreeMap<&'static str, Tally>>,
+}
+
+/// What the requests of one label took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests that were admitted.
+    pub requests: u64,
+    /// Tokens of their prompts.
+    pub prompt_tokens: u64,
+    /// Of these, known from earlier requests.
+    pub reused_tokens: u64,
+    /// Tokens that were sampled for those that are complete.
+    pub generated_tokens: u64,
+    /// How long they waited for a row and memory, all together.
+    pub queued: Duration,
 }
 
 /// A reading of the engine's counters. Token counts and requests only grow; the last three are of this moment.
@@ -46,6 +66,8 @@ pub struct EngineCounters {
     pub score_tokens: u64,
     /// Forward passes.
     pub steps: u64,
+    /// Rows of all passes together: over `steps`, how full they are.
+    pub step_rows: u64,
     /// Rows that hold a cache now.
     pub running_rows: u64,
     /// Requests that wait for room now.
@@ -57,6 +79,14 @@ pub struct EngineCounters {
 impl Counters {
     pub(super) fn add(counter: &AtomicU64, amount: usize) {
         counter.fetch_add(amount as u64, Relaxed);
+    }
+
+    pub(super) fn tally(&self, label: &'static str, count: impl FnOnce(&mut Tally)) {
+        count(self.by_label.lock().unwrap_or_else(PoisonError::into_inner).entry(label).or_default());
+    }
+
+    pub(super) fn tallies(&self) -> BTreeMap<&'static str, Tally> {
+        self.by_label.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn read(&self) -> EngineCounters {
@@ -72,6 +102,7 @@ impl Counters {
             generated_tokens: self.generated_tokens.load(Relaxed),
             score_tokens: self.score_tokens.load(Relaxed),
             steps: self.steps.load(Relaxed),
+            step_rows: self.step_rows.load(Relaxed),
             running_rows: self.running_rows.load(Relaxed),
             waiting_rows: self.waiting_rows.load(Relaxed),
             kv_bytes: self.kv_bytes.load(Relaxed),

@@ -1,5 +1,6 @@
 //! The handle of a running engine.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +9,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admission::{Admissible, Reply};
-use super::counters::{Counters, EngineCounters};
+use super::counters::{Counters, EngineCounters, Tally};
 use super::request::{EngineOptions, GenerateRequest, Generation, RequestError, Score, ScoreRequest, StartError};
 use super::step_loop::StepLoop;
 use crate::model::Model;
@@ -88,6 +89,11 @@ impl Engine {
     /// What it has done so far.
     pub fn counters(&self) -> EngineCounters {
         self.counters.read()
+    }
+
+    /// What it has done so far, by the requests' labels.
+    pub fn tallies(&self) -> BTreeMap<&'static str, Tally> {
+        self.counters.tallies()
     }
 
     /// Generates a reply. Dropping the future cancels the request.

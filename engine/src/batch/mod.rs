@@ -14,7 +14,7 @@ mod row;
 mod step_loop;
 
 pub use budget::kv_budget;
-pub use counters::EngineCounters;
+pub use counters::{EngineCounters, Tally};
 pub use engine::Engine;
 pub use request::{
     EngineOptions, FinishReason, GenerateRequest, Generation, RequestError, Score, ScoreRequest, StartError,

@@ -51,6 +51,8 @@ pub struct GenerateRequest {
     pub seed: u64,
     /// The name of a loaded adapter; `None` is the base model.
     pub adapter: Option<String>,
+    /// For whom it is; requests are counted by it.
+    pub label: &'static str,
 }
 
 /// Why a reply ended.
@@ -92,6 +94,8 @@ pub struct ScoreRequest {
     pub temperature: f32,
     /// 1, but for such comparisons; in (0, 1].
     pub top_p: f32,
+    /// For whom it is; requests are counted by it.
+    pub label: &'static str,
 }
 
 /// Probabilities of the allowed answers.

@@ -15,6 +15,7 @@ use crate::sample::{NotANumber, Sampler, ScoreWalk, Step};
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) work: Work,
+    pub(super) label: &'static str,
     pub(super) adapter: Option<Arc<Adapter>>,
     pub(super) cache: KvCache,
     /// Tokens to run; the first `fed` are in the cache.
@@ -67,9 +68,15 @@ pub(super) struct Ending<'a> {
 }
 
 impl Row {
-    pub(super) fn new(work: Work, adapter: Option<Arc<Adapter>>, cache: KvCache, prompt: Vec<u32>) -> Self {
+    pub(super) fn new(
+        work: Work,
+        label: &'static str,
+        adapter: Option<Arc<Adapter>>,
+        cache: KvCache,
+        prompt: Vec<u32>,
+    ) -> Self {
         let fed = cache.len();
-        Self { work, adapter, cache, feed: prompt, fed, shared: fed / BLOCK }
+        Self { work, label, adapter, cache, feed: prompt, fed, shared: fed / BLOCK }
     }
 
     pub(super) fn salt(&self) -> Salt {

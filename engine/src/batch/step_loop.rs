@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use rayon::prelude::*;
 use tokio::sync::mpsc::{self, error::TryRecvError};
@@ -34,6 +35,7 @@ pub(super) struct StepLoop {
 /// A request that waits, with what its adapter's name meant when it came in.
 struct Waiting {
     request: Admissible,
+    since: Instant,
     adapter: Option<Arc<Adapter>>,
 }
 
@@ -141,7 +143,7 @@ impl StepLoop {
                 }
             },
         };
-        self.waiting.push_back(Waiting { request, adapter });
+        self.waiting.push_back(Waiting { request, since: Instant::now(), adapter });
     }
 
     fn adapter_names(&self) -> String {
@@ -176,12 +178,18 @@ impl StepLoop {
             }
             let promised = self.running.iter().map(|row| row.cache.missing_blocks()).sum();
             let Some(cache) = memory.claim(salt, prompt, waiting.request.positions(), promised) else { return };
-            if let Some(Waiting { request, adapter }) = self.waiting.remove(next) {
+            if let Some(Waiting { request, since, adapter }) = self.waiting.remove(next) {
                 let reused = match &request.work {
                     Work::Generate(_) => &self.counters.generate_reused_tokens,
                     Work::Score(_) => &self.counters.score_reused_tokens,
                 };
                 Counters::add(reused, cache.len());
+                self.counters.tally(request.label, |tally| {
+                    tally.requests += 1;
+                    tally.prompt_tokens += request.prompt().len() as u64;
+                    tally.reused_tokens += cache.len() as u64;
+                    tally.queued += since.elapsed();
+                });
                 self.running.push(request.into_row(adapter, cache));
             }
         }
@@ -274,6 +282,9 @@ impl StepLoop {
         while let Some((index, result)) = results.pop_last() {
             let row = self.running.remove(index);
             self.memory.remember(row.salt(), row.lasting(), &row.cache);
+            if let Ok(Outcome::Generation(reply)) = &result {
+                self.counters.tally(row.label, |tally| tally.generated_tokens += reply.token_ids.len() as u64);
+            }
             self.finish(row.work, result);
         }
     }
@@ -292,6 +303,7 @@ impl StepLoop {
     fn count(&self, shares: &[Share]) {
         let counters = &self.counters;
         Counters::add(&counters.steps, 1);
+        Counters::add(&counters.step_rows, shares.len());
         for share in shares {
             let row = &self.running[share.row];
             if matches!(row.work, Work::Generate(_)) && row.remaining() == share.tokens {

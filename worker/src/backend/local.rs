@@ -79,6 +79,7 @@ impl Backend for LocalBackend {
             stop: request.sampling.stop,
             seed: request.seed,
             adapter: request.adapter,
+            label: request.role.name(),
         });
         let reply = reply.await.map_err(refused)?;
         Ok(Generation {
@@ -99,6 +100,7 @@ impl Backend for LocalBackend {
             adapter: None,
             temperature: scoring.temperature as f32,
             top_p: scoring.top_p as f32,
+            label: request.role.name(),
         });
         let score = score.await.map_err(refused)?;
         let masses = score.probabilities.into_iter().map(|(answer, p)| (answer, p * score.mass)).collect();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use influence_proto::prompts::ChatMessage;
-use influence_proto::{Digest, Sampling, Scoring};
+use influence_proto::{Digest, Role, Sampling, Scoring};
 
 pub use adapters::{AdapterTable, LoadedAdapter};
 pub use error::BackendError;
@@ -33,6 +33,8 @@ pub enum Prompt {
 /// One reply, asked of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest {
+    /// Who asks.
+    pub role: Role,
     /// What it continues.
     pub prompt: Prompt,
     /// How it samples.
@@ -59,6 +61,8 @@ pub struct Generation {
 /// The probabilities of several allowed answers, asked of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoreRequest {
+    /// Who asks.
+    pub role: Role,
     /// The chat whose next reply is judged.
     pub messages: Vec<ChatMessage>,
     /// The allowed answers, one or more.

@@ -32,7 +32,7 @@ impl<'a> Asker<'a> {
         adapter: Option<String>,
     ) -> Result<(Generation, Call), EpisodeError> {
         let seed = stream::of_turn(self.spec.seed, self.turn, role.name());
-        let request = GenerateRequest { prompt, sampling: generator.sampling.clone(), seed, adapter };
+        let request = GenerateRequest { role, prompt, sampling: generator.sampling.clone(), seed, adapter };
         let started = Instant::now();
         let backend = self.backend(role, &generator.model)?;
         let reply = backend.generate(request).await.map_err(|e| self.failed(role, e))?;
@@ -50,6 +50,7 @@ impl<'a> Asker<'a> {
         history: &[Message],
     ) -> Result<(Score, Call), EpisodeError> {
         let request = ScoreRequest {
+            role,
             messages: prompts::assessor(assessor, &self.spec.agent_name, history),
             answers: answers.to_vec(),
             scoring: self.spec.scoring.clone(),

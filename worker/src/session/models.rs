@@ -169,8 +169,22 @@ impl ModelLoader for LocalModels {
                 reused_tokens = done.generate_reused_tokens + done.score_reused_tokens,
                 generated_tokens = done.generated_tokens,
                 steps = done.steps,
+                rows_per_step = %format_args!("{:.1}", done.step_rows as f64 / done.steps.max(1) as f64),
                 "what the engine has run"
             );
+            for (role, tally) in loaded.engine.tallies() {
+                let queued_ms = tally.queued.as_millis() as f64 / tally.requests.max(1) as f64;
+                tracing::info!(
+                    model = %loaded.spec.name,
+                    role,
+                    requests = tally.requests,
+                    prompt_tokens = tally.prompt_tokens,
+                    reused_tokens = tally.reused_tokens,
+                    generated_tokens = tally.generated_tokens,
+                    queued_ms = %format_args!("{queued_ms:.1}"),
+                    "what a role has asked of it"
+                );
+            }
         }
     }
 }

@@ -16,14 +16,21 @@ import llama_cpp
 from sizes import PROMPT, ROWS, START, STEPS, fastest, some_ids
 
 
+# Kept for as long as the library may call it.
+SILENT = llama_cpp.llama_log_callback(lambda *_: None)
+
+
 class Decoder:
     def __init__(self, path):
-        llama_cpp.llama_log_set(llama_cpp.llama_log_callback(lambda *_: None), None)
+        llama_cpp.llama_log_set(SILENT, None)
+        llama_cpp.llama_backend_init()
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = max(PROMPT, ROWS * (START + STEPS))
         params.n_batch = params.n_ubatch = PROMPT
         params.n_seq_max = ROWS
+        # One row may then use the whole context.
+        params.kv_unified = True
         params.n_threads = params.n_threads_batch = len(os.sched_getaffinity(0))
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         self.batch = llama_cpp.llama_batch_init(PROMPT, 0, 1)

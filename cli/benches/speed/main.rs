@@ -4,7 +4,12 @@
 //!   writes how long that took and every call of a model, by its tokens.
 //! - `tokens --model FILE` prints how fast prompts are read and how fast rows are decoded.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a bench ends with whatever is wrong")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a bench prints, and ends with whatever is wrong"
+)]
 
 mod calls;
 mod process;

@@ -21,6 +21,8 @@ use support::servers::{Redis, free_port};
 use support::{LARGE, Lab};
 
 const FAULTS: usize = 20;
+/// More than what other tests need: the run must outlast all faults, also where they do little harm.
+const LARGER: [&str; 2] = ["--set", "environments.siblings=5"];
 const WORKERS: usize = 3;
 /// A run without an end is a failed run.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -53,7 +55,7 @@ impl Cluster {
         let port = free_port();
         let (store, listen) = (format!("redis://127.0.0.1:{}", redis.port), format!("127.0.0.1:{port}"));
         let options = ["--store", &store, "--listen", &listen, "--takeover", "2"];
-        let command = [&["coordinator", "configs/experiments/tiny.yaml"][..], &LARGE, &options].concat();
+        let command = [&["coordinator", "configs/experiments/tiny.yaml"][..], &LARGE, &LARGER, &options].concat();
         let coordinator = Place::start(&lab, "coordinator", &command);
         let workers = (0..WORKERS).map(|i| {
             let (name, url) = (format!("worker{i}"), format!("http://{listen}"));
@@ -147,7 +149,7 @@ fn survive(seed: u64, expected: &BTreeMap<String, Value>) {
 #[test]
 fn kills_and_stops_of_any_process_change_nothing() {
     let calm = Lab::new();
-    calm.succeed(&[&["run", "configs/experiments/tiny.yaml"][..], &LARGE].concat());
+    calm.succeed(&[&["run", "configs/experiments/tiny.yaml"][..], &LARGE, &LARGER].concat());
     let expected = outcome(&calm, &[]);
     let seeds = std::env::var("CHAOS_SEEDS").unwrap_or_else(|_| "2026..2027".to_owned());
     let (from, to) = seeds.split_once("..").expect("CHAOS_SEEDS is FROM..TO");

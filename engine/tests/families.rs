@@ -4,15 +4,15 @@
 
 mod tiny;
 
-use influence_engine::model::{LogitRows, Model, Segment};
+use influence_engine::model::{LoadError, LogitRows, Model, Segment};
 use serde_json::Value;
 
-fn load(reference: &Value) -> Model {
+fn load(reference: &Value) -> Result<Model, LoadError> {
     let folder = tempfile::tempdir().unwrap();
     let family = reference["config"]["model_type"].as_str().unwrap();
     tiny::write_folder(folder.path(), &tiny::family_weights(family, reference["seed"].as_u64().unwrap()));
     std::fs::write(folder.path().join("config.json"), reference["config"].to_string()).unwrap();
-    Model::load(folder.path()).unwrap()
+    Model::load(folder.path())
 }
 
 fn numbers<T: serde::de::DeserializeOwned>(value: &Value) -> Vec<T> {
@@ -27,7 +27,7 @@ fn references() -> Vec<Value> {
 #[test]
 fn logits_are_those_of_transformers() {
     for reference in references() {
-        let model = load(&reference);
+        let model = load(&reference).unwrap();
         let prompt: Vec<u32> = numbers(&reference["prompt"]);
         let mut cache = model.new_cache(prompt.len());
         let segment = Segment { tokens: &prompt, cache: &mut cache, adapter: None, logits: LogitRows::All };
@@ -56,11 +56,30 @@ fn a_sliding_window_bounds_the_context() {
         for (key, value) in changes {
             reference["config"][*key] = value.clone();
         }
-        load(&reference).config.context_length
+        load(&reference).unwrap().config.context_length
     };
     let window = ("sliding_window", Value::from(40));
     assert_eq!(context(2, std::slice::from_ref(&window)), 40);
     assert_eq!(context(2, &[("sliding_window", Value::from(4096))]), tiny::CONTEXT);
     assert_eq!(context(3, std::slice::from_ref(&window)), tiny::CONTEXT, "it is there, but not used");
     assert_eq!(context(4, &[window, ("use_sliding_window", true.into())]), 40);
+}
+
+/// Protects: a Gemma whose files leave open what its layers see or how its scores are bounded is refused, not run by a
+/// guess.
+#[test]
+fn a_gemma_that_leaves_its_graph_open_is_refused() {
+    let refusal = |index: usize, change: &dyn Fn(&mut Value)| {
+        let mut reference = references().remove(index);
+        change(&mut reference["config"]);
+        load(&reference).unwrap_err().to_string()
+    };
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        let error = refusal(5, &|config| drop(config.as_object_mut().unwrap().remove(key)));
+        assert!(error.contains(key), "{error}");
+    }
+    let error = refusal(6, &|config| config["layer_types"] = serde_json::json!(["full_attention", "chunked", "x"]));
+    assert!(error.contains("chunked") && error.contains("sliding_attention"), "{error}");
+    let error = refusal(6, &|config| config["layer_types"] = serde_json::json!(["full_attention"]));
+    assert!(error.contains("layer_types") && error.contains('3'), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use super::Scores;
 use super::cache::{BLOCK, Part};
-use super::vector::{LANES, cap_body, exp, for_each_instruction_set};
+use super::vector::{LANES, exp, for_each_instruction_set, softcap_body};
 
 /// What a token sees of one key/value head.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ fn attend_body(query: &[f32], past: &Past<'_>, scoring: Scores, scores: &mut Vec
     let heads = query.chunks_exact(past.width);
     for (query, out) in heads.zip(out.chunks_exact_mut(past.width)) {
         score(query, past, scoring.scale, scores);
-        if let Some(cap) = scoring.cap {
-            cap_body(scores, cap);
+        if let Some(cap) = scoring.softcap {
+            softcap_body(scores, cap);
         }
         let total = weigh_scores(scores, past.from, past.seen);
         mix(&scores[..past.seen], past, total, out);
@@ -172,12 +172,12 @@ mod tests {
     }
 
     /// Protects: attention against the textbook formula in f64, and equal bits from every instruction set, for head
-    /// widths that fill tiles, lanes and neither, with and without a window and a cap.
+    /// widths that fill tiles, lanes and neither, with and without a window and a softcap.
     #[test]
     fn equals_plain_softmax_attention() {
         let shapes = [(8, 1), (16, 63), (24, 64), (64, 65), (80, 130), (128, 200)];
         for ((width, seen), window) in shapes.into_iter().flat_map(|shape| [(shape, None), (shape, Some(40))]) {
-            let scoring = Scores { scale: 0.25, cap: window.map(|_| 1.5), window };
+            let scoring = Scores { scale: 0.25, softcap: window.map(|_| 1.5), window };
             let (by_position, values) = (wave(seen * width, 0.13), wave(seen * width, 0.29));
             let pool = Arc::new(KvPool::new(KvShape { layers: 1, kv_heads: 1, width }));
             let mut cache = KvCache::new(pool, seen);
@@ -193,7 +193,7 @@ mod tests {
             assert_eq!(bits(&fast), bits(&plain), "width {width}, seen {from}..{seen}");
             for head in 0..2 {
                 let query = &query[head * width..(head + 1) * width];
-                let exact = textbook(query, &by_position, &values, width, from..seen, scoring.cap);
+                let exact = textbook(query, &by_position, &values, width, from..seen, scoring.softcap);
                 for (got, want) in fast[head * width..].iter().zip(&exact) {
                     assert!((f64::from(*got) - want).abs() < 1e-5, "{got} is not {want}");
                 }

@@ -28,7 +28,7 @@ pub(crate) struct Scores {
     /// Products are multiplied by it.
     pub(crate) scale: f32,
     /// Scores stay within plus and minus this, by a hyperbolic tangent.
-    pub(crate) cap: Option<f32>,
+    pub(crate) softcap: Option<f32>,
     /// Positions that a token sees, its own included, if it does not see all.
     pub(crate) window: Option<usize>,
 }
@@ -101,10 +101,10 @@ pub(crate) fn remember(
 }
 
 /// `cap * tanh(x / cap)`, elementwise.
-pub(crate) fn capped(x: &Tensor, cap: f32) -> candle_core::Result<Tensor> {
+pub(crate) fn softcap(x: &Tensor, cap: f32) -> candle_core::Result<Tensor> {
     let capped = with_slice(x, |x| {
         let mut x = x.to_vec();
-        vector::cap(&mut x, cap);
+        vector::softcap(&mut x, cap);
         x
     })?;
     Tensor::from_vec(capped, x.shape(), x.device())

@@ -93,12 +93,12 @@ fn gelu_times_body(gate: &mut [f32], up: &[f32]) {
 
 for_each_instruction_set! {
     /// `x = cap * tanh(x / cap)`, elementwise.
-    pub(super) fn cap(values: &mut [f32], cap: f32) = cap_body
+    pub(super) fn softcap(values: &mut [f32], cap: f32) = softcap_body
 }
 
 /// With `tanh(y) = 1 - 2 / (e^2y + 1)`.
 #[inline(always)]
-pub(super) fn cap_body(values: &mut [f32], cap: f32) {
+pub(super) fn softcap_body(values: &mut [f32], cap: f32) {
     for value in values {
         *value = cap * (1.0 - 2.0 / (exp(*value / cap * 2.0) + 1.0));
     }
@@ -160,11 +160,11 @@ mod tests {
 
     /// Protects: Gemma's activation and bounds, at their ends and between.
     #[test]
-    fn gelu_and_cap_follow_their_formulas() {
+    fn gelu_and_softcap_follow_their_formulas() {
         let values = [-90.0f32, -3.0, -0.5, -1e-3, 0.0, 1e-3, 0.7, 4.0, 90.0];
         let (mut gelu, mut capped) = (values, values);
         gelu_times(&mut gelu, &[1.0; 9]);
-        cap(&mut capped, 2.0);
+        softcap(&mut capped, 2.0);
         for ((x, gelu), capped) in values.map(f64::from).into_iter().zip(gelu).zip(capped) {
             let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
             assert!((f64::from(gelu) - 0.5 * x * (1.0 + u.tanh())).abs() < 1e-6, "gelu({x}) is not {gelu}");
@@ -184,8 +184,8 @@ mod tests {
         gelu_times(&mut fast, &up);
         gelu_times_body(&mut plain, &up);
         assert_eq!(bits(&fast), bits(&plain));
-        cap(&mut fast, 5.0);
-        cap_body(&mut plain, 5.0);
+        softcap(&mut fast, 5.0);
+        softcap_body(&mut plain, 5.0);
         assert_eq!(bits(&fast), bits(&plain));
         let fast = sum_of_exp(&values, 3.0, 0.7);
         assert_eq!(fast.to_bits(), sum_of_exp_body(&values, 3.0, 0.7).to_bits());

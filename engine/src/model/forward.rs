@@ -88,8 +88,8 @@ impl Model {
         let count = wanted.len();
         let x = x.index_select(&Tensor::from_vec(wanted, count, &Device::Cpu)?, 0)?;
         let logits = self.lm_head.forward(&self.normed(&x, &self.norm)?)?;
-        match self.config.gemma.as_ref().and_then(|gemma| gemma.logit_cap) {
-            Some(cap) => attention::capped(&logits, cap).map(Some),
+        match self.config.gemma.as_ref().and_then(|gemma| gemma.logit_softcap) {
+            Some(cap) => attention::softcap(&logits, cap).map(Some),
             None => Ok(Some(logits)),
         }
     }
@@ -112,7 +112,7 @@ impl Model {
         let gemma = self.config.gemma.as_ref();
         Scores {
             scale: gemma.map_or_else(|| 1.0 / (self.config.head_dim as f32).sqrt(), |gemma| gemma.attention_scale),
-            cap: gemma.and_then(|gemma| gemma.attention_cap),
+            softcap: gemma.and_then(|gemma| gemma.attention_softcap),
             window: self.window(layer),
         }
     }

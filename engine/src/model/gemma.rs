@@ -13,15 +13,15 @@ pub struct Gemma {
     /// Scores of attention are `attention_scale * (q . k)`.
     pub attention_scale: f32,
     /// Scores of attention stay within plus and minus this, by a hyperbolic tangent.
-    pub attention_cap: Option<f32>,
+    pub attention_softcap: Option<f32>,
     /// Logits stay within plus and minus this.
-    pub logit_cap: Option<f32>,
+    pub logit_softcap: Option<f32>,
     /// Tokens that a layer with a window sees, the token itself included.
     pub window: usize,
     /// Per layer, whether it sees its window only.
     pub sliding: Vec<bool>,
-    /// Base of the rotary frequencies in layers with a window.
-    pub sliding_rope_theta: f32,
+    /// Base of the rotary frequencies in layers with a window, where it is another (Gemma 3).
+    pub sliding_rope_theta: Option<f32>,
 }
 
 /// The keys of `config.json` that only Gemma has.
@@ -53,10 +53,26 @@ impl Gemma {
             value,
             expected: expected.to_owned(),
         };
+        if architecture == Architecture::Gemma2 {
+            // Without them transformers takes bounds of its own; null is how a file says that there is none.
+            for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+                if config.get(key).is_none() {
+                    let key = key.to_owned();
+                    return Err(LoadError::MissingKey { path: path.to_owned(), key, for_what: "model" });
+                }
+            }
+        }
         // Every so many layers, the last of them sees everything.
         let pattern = raw.sliding_window_pattern.unwrap_or(if architecture == Architecture::Gemma3 { 6 } else { 2 });
         let sliding: Vec<bool> = match &raw.layer_types {
-            Some(types) => types.iter().map(|kind| kind == "sliding_attention").collect(),
+            Some(types) => types
+                .iter()
+                .map(|kind| match kind.as_str() {
+                    "sliding_attention" => Ok(true),
+                    "full_attention" => Ok(false),
+                    other => Err(invalid("layer_types", other.to_owned(), "sliding_attention or full_attention")),
+                })
+                .collect::<Result<_, _>>()?,
             None => (1..=layers).map(|layer| !layer.is_multiple_of(pattern.max(1))).collect(),
         };
         if sliding.len() != layers {
@@ -76,13 +92,15 @@ impl Gemma {
         let cap = |key: &str, value: Option<f32>| value.map(|value| positive(key, value)).transpose();
         Ok(Self {
             attention_scale: positive("query_pre_attn_scalar", raw.query_pre_attn_scalar)?.powf(-0.5),
-            attention_cap: cap("attn_logit_softcapping", raw.attn_logit_softcapping)?,
-            logit_cap: cap("final_logit_softcapping", raw.final_logit_softcapping)?,
+            attention_softcap: cap("attn_logit_softcapping", raw.attn_logit_softcapping)?,
+            logit_softcap: cap("final_logit_softcapping", raw.final_logit_softcapping)?,
             window: raw.sliding_window,
             sliding,
-            sliding_rope_theta: match raw.rope_local_base_freq {
-                Some(theta) => positive("rope_local_base_freq", theta)?,
-                None => 10_000.0,
+            sliding_rope_theta: match architecture {
+                Architecture::Gemma3 => {
+                    Some(positive("rope_local_base_freq", raw.rope_local_base_freq.unwrap_or(10_000.0))?)
+                }
+                _ => None,
             },
         })
     }

@@ -20,8 +20,7 @@ impl RopeTable {
 
     /// The table of layers that see a window only, if the model has one of its own for them.
     pub(super) fn sliding(config: &ModelConfig) -> candle_core::Result<Option<Self>> {
-        let own = config.gemma.as_ref().map(|gemma| gemma.sliding_rope_theta);
-        let own = own.filter(|theta| *theta != config.rope_theta || config.rope_scaling.is_some());
+        let own = config.gemma.as_ref().and_then(|gemma| gemma.sliding_rope_theta);
         own.map(|theta| Self::of(plain_frequencies(theta, config.head_dim), config)).transpose()
     }
 

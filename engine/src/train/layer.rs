@@ -40,7 +40,7 @@ impl<'a> Pass<'a> {
     /// The embedded tokens `[tokens, hidden]`.
     pub(super) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(ids, &Device::Cpu)?;
-        self.model.embedding.index_select(&ids, 0)
+        self.model.embed(&ids)
     }
 
     /// Layer `index` of `x [tokens, hidden]`.

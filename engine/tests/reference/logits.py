@@ -53,7 +53,10 @@ FAMILIES = [
     {"model_type": "mistral", **PLAIN, "sliding_window": None},
     {"model_type": "qwen2", **PLAIN, "rope_theta": 1000000.0, "use_sliding_window": False},
     {"model_type": "qwen3", **PLAIN, "rope_theta": 1000000.0, "use_sliding_window": False},
-    {"model_type": "gemma2", **GEMMA, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0},
+    {
+        "model_type": "gemma2", **GEMMA, "rope_theta": 50000.0, "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 8.0,
+    },
     {
         "model_type": "gemma3_text", **GEMMA, "rope_theta": 1000000.0, "rope_local_base_freq": 500.0,
         "sliding_window_pattern": 3,

@@ -63,7 +63,7 @@ pub struct TransitionOutcome {
 pub struct EnvironmentReply {
     /// What the user said.
     pub text: String,
-    /// Stopped by `max_tokens`.
+    /// Stopped by `max_tokens` or a stop text.
     pub cut_off: bool,
 }
 

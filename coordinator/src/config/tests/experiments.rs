@@ -168,12 +168,27 @@ fn settings_that_contradict_each_other_are_refused() {
 #[test]
 fn overrides_are_checked_like_the_file_and_blamed_by_their_flag() {
     let configs = Configs::new();
-    let experiment =
-        configs.load(CLINIC, &[("training.epochs", "3"), ("evaluation.at", "[first]"), ("roles.agent.top_k", "5")]);
+    let experiment = configs.load(
+        CLINIC,
+        &[
+            ("training.epochs", "3"),
+            ("evaluation.at", "[first]"),
+            ("roles.agent.top_k", "5"),
+            ("roles.agent.min_p", "0.05"),
+            ("roles.environment.stop", "[END, \"\\n\\n\"]"),
+        ],
+    );
     let experiment = experiment.unwrap();
-    assert_eq!((experiment.training.epochs, experiment.roles.agent.sampling.top_k), (3, 5));
+    let (agent, environment) = (&experiment.roles.agent.sampling, &experiment.roles.environment.sampling);
+    assert_eq!((experiment.training.epochs, agent.top_k, agent.min_p), (3, 5, 0.05));
+    assert_eq!((agent.stop.len(), environment.stop.as_slice()), (0, ["END".to_owned(), "\n\n".to_owned()].as_slice()));
     assert_eq!(experiment.evaluation.after.len(), 1);
     for (key, value, message) in [
+        (
+            "roles.agent.stop",
+            "[END, '']",
+            "--set roles.agent.stop: `roles.agent.stop` holds an empty text, which would end every reply at once",
+        ),
         ("training.epoch", "3", "--set training.epoch: unknown key `training.epoch`; did you mean `epochs`?"),
         (
             "training.epochs",

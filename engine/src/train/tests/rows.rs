@@ -1,16 +1,37 @@
 use super::super::rows::ReadyRows;
 use super::super::{LongRows, SftOptions, TrainError, TrainRow, sft};
 use super::{model, options, row};
+use crate::model::{Architecture, Gemma};
 use std::ops::ControlFlow;
 
 fn error(rows: &[TrainRow]) -> TrainError {
     ReadyRows::check(rows, &options(), 300).unwrap_err()
 }
 
-/// Protects: a row that would teach nothing, or nonsense, is refused by number.
 /// A change to valid options.
 type Edit = fn(&mut SftOptions);
 
+/// Protects: a family whose backward pass would be another one's is refused, and writes nothing.
+#[test]
+fn a_family_without_a_backward_pass_is_refused() {
+    let mut model = model();
+    model.config.architecture = Architecture::Gemma2;
+    model.config.gemma = Some(Gemma {
+        attention_scale: 0.5,
+        attention_softcap: None,
+        logit_softcap: None,
+        window: 8,
+        sliding: vec![false; 3],
+        sliding_rope_theta: None,
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("adapter");
+    let refused = sft(&model, None, &[row(8, 3, 1)], &options(), &output, &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(refused, Err(TrainError::Family(Architecture::Gemma2))), "{refused:?}");
+    assert!(!output.exists());
+}
+
+/// Protects: a row that would teach nothing, or nonsense, is refused by number.
 #[test]
 fn rows_that_cannot_be_learnt_are_refused() {
     let good = || row(8, 3, 1);

@@ -22,7 +22,7 @@ use support::{LARGE, Lab};
 
 const FAULTS: usize = 20;
 /// More than what other tests need: the run must outlast all faults, also where they do little harm.
-const LARGER: [&str; 2] = ["--set", "environments.siblings=5"];
+const LARGER: [&str; 2] = ["--set", "environments.siblings=12"];
 const WORKERS: usize = 3;
 /// A run without an end is a failed run.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -125,7 +125,7 @@ fn survive(seed: u64, expected: &BTreeMap<String, Value>) {
         faults.push(cluster.suffer(&mut draws));
         let ended = cluster.coordinator.status();
         assert!(ended.is_none(), "the run ended ({ended:?}) after {faults:?}\n{}", cluster.logs());
-        std::thread::sleep(draws.between(50, 500));
+        std::thread::sleep(draws.between(50, 250));
     }
     let troubled = started.elapsed();
     let end = cluster.coordinator.wait(LIMIT.saturating_sub(troubled));

@@ -49,8 +49,8 @@ pub struct CoordinatorOptions {
     pub listen: SocketAddr,
     /// Who may call it.
     pub access: Access,
-    /// How long work of an earlier process waits for its holder to come back. Zero where the
-    /// workers ended with that process.
+    /// How long work of an earlier process waits for its holder to come back, a lease's time at most. Zero
+    /// where the workers ended with that process.
     pub reclaim: Duration,
     /// How long the store may refuse every write, as with a full disk, before the run stops; none: for
     /// as long as it takes.
@@ -190,10 +190,12 @@ impl Coordinator {
 }
 
 fn limits(experiment: &Experiment, reclaim: Duration) -> Limits {
+    let lease = Duration::from_secs(experiment.leases.seconds.into());
     Limits {
-        lease_ms: u64::from(experiment.leases.seconds) * 1000,
+        lease_ms: lease.as_millis() as u64,
         attempts: experiment.attempts,
-        reclaim_ms: reclaim.as_millis() as u64,
+        // Without a coordinator no lease was renewed: a holder that is alive waits for it, and comes at once.
+        reclaim_ms: reclaim.min(lease).as_millis() as u64,
         straggler_ms: u64::from(experiment.leases.straggler_seconds) * 1000,
         ..Limits::default()
     }

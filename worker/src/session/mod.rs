@@ -174,6 +174,8 @@ impl Worker {
 
     async fn sessions(&self) -> Result<(), WorkerError> {
         let mut backoff = Backoff::new(self.handshake.incarnation());
+        // Apart: a coordinator that answers again is no reason to wait as long as while it did not.
+        let mut forgotten = backoff.clone();
         loop {
             let connection =
                 Connection { client: &self.client, identity: &self.identity, leases: &self.leases, tasks: &self.tasks };
@@ -181,6 +183,7 @@ impl Worker {
             let end = connection.serve().await;
             if opened.elapsed() > STEADY {
                 backoff.reset();
+                forgotten.reset();
             }
             match end {
                 End::Goodbye(reason) => {
@@ -193,7 +196,8 @@ impl Worker {
                 }
                 End::Forgotten => {
                     self.join_again().await?;
-                    tokio::time::sleep(backoff.next()).await;
+                    backoff.reset();
+                    tokio::time::sleep(forgotten.next()).await;
                 }
                 End::Lost(reason) => {
                     if backoff.tries() == 0 {

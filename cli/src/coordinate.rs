@@ -9,9 +9,9 @@ use anyhow::Context;
 use influence_coordinator::access::Access;
 use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::Experiment;
-use influence_coordinator::store::{RunStatus, Store, StoreAddress, StoreError};
+use influence_coordinator::store::{OpenStoreError, RunStatus, Store, StoreAddress, StoreError};
 use influence_coordinator::{
-    Coordinator, CoordinatorOptions, Leadership, Opened, RunError, RunHandle, StartError, open_run,
+    Coordinator, CoordinatorOptions, Leadership, OpenError, Opened, RunError, RunHandle, StartError, open_run,
 };
 use influence_proto::RunId;
 use tokio_util::sync::CancellationToken;
@@ -73,6 +73,27 @@ impl Open {
         let finished = matches!(opened, Opened::Finished(_));
         let artifacts = artifacts.unwrap_or_else(|| data.data.join("artifacts").into_os_string());
         Ok(Self { run: opened.run().clone(), store, finished, address, artifacts, experiment, data: data.clone() })
+    }
+
+    /// As [`Open::new`], for a coordinator: one that is started anew may come back before its store does. None when
+    /// cancelled.
+    async fn patiently(arguments: &CoordinatorArguments, cancel: &CancellationToken) -> anyhow::Result<Option<Self>> {
+        let mut told = String::new();
+        loop {
+            let opened = Self::new(&arguments.experiment, &arguments.data, arguments.artifacts.clone()).await;
+            let away = match opened {
+                Err(error) if is_away(&error) => error.to_string(),
+                other => return other.map(Some),
+            };
+            if told != away {
+                eprintln!("waiting: {away}");
+                told = away;
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(None),
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+        }
     }
 
     /// Takes the lead, at once or not at all.
@@ -155,7 +176,9 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Resu
     let door = Door { listen: arguments.listen, access: credentials::access(&arguments.access)? };
     // Before the run is opened: nothing is begun that cannot go on.
     door.access.permits(door.listen)?;
-    let open = Open::new(&arguments.experiment, &arguments.data, arguments.artifacts).await?;
+    let Some(open) = Open::patiently(&arguments, &cancel).await? else {
+        return Err(RunError::Stopped.into());
+    };
     let mut done = open.finished;
     while !done {
         let Some(leadership) = open.stand_by(&door, &waits, &cancel).await? else {
@@ -182,6 +205,15 @@ fn passes(error: &anyhow::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a run cannot be opened because its store is out of reach.
+fn is_away(error: &anyhow::Error) -> bool {
+    let store = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(OpenStoreError::Store(store)), _) | (_, Some(OpenError::Store(store))) => Some(store),
+        _ => None,
+    };
+    matches!(store, Some(StoreError::Away { .. }))
 }
 
 /// Who leads, for people.

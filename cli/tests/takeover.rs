@@ -70,3 +70,26 @@ fn a_standby_takes_over_from_a_leader_that_is_killed_or_cut_off() {
     let said: String = workers.iter().map(Place::said).collect();
     nothing_acknowledged_is_missing(&said).unwrap();
 }
+
+/// Protects: a coordinator and its Redis may be started in any order, as after a machine's restart; and it can be told to
+/// end while it waits.
+#[test]
+fn a_coordinator_that_starts_before_its_redis_waits_for_it() {
+    let lab = Lab::new();
+    let mut redis = Redis::start(lab.path("redis"));
+    redis.kill();
+    let store = format!("redis://127.0.0.1:{}", redis.port);
+    let start = |name: &str| {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let command = ["coordinator", "configs/experiments/tiny.yaml", "--store", &store, "--listen", &listen];
+        let place = Place::start(&lab, name, &command);
+        place.until_said("waiting: the store redis://", 1);
+        place
+    };
+    let (patient, mut told) = (start("patient"), start("told"));
+    told.signal("TERM");
+    let end = told.wait(Duration::from_secs(10));
+    assert!(end.is_some_and(|end| !end.success()), "{end:?}\n{}", told.said());
+    redis.start_again();
+    patient.until_said("leading", 1);
+}

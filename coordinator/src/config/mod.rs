@@ -18,8 +18,8 @@ pub use document::{Place, Problem, Problems};
 pub use experiment::Experiment;
 pub use models::{ModelTable, load_models};
 pub use settings::{
-    AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings, LeaseSettings,
-    LongRows, Order, RewardSettings, RewardTurns, RoleSettings, RowMode, SelectionLevel, SelectionSettings,
-    TrainingSettings, VetoSettings,
+    AssessorLayout, AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings,
+    LeaseSettings, LongRows, Order, RewardSettings, RewardTurns, RoleSettings, RowMode, SelectionLevel,
+    SelectionSettings, TrainingSettings, VetoSettings,
 };
 pub use validate::{Valid, validate};

@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::document::{Problem, Section, Step, describe, fraction_of, nearest, scalar_text, visible};
 use super::settings::{
-    AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings, LeaseSettings,
-    LongRows, Order, RewardSettings, RewardTurns, RoleSettings, RowMode, SelectionLevel, SelectionSettings,
-    TrainingSettings, VetoSettings,
+    AssessorLayout, AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings,
+    LeaseSettings, LongRows, Order, RewardSettings, RewardTurns, RoleSettings, RowMode, SelectionLevel,
+    SelectionSettings, TrainingSettings, VetoSettings,
 };
 use crate::environments::{EnvironmentClass, InfluencePrompts};
 use crate::selection::Fraction;
@@ -138,6 +138,14 @@ pub(super) fn roles(
         preference: assessor(section.section("preference"), model, places),
         transition: assessor(section.section("transition"), model, places),
         influence: influence(section.section("influence"), model, class, places),
+        assessor_layout: section.choice(
+            "assessor_layout",
+            &[
+                ("instructions_first", AssessorLayout::InstructionsFirst),
+                ("transcript_first", AssessorLayout::TranscriptFirst),
+            ],
+            AssessorLayout::InstructionsFirst,
+        ),
     };
     section.finish();
     roles

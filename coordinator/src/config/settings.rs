@@ -54,6 +54,27 @@ pub struct RoleSettings {
     pub transition: AssessorSettings,
     /// Detects harmful influence, where enabled.
     pub influence: Option<InfluenceSettings>,
+    /// What comes first in the prompts of preference, transition and influence.
+    #[serde(skip_serializing_if = "AssessorLayout::is_default")]
+    pub assessor_layout: AssessorLayout,
+}
+
+/// The order of an assessor's prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AssessorLayout {
+    /// Its system prompt, then the transcript.
+    InstructionsFirst,
+    /// The transcript, then the text of its system prompt: assessors that see the same transcript share its computation,
+    /// and so do an episode's turns.
+    TranscriptFirst,
+}
+
+impl AssessorLayout {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::InstructionsFirst
+    }
 }
 
 /// A role that writes text.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::pools::{Pool, pool, shares, used};
-use crate::config::{Experiment, Order};
+use crate::config::{AssessorLayout, Experiment, Order};
 use crate::environments::{AssessorPrompt, Scene};
 
 /// What episodes are rolled out for.
@@ -203,7 +203,11 @@ fn spec(
     };
     let assessor = |model: &str, prompt: AssessorPrompt, sees_tools: bool| {
         let AssessorPrompt { system, suffix, answers } = prompt;
-        Arc::new(AssessorRole { model: model.to_owned(), system_prompt: system, suffix, answers, sees_tools })
+        let (system_prompt, suffix) = match roles.assessor_layout {
+            AssessorLayout::InstructionsFirst => (system, suffix),
+            AssessorLayout::TranscriptFirst => (String::new(), format!("{system}\n\n{suffix}").trim().to_owned()),
+        };
+        Arc::new(AssessorRole { model: model.to_owned(), system_prompt, suffix, answers, sees_tools })
     };
     let influence = roles.influence.as_ref().zip(scene.influence);
     EpisodeSpec {

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use influence_proto::{EpisodeSpec, RunId, wire};
+use influence_proto::prompts::{ChatRole, assessor};
+use influence_proto::{EpisodeSpec, Message, RunId, Speaker, wire};
 
 use super::{Phase, plan, pool, shares};
 use crate::config::Experiment;
@@ -170,4 +171,31 @@ fn roles_reach_the_spec() {
     assert_eq!((spec.agent.model.as_str(), spec.agent.sampling.max_tokens), ("tiny", 9));
     assert_eq!((spec.environment_class.as_str(), spec.max_turns), ("clinic", 2));
     assert!(!spec.preference.sees_tools);
+}
+
+/// Protects: with the transcript first, all assessors' prompts begin alike, and none loses its instructions; without it,
+/// nothing changes, not even what an experiment is identified by.
+#[test]
+fn assessors_may_read_the_transcript_before_their_instructions() {
+    let roles = |layout: &str| {
+        let settings = format!("roles: {{influence: {{enabled: true}}{layout}}}\n");
+        Configs::new().experiment(&format!("{CLINIC}{settings}"))
+    };
+    let (usual, turned) = (roles(""), roles(", assessor_layout: transcript_first"));
+    assert!(!usual.resolved().to_string().contains("assessor_layout"));
+    assert!(turned.resolved().to_string().contains("transcript_first"));
+    let first = |experiment: &Experiment| planned(experiment, Phase::Train, 0).remove(0);
+    let (usual, turned) = (first(&usual), first(&turned));
+    let history = [Message { speaker: Speaker::Agent, content: "Hello".into() }];
+    let assessors =
+        |spec: &EpisodeSpec| [spec.preference.clone(), spec.transition.clone(), spec.influence.clone().unwrap()];
+    for (usual, turned) in assessors(&usual).into_iter().zip(assessors(&turned)) {
+        let before = assessor(&usual, "Ada", &history);
+        let after = assessor(&turned, "Ada", &history);
+        let [system, told] = &before[..] else { panic!("{before:?}") };
+        let [only] = &after[..] else { panic!("{after:?}") };
+        let transcript = told.content.strip_suffix(&usual.suffix).unwrap();
+        let expected = format!("{transcript}{}\n\n{}", system.content, usual.suffix);
+        assert_eq!((only.role, &*only.content), (ChatRole::User, expected.trim_end()));
+    }
 }

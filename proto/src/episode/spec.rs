@@ -112,7 +112,7 @@ pub struct GeneratorRole {
 pub struct AssessorRole {
     /// Name of the model that serves it.
     pub model: String,
-    /// Rendered system prompt.
+    /// Rendered system prompt. If it is empty, the role's prompt has no system message.
     pub system_prompt: String,
     /// Rendered last paragraph of the prompt: what to answer with.
     pub suffix: String,

@@ -109,10 +109,10 @@ pub fn environment(spec: &EpisodeSpec, history: &[Message]) -> Vec<ChatMessage> 
     prompt
 }
 
-/// An assessor's prompt: its system prompt, then the transcript and its suffix as one message.
+/// An assessor's prompt: its system prompt, if it has one, then the transcript and its suffix as one message.
 pub fn assessor(role: &AssessorRole, agent_name: &str, history: &[Message]) -> Vec<ChatMessage> {
-    vec![
-        ChatMessage::new(ChatRole::System, &role.system_prompt),
-        ChatMessage::new(ChatRole::User, transcript::of(agent_name, history, role.sees_tools, &role.suffix)),
-    ]
+    let transcript = transcript::of(agent_name, history, role.sees_tools, &role.suffix);
+    let system = Some(&role.system_prompt).filter(|text| !text.is_empty());
+    let system = system.map(|text| ChatMessage::new(ChatRole::System, text));
+    system.into_iter().chain([ChatMessage::new(ChatRole::User, transcript)]).collect()
 }

@@ -49,7 +49,7 @@ impl Setup {
         let coordinator = Rehearsal::start().await;
         let client = Client::new(coordinator.options()).unwrap();
         let join = influence_proto::Join {
-            protocol: (3, 3),
+            protocol: (4, 4),
             name: "test".into(),
             incarnation: 7,
             version: "0".into(),

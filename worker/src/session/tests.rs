@@ -277,11 +277,11 @@ async fn a_protocol_that_does_not_fit_is_fatal_and_names_both_sides() {
     let coordinator = Rehearsal::start().await;
     coordinator.script().protocol = Some(0);
     let error = Setup::with(coordinator, Duration::ZERO).end().await.unwrap_err().to_string();
-    assert!(error.contains("7 to 9") && error.contains("protocol 3 to 3"), "{error}");
+    assert!(error.contains("7 to 9") && error.contains("protocol 4 to 4"), "{error}");
     let coordinator = Rehearsal::start().await;
     coordinator.script().protocol = Some(9);
     let error = Setup::with(coordinator, Duration::ZERO).end().await.unwrap_err().to_string();
-    assert!(error.contains("speaks protocol 9") && error.contains("this worker 3 to 3"), "{error}");
+    assert!(error.contains("speaks protocol 9") && error.contains("this worker 4 to 4"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,7 @@
 mod attention;
 pub mod batch;
 pub mod chat;
+mod instruction_sets;
 pub mod linear;
 pub mod lora;
 pub mod model;

@@ -6,6 +6,8 @@ mod tiny;
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 use influence_engine::model::{LoadError, LogitRows, Model, Segment};
 
 fn logits(model: &Model, tokens: &[u32]) -> Vec<u32> {
@@ -16,27 +18,71 @@ fn logits(model: &Model, tokens: &[u32]) -> Vec<u32> {
     logits.into_iter().map(f32::to_bits).collect()
 }
 
-/// Protects: a GGUF file and a Hugging Face folder of one model are one model: weights (rows of queries and keys put back in
-/// order), configuration, tokenizer and template.
+/// Protects: a GGUF file and a Hugging Face folder of one model are one model, in each family: weights (Llama's rows of
+/// queries and keys put back in order), configuration, tokenizer and template.
 #[test]
 fn gguf_and_folder_are_the_same_model() {
+    for family in ["llama", "qwen2", "qwen3"] {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = tiny::family_weights(family, 12);
+        tiny::write_folder(folder.path(), &weights);
+        let mut config = tiny::config_json();
+        config["model_type"] = family.into();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let file = folder.path().join("model.gguf");
+        let metadata = tiny::family_gguf_metadata(family);
+        let metadata: Vec<_> = metadata.iter().map(|(key, value)| (&**key, value.clone())).collect();
+        tiny::write_gguf(&file, &metadata, &tiny::family_gguf_tensors(family, &weights));
+        let from_folder = Model::load(folder.path()).unwrap();
+        let from_file = Model::load(&file).unwrap();
+        let tokens: Vec<u32> = (3..60).collect();
+        assert_eq!(logits(&from_folder, &tokens), logits(&from_file, &tokens), "{family}");
+        assert_eq!(from_file.chat.stop_ids(), [2]);
+        assert_eq!(from_folder.chat.stop_ids(), [2]);
+        for text in ["the inn", "Yes! 42\n\n¿ñ? <|im_end|> x", "   indented\ttabs"] {
+            assert_eq!(from_folder.encode(text).unwrap(), from_file.encode(text).unwrap(), "{text}");
+        }
+        let mut config = from_folder.config.clone();
+        config.rms_norm_eps = from_file.config.rms_norm_eps;
+        assert_eq!(config, from_file.config, "but for the epsilon's rounding to f32");
+    }
+}
+
+/// Protects: a GGUF file's scaled frequencies, by name or as a tensor, are those of the same scaling in a folder.
+#[test]
+fn scaled_frequencies_of_a_gguf_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let weights = tiny::weights(12);
     tiny::write_folder(folder.path(), &weights);
-    let file = folder.path().join("model.gguf");
-    tiny::write_gguf(&file, &tiny::gguf_metadata(), &tiny::gguf_tensors(&weights));
-    let from_folder = Model::load(folder.path()).unwrap();
-    let from_file = Model::load(&file).unwrap();
     let tokens: Vec<u32> = (3..60).collect();
-    assert_eq!(logits(&from_folder, &tokens), logits(&from_file, &tokens));
-    assert_eq!(from_file.chat.stop_ids(), [2]);
-    assert_eq!(from_folder.chat.stop_ids(), [2]);
-    for text in ["the inn", "Yes! 42\n\n¿ñ? <|im_end|> x", "   indented\ttabs"] {
-        assert_eq!(from_folder.encode(text).unwrap(), from_file.encode(text).unwrap(), "{text}");
+    let plain = logits(&Model::load(folder.path()).unwrap(), &tokens);
+    let mut config = tiny::config_json();
+    config["rope_scaling"] = serde_json::json!({"type": "linear", "factor": 4.0});
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let expected = logits(&Model::load(folder.path()).unwrap(), &tokens);
+    assert_ne!(plain, expected);
+
+    let file = folder.path().join("model.gguf");
+    let (mut metadata, mut tensors) = (tiny::gguf_metadata(), tiny::gguf_tensors(&weights));
+    let divisors = |count: usize, value: f32| {
+        let tensor = Tensor::full(value, count, &Device::Cpu).unwrap();
+        ("rope_freqs.weight".to_owned(), QTensor::quantize(&tensor, GgmlDType::F32).unwrap())
+    };
+    tensors.push(divisors(tiny::HEAD / 2, 4.0));
+    tiny::write_gguf(&file, &metadata, &tensors);
+    assert_eq!(logits(&Model::load(&file).unwrap(), &tokens), expected);
+    for (wrong, message) in [(divisors(3, 4.0), "rope_freqs.weight"), (divisors(tiny::HEAD / 2, 0.0), "positive")] {
+        tensors.pop();
+        tensors.push(wrong);
+        tiny::write_gguf(&file, &metadata, &tensors);
+        let refused = refusal(&file).to_string();
+        assert!(refused.contains(message), "{refused}");
     }
-    let mut config = from_folder.config.clone();
-    config.rms_norm_eps = from_file.config.rms_norm_eps;
-    assert_eq!(config, from_file.config, "but for the epsilon's rounding to f32");
+    tensors.pop();
+    metadata.push(("llama.rope.scaling.type", Value::String("linear".into())));
+    metadata.push(("llama.rope.scaling.factor", Value::F32(4.0)));
+    tiny::write_gguf(&file, &metadata, &tensors);
+    assert_eq!(logits(&Model::load(&file).unwrap(), &tokens), expected);
 }
 
 /// Protects: a sharded folder is the same model as a whole one.
@@ -128,7 +174,7 @@ fn wrong_pieces_of_a_gguf_are_named() {
     let text = |text: &str| Some(Value::String(text.to_owned()));
     let cases = [
         (with("general.architecture", text("mamba")), vec!["mamba", "supported: llama"]),
-        (with("tokenizer.ggml.pre", text("qwen2")), vec!["qwen2", "smollm"]),
+        (with("tokenizer.ggml.pre", text("tekken")), vec!["tekken", "smollm"]),
         (with("tokenizer.ggml.model", text("llama")), vec!["tokenizer.ggml.model", "gpt2"]),
         (with("llama.block_count", None), vec!["no key `llama.block_count`"]),
         (with("llama.block_count", Some(Value::U32(4))), vec!["no tensor `blk.3."]),
@@ -167,7 +213,8 @@ fn wrong_pieces_of_a_folder_are_named() {
     let cases = [
         (with_config("model_type", "gpt_neox".into()), "gpt_neox"),
         (with_config("attention_bias", true.into()), "attention_bias"),
-        (with_config("rope_scaling", serde_json::json!({"type": "linear", "factor": 2.0})), "linear"),
+        (with_config("rope_scaling", serde_json::json!({"type": "yarn", "factor": 2.0})), "yarn"),
+        (with_config("rope_scaling", serde_json::json!({"type": "linear", "factor": 0.0})), "rope_scaling.factor"),
         (with_config("hidden_size", 50.into()), "[300, 48]"),
         (with_config("num_key_value_heads", 0.into()), "key/value head count"),
         (with_config("rms_norm_eps", "small".into()), "config.json"),

@@ -28,7 +28,7 @@ fn model_path() -> PathBuf {
 /// The weights as candle's model names them.
 fn named_weights(model: &Model) -> HashMap<String, Tensor> {
     let mut all = HashMap::from([
-        ("model.embed_tokens.weight".to_owned(), model.embedding.clone()),
+        ("model.embed_tokens.weight".to_owned(), model.embedding.weight().unwrap()),
         ("model.norm.weight".to_owned(), model.norm.clone()),
     ]);
     for (l, layer) in model.layers.iter().enumerate() {

@@ -2,7 +2,8 @@
 
 use super::Scores;
 use super::cache::{BLOCK, Part};
-use super::vector::{LANES, exp, for_each_instruction_set, softcap_body};
+use super::vector::{LANES, exp, softcap_body};
+use crate::instruction_sets::for_each_instruction_set;
 
 /// What a token sees of one key/value head.
 #[derive(Debug)]

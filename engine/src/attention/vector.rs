@@ -3,34 +3,10 @@
 //! Multiplications and additions are kept apart (never fused), so every instruction set rounds alike, and the exponential is
 //! our own, so that no system library's version changes a bit.
 
+use crate::instruction_sets::for_each_instruction_set;
+
 /// Lanes of every sum: element `i` is added to lane `i % LANES`, then the lanes are added pairwise.
 pub(super) const LANES: usize = 16;
-
-/// Compiles a function for several instruction sets and picks one at run time.
-macro_rules! for_each_instruction_set {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $kind:ty),* $(,)?) $(-> $out:ty)? = $body:path) => {
-        $(#[$doc])*
-        $vis fn $name($($arg: $kind),*) $(-> $out)? {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx512f")]
-                fn wide($($arg: $kind),*) $(-> $out)? { $body($($arg),*) }
-                #[target_feature(enable = "avx2")]
-                fn middle($($arg: $kind),*) $(-> $out)? { $body($($arg),*) }
-                if std::arch::is_x86_feature_detected!("avx512f") {
-                    // SAFETY: the processor has just said that it has avx512f, all that `wide` asks for.
-                    return unsafe { wide($($arg),*) };
-                }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has just said that it has avx2, all that `middle` asks for.
-                    return unsafe { middle($($arg),*) };
-                }
-            }
-            $body($($arg),*)
-        }
-    };
-}
-pub(super) use for_each_instruction_set;
 
 /// `e^x` in f32, within 2 units in the last place; 0 below the smallest normal result, the largest normal result above
 /// it. Argument reduction after Cody and Waite, polynomial from Cephes (`expf`). Without branches, so that loops over it

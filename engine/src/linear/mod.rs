@@ -9,13 +9,22 @@
 //! product would also compute and keep the gradient of the frozen weight. The backward pass reads the same
 //! packed weight as the forward pass, so training needs no second copy.
 
+mod compact;
+mod ggml;
 mod kernel;
 mod panels;
 mod product;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail};
-use kernel::Instructions;
 use std::sync::Arc;
+
+use candle_core::quantized::QTensor;
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail};
+use rayon::prelude::*;
+
+use compact::Compact;
+use kernel::Instructions;
+use panels::PanelRow;
+use product::Weights;
 
 pub(crate) use kernel::{TILE_ROWS, Tile};
 pub(crate) use panels::{PANEL, Panels};
@@ -28,13 +37,19 @@ pub struct FrozenLinear {
 
 #[derive(Debug)]
 struct Packed {
-    panels: Panels,
+    weight: Kept,
     bias: Option<Vec<f32>>,
     instructions: Instructions,
 }
 
+#[derive(Debug)]
+enum Kept {
+    Plain(Panels),
+    Compact(Compact),
+}
+
 impl FrozenLinear {
-    /// Packs `weight` (`[out, in]`, any float type; kept as f32) and `bias` (`[out]`).
+    /// Packs `weight` (`[out, in]`; bf16 and f16 are kept as they are, other types as f32) and `bias` (`[out]`).
     ///
     /// # Errors
     /// When a shape is not as above or has no elements.
@@ -42,20 +57,41 @@ impl FrozenLinear {
         Self::with_instructions(weight, bias, Instructions::best())
     }
 
+    /// Packs a quantised `weight` (`[out, in]`), whose codes are kept where they can be: kinds of 4, 5, 6 and 8 bits. Output
+    /// `o` is the weight's row `row_of(o)`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn quantised(weight: &QTensor, row_of: impl Fn(usize) -> usize, bias: Option<Tensor>) -> Result<Self> {
+        if let Some(compact) = ggml::compact(weight, &row_of)? {
+            return Self::packed(Kept::Compact(compact), bias, Instructions::best());
+        }
+        let rows: Vec<u32> = (0..weight.shape().dims2()?.0).map(|output| row_of(output) as u32).collect();
+        let order = Tensor::new(rows, &Device::Cpu)?;
+        Self::new(&weight.dequantize(&Device::Cpu)?.index_select(&order, 0)?, bias)
+    }
+
     fn with_instructions(weight: &Tensor, bias: Option<Tensor>, instructions: Instructions) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
-        let values = weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        let panels = Panels::pack(&values, outputs, inputs)?;
-        let bias = match bias {
-            None => None,
-            Some(bias) => {
-                if bias.dims() != [outputs] {
-                    bail!("a linear bias has shape {:?}, and the weight has {outputs} outputs", bias.dims());
-                }
-                Some(bias.to_dtype(DType::F32)?.to_vec1()?)
-            }
+        let flat = weight.flatten_all()?;
+        let kept = match weight.dtype() {
+            DType::BF16 => Kept::Compact(Compact::bf16(&flat.to_vec1()?, outputs, inputs)?),
+            DType::F16 => Kept::Compact(Compact::f16(&flat.to_vec1()?, outputs, inputs)?),
+            _ => Kept::Plain(Panels::pack(&flat.to_dtype(DType::F32)?.to_vec1()?, outputs, inputs)?),
         };
-        Ok(Self { packed: Arc::new(Packed { panels, bias, instructions }) })
+        Self::packed(kept, bias, instructions)
+    }
+
+    fn packed(weight: Kept, bias: Option<Tensor>, instructions: Instructions) -> Result<Self> {
+        let mut packed = Packed { weight, bias: None, instructions };
+        if let Some(bias) = bias {
+            let outputs = packed.weights().outputs();
+            if bias.dims() != [outputs] {
+                bail!("a linear bias has shape {:?}, and the weight has {outputs} outputs", bias.dims());
+            }
+            packed.bias = Some(bias.to_dtype(DType::F32)?.to_vec1()?);
+        }
+        Ok(Self { packed: Arc::new(packed) })
     }
 
     /// `x Wᵀ + b` for `x` of shape `[.., in]` (f32, on the CPU): `[.., out]`. Differentiable in `x`.
@@ -69,13 +105,48 @@ impl FrozenLinear {
     /// The length of an input row.
     #[must_use]
     pub fn in_features(&self) -> usize {
-        self.packed.panels.inputs()
+        self.packed.weights().inputs()
     }
 
     /// The length of an output row.
     #[must_use]
     pub fn out_features(&self) -> usize {
-        self.packed.panels.outputs()
+        self.packed.weights().outputs()
+    }
+
+    /// Bytes that the weight takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match &self.packed.weight {
+            Kept::Plain(panels) => panels.bytes(),
+            Kept::Compact(compact) => compact.bytes(),
+        }
+    }
+
+    /// Rows `ids` of the weight in f32, `[ids, in]`: of an embedding, the tokens'. `ids` is of u32.
+    ///
+    /// # Errors
+    /// When an id is not below [`Self::out_features`].
+    pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+        let (ids, inputs) = (ids.to_vec1::<u32>()?, self.in_features());
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.out_features()) {
+            bail!("there is no row {id} in a weight of {}", self.out_features());
+        }
+        let weights = self.packed.weights();
+        let mut rows = vec![0.0; ids.len() * inputs];
+        rows.par_chunks_mut(inputs).zip(&ids).for_each(|(target, id)| {
+            let (panel, lane) = (*id as usize / PANEL, *id as usize % PANEL);
+            // In pieces, so that little is spread out that is not wanted.
+            let mut piece = [PanelRow::ZERO; PANEL];
+            for (index, target) in target.chunks_mut(PANEL).enumerate() {
+                let piece = &mut piece[..target.len()];
+                weights.copy(panel, index * PANEL..index * PANEL + target.len(), piece);
+                for (value, row) in target.iter_mut().zip(piece) {
+                    *value = row.0[lane];
+                }
+            }
+        });
+        Tensor::from_vec(rows, (ids.len(), inputs), &Device::Cpu)
     }
 
     /// The weight `[out, in]` in f32, unpacked into a new tensor.
@@ -83,7 +154,16 @@ impl FrozenLinear {
     /// # Errors
     /// When candle cannot build the tensor.
     pub fn weight(&self) -> Result<Tensor> {
-        Tensor::from_vec(self.packed.panels.unpack(), (self.out_features(), self.in_features()), &Device::Cpu)
+        self.rows(&Tensor::arange(0, self.out_features() as u32, &Device::Cpu)?)
+    }
+}
+
+impl Packed {
+    fn weights(&self) -> Weights<'_> {
+        match &self.weight {
+            Kept::Plain(panels) => Weights::Plain(panels),
+            Kept::Compact(compact) => Weights::Compact(compact),
+        }
     }
 }
 
@@ -91,14 +171,12 @@ impl FrozenLinear {
     /// [`Self::forward`] on plain rows, outside of any graph.
     pub(crate) fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
         let packed = &*self.packed;
-        let bias = packed.bias.as_deref();
-        product::forward(packed.instructions, &packed.panels, bias, x, rows)
+        product::forward(packed.instructions, packed.weights(), packed.bias.as_deref(), x, rows)
     }
 
     /// The input's gradient from the output's, on plain rows.
     pub(crate) fn multiply_back(&self, grad: &[f32], rows: usize) -> Vec<f32> {
-        let packed = &*self.packed;
-        product::backward(packed.instructions, &packed.panels, grad, rows)
+        product::backward(self.packed.instructions, self.packed.weights(), grad, rows)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The packed form of a frozen weight.
 
 use super::kernel::{Instructions, TILE_ROWS, Tile};
-use super::product;
+use super::product::{self, Weights};
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -29,9 +29,7 @@ pub(crate) struct Panels {
 impl Panels {
     /// Packs a row-major weight `[outputs, inputs]`.
     pub(crate) fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Result<Self> {
-        if inputs == 0 || outputs == 0 || weight.len() != outputs * inputs {
-            bail!("a linear weight of shape [{outputs}, {inputs}] cannot be packed from {} values", weight.len());
-        }
+        check_shape(weight.len(), outputs, inputs)?;
         let mut rows = vec![PanelRow::ZERO; outputs.div_ceil(PANEL) * inputs];
         rows.par_chunks_mut(inputs).zip(weight.par_chunks(PANEL * inputs)).for_each(|(panel, source)| {
             for (lane, output) in source.chunks_exact(inputs).enumerate() {
@@ -63,7 +61,7 @@ impl Panels {
 
     /// `x [rows, inputs]` times the weight, transposed: row-major `[rows, outputs]`.
     pub(crate) fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        product::forward(Instructions::best(), self, None, x, rows)
+        product::forward(Instructions::best(), Weights::Plain(self), None, x, rows)
     }
 
     /// The sums of one panel over a range of inputs, for up to [`TILE_ROWS`] rows: `x` holds `rows` interleaved
@@ -71,21 +69,6 @@ impl Panels {
     pub(crate) fn tile(&self, panel: usize, inputs: Range<usize>, x: &[f32], rows: usize, tile: &mut Tile) {
         debug_assert!(rows <= TILE_ROWS && x.len() == inputs.len() * rows);
         Instructions::best().tile(&self.panel(panel)[inputs], x, rows, tile);
-    }
-
-    /// The row-major weight `[outputs, inputs]` again.
-    pub(crate) fn unpack(&self) -> Vec<f32> {
-        let mut weight = vec![0.0; self.outputs * self.inputs];
-        weight.par_chunks_mut(PANEL * self.inputs).zip(self.rows.par_chunks(self.inputs)).for_each(
-            |(target, panel)| {
-                for (lane, output) in target.chunks_exact_mut(self.inputs).enumerate() {
-                    for (row, value) in panel.iter().zip(output) {
-                        *value = row.0[lane];
-                    }
-                }
-            },
-        );
-        weight
     }
 
     pub(crate) fn inputs(&self) -> usize {
@@ -96,15 +79,22 @@ impl Panels {
         self.outputs
     }
 
-    /// How many panels there are.
-    pub(crate) fn count(&self) -> usize {
-        self.outputs.div_ceil(PANEL)
+    /// Bytes that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.rows)
     }
 
     /// Panel `index`: one [`PanelRow`] per input.
     pub(crate) fn panel(&self, index: usize) -> &[PanelRow] {
         &self.rows[index * self.inputs..(index + 1) * self.inputs]
     }
+}
+
+pub(super) fn check_shape(values: usize, outputs: usize, inputs: usize) -> Result<()> {
+    if inputs == 0 || outputs == 0 || values != outputs * inputs {
+        bail!("a linear weight of shape [{outputs}, {inputs}] cannot be packed from {values} values");
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Panels {

@@ -1,5 +1,9 @@
 //! Blocking and threading around the kernels.
 
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::compact::Compact;
 use super::kernel::{BACK_TILE, BackTile, Instructions, SharedOutput, TILE_ROWS, Tile};
 use super::panels::{PANEL, PanelRow, Panels};
 use rayon::prelude::*;
@@ -13,6 +17,59 @@ const BACK_INPUTS: usize = 32;
 /// Products with fewer multiply-adds than this run on the calling thread: waking others costs more.
 const SERIAL_WORK: usize = 1 << 17;
 
+/// A weight `[outputs, inputs]`, however it is kept.
+#[derive(Clone, Copy)]
+pub(super) enum Weights<'a> {
+    Plain(&'a Panels),
+    Compact(&'a Compact),
+}
+
+impl<'a> Weights<'a> {
+    pub(super) fn inputs(self) -> usize {
+        match self {
+            Self::Plain(panels) => panels.inputs(),
+            Self::Compact(compact) => compact.inputs(),
+        }
+    }
+
+    pub(super) fn outputs(self) -> usize {
+        match self {
+            Self::Plain(panels) => panels.outputs(),
+            Self::Compact(compact) => compact.outputs(),
+        }
+    }
+
+    /// Lends a panel in f32.
+    fn with_panel<R>(self, index: usize, read: impl FnOnce(&[PanelRow]) -> R) -> R {
+        thread_local! {
+            static SPREAD_OUT: RefCell<Vec<PanelRow>> = const { RefCell::new(Vec::new()) };
+        }
+        match self {
+            Self::Plain(panels) => read(panels.panel(index)),
+            Self::Compact(compact) => SPREAD_OUT.with_borrow_mut(|scratch| {
+                scratch.resize(compact.inputs(), PanelRow::ZERO);
+                compact.expand(index, 0..compact.inputs(), scratch);
+                read(scratch)
+            }),
+        }
+    }
+
+    /// Copies a panel's rows of `inputs` in f32.
+    pub(super) fn copy(self, index: usize, inputs: Range<usize>, target: &mut [PanelRow]) {
+        match self {
+            Self::Plain(panels) => target.copy_from_slice(&panels.panel(index)[inputs]),
+            Self::Compact(compact) => compact.expand(index, inputs, target),
+        }
+    }
+
+    fn plain(self) -> Option<&'a Panels> {
+        match self {
+            Self::Plain(panels) => Some(panels),
+            Self::Compact(_) => None,
+        }
+    }
+}
+
 fn run_tasks(count: usize, work: usize, task: impl Fn(usize) + Send + Sync) {
     if work < SERIAL_WORK {
         (0..count).for_each(task);
@@ -24,12 +81,12 @@ fn run_tasks(count: usize, work: usize, task: impl Fn(usize) + Send + Sync) {
 /// `x [rows, inputs]` times the weight, transposed, plus the bias: row-major `[rows, outputs]`.
 pub(super) fn forward(
     instructions: Instructions,
-    panels: &Panels,
+    weights: Weights<'_>,
     bias: Option<&[f32]>,
     x: &[f32],
     rows: usize,
 ) -> Vec<f32> {
-    let (inputs, outputs) = (panels.inputs(), panels.outputs());
+    let (inputs, outputs) = (weights.inputs(), weights.outputs());
     // Filled with zeros it would be written twice, the first time by one thread.
     let mut output = Vec::with_capacity(rows * outputs);
     let interleaved = interleave(x, inputs, rows);
@@ -39,26 +96,27 @@ pub(super) fn forward(
         let (panel, chunk) = (index / row_chunks, index % row_chunks);
         let column = panel * PANEL;
         let width = PANEL.min(outputs - column);
-        let weights = panels.panel(panel);
         let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
         let end = rows.min((chunk + 1) * CHUNK_ROWS);
-        for first in (chunk * CHUNK_ROWS..end).step_by(TILE_ROWS) {
-            let count = TILE_ROWS.min(rows - first);
-            let x = &interleaved[first * inputs..(first + count) * inputs];
-            instructions.tile(weights, x, count, &mut tile);
-            for (row, sums) in tile[..count].iter_mut().enumerate() {
-                let sums = &mut sums[..width];
-                if let Some(bias) = bias {
-                    for (element, bias) in sums.iter_mut().zip(&bias[column..]) {
-                        *element += bias;
+        weights.with_panel(panel, |panel| {
+            for first in (chunk * CHUNK_ROWS..end).step_by(TILE_ROWS) {
+                let count = TILE_ROWS.min(rows - first);
+                let x = &interleaved[first * inputs..(first + count) * inputs];
+                instructions.tile(panel, x, count, &mut tile);
+                for (row, sums) in tile[..count].iter_mut().enumerate() {
+                    let sums = &mut sums[..width];
+                    if let Some(bias) = bias {
+                        for (element, bias) in sums.iter_mut().zip(&bias[column..]) {
+                            *element += bias;
+                        }
                     }
+                    // SAFETY: each (row, panel) is written by exactly one task, once.
+                    unsafe { shared.write((first + row) * outputs + column, sums) };
                 }
-                // SAFETY: each (row, panel) is written by exactly one task, once.
-                unsafe { shared.write((first + row) * outputs + column, sums) };
             }
-        }
+        });
     };
-    run_tasks(panels.count() * row_chunks, rows * inputs * outputs, task);
+    run_tasks(outputs.div_ceil(PANEL) * row_chunks, rows * inputs * outputs, task);
     // SAFETY: the tasks have written every panel's columns of every row.
     unsafe { output.set_len(rows * outputs) };
     output
@@ -88,8 +146,8 @@ fn interleave(x: &[f32], inputs: usize, rows: usize) -> Vec<f32> {
 }
 
 /// The gradient of the input: `grad [rows, outputs]` times the weight: row-major `[rows, inputs]`.
-pub(super) fn backward(instructions: Instructions, panels: &Panels, grad: &[f32], rows: usize) -> Vec<f32> {
-    let (inputs, outputs) = (panels.inputs(), panels.outputs());
+pub(super) fn backward(instructions: Instructions, weights: Weights<'_>, grad: &[f32], rows: usize) -> Vec<f32> {
+    let (inputs, outputs) = (weights.inputs(), weights.outputs());
     let mut output = vec![0.0f32; rows * inputs];
     let padded = pad_to_panels(grad, outputs, rows);
     let shared = SharedOutput::new(&mut output);
@@ -98,9 +156,9 @@ pub(super) fn backward(instructions: Instructions, panels: &Panels, grad: &[f32]
         let (range, chunk) = (index / row_chunks, index % row_chunks);
         let end = rows.min((chunk + 1) * CHUNK_ROWS);
         let last_input = inputs.min((range + 1) * BACK_INPUTS);
-        for first_panel in (0..panels.count()).step_by(BACK_PANELS) {
+        for first_panel in (0..outputs.div_ceil(PANEL)).step_by(BACK_PANELS) {
             for input in (range * BACK_INPUTS..last_input).step_by(BACK_TILE) {
-                let strip = Strip::new(panels, first_panel, input);
+                let strip = Strip::new(weights, first_panel, input);
                 for row in (chunk * CHUNK_ROWS..end).step_by(BACK_TILE) {
                     let tile = strip.times(instructions, &padded, row, rows);
                     for (offset, sums) in tile[..BACK_TILE.min(rows - row)].iter().enumerate() {
@@ -132,45 +190,56 @@ fn pad_to_panels(grad: &[f32], outputs: usize, rows: usize) -> Vec<PanelRow> {
 
 /// [`BACK_TILE`] neighbouring inputs of a block of panels.
 struct Strip<'a> {
-    panels: &'a Panels,
+    /// Of all panels.
+    per_row: usize,
     first_panel: usize,
     count: usize,
     input: usize,
     width: usize,
-    /// Copies that end in zeros, where the inputs do not fill a tile.
-    filled: Vec<[PanelRow; BACK_TILE]>,
+    rows: StripRows<'a>,
+}
+
+enum StripRows<'a> {
+    Lent(&'a Panels),
+    /// Copies, for weights that are kept otherwise and where the inputs do not fill a tile: the rest is zeros.
+    Copied(Vec<[PanelRow; BACK_TILE]>),
 }
 
 impl<'a> Strip<'a> {
-    fn new(panels: &'a Panels, first_panel: usize, input: usize) -> Self {
-        let count = BACK_PANELS.min(panels.count() - first_panel);
-        let width = BACK_TILE.min(panels.inputs() - input);
-        let mut filled = Vec::new();
-        if width < BACK_TILE {
-            filled.resize(count, [PanelRow::ZERO; BACK_TILE]);
-            for (panel, target) in filled.iter_mut().enumerate() {
-                let source = &panels.panel(first_panel + panel)[input..input + width];
-                target[..width].copy_from_slice(source);
+    fn new(weights: Weights<'a>, first_panel: usize, input: usize) -> Self {
+        let per_row = weights.outputs().div_ceil(PANEL);
+        let count = BACK_PANELS.min(per_row - first_panel);
+        let width = BACK_TILE.min(weights.inputs() - input);
+        let rows = match weights.plain() {
+            Some(panels) if width == BACK_TILE => StripRows::Lent(panels),
+            _ => {
+                let mut copied = vec![[PanelRow::ZERO; BACK_TILE]; count];
+                for (panel, target) in copied.iter_mut().enumerate() {
+                    weights.copy(first_panel + panel, input..input + width, &mut target[..width]);
+                }
+                StripRows::Copied(copied)
             }
-        }
-        Self { panels, first_panel, count, input, width, filled }
+        };
+        Self { per_row, first_panel, count, input, width, rows }
     }
 
     /// This strip's share of the gradient of up to [`BACK_TILE`] rows from `row` on. Rows beyond the last
     /// one repeat it; the caller drops them.
     fn times(&self, instructions: Instructions, grad: &[PanelRow], row: usize, rows: usize) -> BackTile {
-        let per_row = self.panels.count();
         let grad = std::array::from_fn(|offset| {
-            let start = (row + offset).min(rows - 1) * per_row + self.first_panel;
+            let start = (row + offset).min(rows - 1) * self.per_row + self.first_panel;
             &grad[start..start + self.count]
         });
         let mut tile = [[0.0; BACK_TILE]; BACK_TILE];
-        if self.filled.is_empty() {
-            let weight = |panel| &self.panels.panel(self.first_panel + panel)[self.input..];
-            instructions.back_tile(grad, weight, self.count, &mut tile);
-        } else {
-            let weight = |panel: usize| &self.filled[panel][..];
-            instructions.back_tile(grad, weight, self.count, &mut tile);
+        match &self.rows {
+            StripRows::Lent(panels) => {
+                let weight = |panel| &panels.panel(self.first_panel + panel)[self.input..];
+                instructions.back_tile(grad, weight, self.count, &mut tile);
+            }
+            StripRows::Copied(copied) => {
+                let weight = |panel: usize| &copied[panel][..];
+                instructions.back_tile(grad, weight, self.count, &mut tile);
+            }
         }
         tile
     }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use candle_transformers::models::llama::{Llama3RopeType, LlamaConfig, LlamaEosToks};
+use candle_transformers::models::llama::{LlamaConfig, LlamaEosToks};
 
-use super::{Gemma, LoadError};
+use super::{Gemma, LoadError, RopeScaling};
 use crate::attention::Activation;
 
 /// The model families that this engine runs.
@@ -54,20 +54,6 @@ impl Architecture {
     pub(crate) fn activation(self) -> Activation {
         if self.is_gemma() { Activation::GeluTanh } else { Activation::Silu }
     }
-}
-
-/// Frequency scaling of Llama 3.1 and later for contexts beyond the one they were pretrained on.
-/// Source: the reference implementation's `apply_scaling` (Llama 3.1 release).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RopeScaling {
-    /// By how much low frequencies are slowed down.
-    pub factor: f32,
-    /// Wavelengths longer than `original_context / low_freq_factor` are scaled in full.
-    pub low_freq_factor: f32,
-    /// Wavelengths shorter than `original_context / high_freq_factor` are left alone.
-    pub high_freq_factor: f32,
-    /// The context length of pretraining, in tokens.
-    pub original_context: usize,
 }
 
 /// A model's shape, the same whatever file it came from.
@@ -124,21 +110,15 @@ impl ModelConfig {
         let mut value: serde_json::Value = serde_json::from_str(text).map_err(malformed)?;
         lift_rope_parameters(&mut value);
         let architecture = check_family(&value, path)?;
+        // Taken out: candle's reader knows one kind of scaling only.
+        let rope_scaling = value.as_object_mut().and_then(|map| map.remove("rope_scaling"));
+        let rope_scaling = rope_scaling.map(|scaling| RopeScaling::read(&scaling, path)).transpose()?;
         let raw: LlamaConfig = serde_json::from_value(value.clone()).map_err(malformed)?;
         let head_dim = value
             .get("head_dim")
             .and_then(serde_json::Value::as_u64)
             .map(|d| d as usize)
             .unwrap_or_else(|| raw.hidden_size.checked_div(raw.num_attention_heads).unwrap_or(0));
-        let rope_scaling = raw.rope_scaling.as_ref().and_then(|s| match s.rope_type {
-            Llama3RopeType::Default => None,
-            Llama3RopeType::Llama3 => Some(RopeScaling {
-                factor: s.factor,
-                low_freq_factor: s.low_freq_factor,
-                high_freq_factor: s.high_freq_factor,
-                original_context: s.original_max_position_embeddings,
-            }),
-        });
         let config = Self {
             architecture,
             vocab_size: raw.vocab_size,
@@ -258,7 +238,7 @@ fn sliding_window(config: &serde_json::Value, architecture: Architecture) -> Opt
     window.filter(|_| used).and_then(|window| usize::try_from(window).ok())
 }
 
-/// The family. Refuses what its graph cannot express here: other biases, another activation, an unknown rope.
+/// The family. Refuses what its graph cannot express here: other biases, another activation.
 fn check_family(config: &serde_json::Value, path: &Path) -> Result<Architecture, LoadError> {
     let unsupported = |key: &str, value: &serde_json::Value, supported: &str| -> Result<Architecture, LoadError> {
         Err(LoadError::Unsupported {
@@ -293,9 +273,5 @@ fn check_family(config: &serde_json::Value, path: &Path) -> Result<Architecture,
             Some(other) => return unsupported(key, other, activation),
         }
     }
-    let kind = config.get("rope_scaling").and_then(|scaling| scaling.get("rope_type").or_else(|| scaling.get("type")));
-    match kind.and_then(serde_json::Value::as_str) {
-        None | Some("default" | "llama3") => Ok(*architecture),
-        Some(other) => unsupported("rope_scaling.rope_type", &other.into(), "default, llama3"),
-    }
+    Ok(*architecture)
 }

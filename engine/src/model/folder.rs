@@ -10,6 +10,7 @@ use tokenizers::Tokenizer;
 
 use super::weights::{Weight, WeightSource};
 use super::{LoadError, ModelConfig};
+use crate::linear::FrozenLinear;
 
 /// A model folder whose JSON files have been read and whose weights are found.
 pub(super) struct ModelFolder {
@@ -82,12 +83,9 @@ impl ModelFolder {
     }
 }
 
-impl WeightSource for ModelFolder {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn read(&mut self, weight: Weight, config: &ModelConfig) -> Result<Tensor, LoadError> {
+impl ModelFolder {
+    /// The tensor as its file has it, of the configured shape.
+    fn stored(&mut self, weight: Weight, config: &ModelConfig) -> Result<Tensor, LoadError> {
         let name = weight.hugging_face_name();
         let Some(path) = self.files.get(&name).cloned() else {
             return Err(LoadError::MissingTensor { path: self.path.clone(), tensor: name });
@@ -104,14 +102,37 @@ impl WeightSource for ModelFolder {
         if view.shape() != expected {
             return Err(LoadError::WrongShape { path, tensor: name, found: view.shape().to_vec(), expected });
         }
-        let tensor = view.load(&Device::Cpu).and_then(|tensor| tensor.to_dtype(DType::F32));
+        view.load(&Device::Cpu).map_err(|source| self.failed(weight, source))
+    }
+
+    fn failed(&self, weight: Weight, source: candle_core::Error) -> LoadError {
+        let tensor = weight.hugging_face_name();
+        let path = self.files.get(&tensor).unwrap_or(&self.path).clone();
+        LoadError::Tensor { path, tensor, source: Box::new(source) }
+    }
+}
+
+impl WeightSource for ModelFolder {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn vector(&mut self, weight: Weight, config: &ModelConfig) -> Result<Tensor, LoadError> {
+        let tensor = self.stored(weight, config)?.to_dtype(DType::F32);
         // Gemma keeps its norms' factors less 1.
         let shifted = config.architecture.is_gemma() && weight.is_norm();
-        tensor.and_then(|tensor| if shifted { tensor + 1.0 } else { Ok(tensor) }).map_err(|source| LoadError::Tensor {
-            path,
-            tensor: name,
-            source: Box::new(source),
-        })
+        let tensor = tensor.and_then(|tensor| if shifted { tensor + 1.0 } else { Ok(tensor) });
+        tensor.map_err(|source| self.failed(weight, source))
+    }
+
+    fn matrix(
+        &mut self,
+        weight: Weight,
+        bias: Option<Tensor>,
+        config: &ModelConfig,
+    ) -> Result<FrozenLinear, LoadError> {
+        let tensor = self.stored(weight, config)?;
+        FrozenLinear::new(&tensor, bias).map_err(|source| self.failed(weight, source))
     }
 }
 

@@ -96,7 +96,7 @@ impl Model {
 
     /// The rows of the embedding, as the first layer gets them.
     pub(crate) fn embed(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
-        let x = self.embedding.index_select(ids, 0)?;
+        let x = self.embedding.rows(ids)?;
         match &self.config.gemma {
             Some(_) => x * f64::from((self.config.hidden_size as f32).sqrt()),
             None => Ok(x),

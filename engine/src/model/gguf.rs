@@ -5,11 +5,20 @@ use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 
 use super::weights::{Weight, WeightSource};
-use super::{Architecture, LoadError, ModelConfig};
+use super::{Architecture, LoadError, ModelConfig, RopeScaling};
+use crate::linear::FrozenLinear;
+
+/// Families by the name that GGUF has for them. Mistral's files call themselves Llama's.
+const FAMILIES: [(&str, Architecture); 3] =
+    [("llama", Architecture::Llama), ("qwen2", Architecture::Qwen2), ("qwen3", Architecture::Qwen3)];
+
+/// By what each pair's rotary frequency is divided.
+const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 /// An opened GGUF file.
 pub(super) struct GgufFile {
@@ -31,40 +40,41 @@ impl GgufFile {
         Ok(Self { path: path.to_owned(), reader, content })
     }
 
-    pub(super) fn config(&self) -> Result<ModelConfig, LoadError> {
-        let family = self.text("general.architecture")?;
-        if family != "llama" {
-            return Err(self.unsupported("general.architecture", family, "llama"));
-        }
-        let heads = self.number("llama.attention.head_count")?;
-        let hidden_size = self.number("llama.embedding_length")?;
-        let head_dim = match self.optional_number("llama.attention.key_length")? {
+    pub(super) fn config(&mut self) -> Result<ModelConfig, LoadError> {
+        let family = self.text("general.architecture")?.to_owned();
+        let known = FAMILIES.iter().find(|(name, _)| *name == family);
+        let Some((_, architecture)) = known else {
+            return Err(self.unsupported("general.architecture", &family, &FAMILIES.map(|(name, _)| name).join(", ")));
+        };
+        let key = |rest: &str| format!("{family}.{rest}");
+        let heads = self.number(&key("attention.head_count"))?;
+        let hidden_size = self.number(&key("embedding_length"))?;
+        let head_dim = match self.optional_number(&key("attention.key_length"))? {
             Some(width) => width,
             None => hidden_size.checked_div(heads).unwrap_or(0),
         };
-        self.check_rope(head_dim)?;
-        let vocab_size = match self.optional_number("llama.vocab_size")? {
+        let vocab_size = match self.optional_number(&key("vocab_size"))? {
             Some(size) => size,
             None => self.array("tokenizer.ggml.tokens")?.len(),
         };
         let config = ModelConfig {
-            architecture: Architecture::Llama,
+            architecture: *architecture,
             vocab_size,
             hidden_size,
-            intermediate_size: self.number("llama.feed_forward_length")?,
-            layers: self.number("llama.block_count")?,
+            intermediate_size: self.number(&key("feed_forward_length"))?,
+            layers: self.number(&key("block_count"))?,
             heads,
-            kv_heads: self.optional_number("llama.attention.head_count_kv")?.unwrap_or(heads),
+            kv_heads: self.optional_number(&key("attention.head_count_kv"))?.unwrap_or(heads),
             head_dim,
-            rms_norm_eps: f64::from(self.float("llama.attention.layer_norm_rms_epsilon")?),
-            rope_theta: match self.content.metadata.get("llama.rope.freq_base") {
-                None => 10_000.0,
-                Some(_) => self.float("llama.rope.freq_base")?,
+            rms_norm_eps: f64::from(self.float(&key("attention.layer_norm_rms_epsilon"))?),
+            rope_theta: match self.content.metadata.contains_key(&key("rope.freq_base")) {
+                false => 10_000.0,
+                true => self.float(&key("rope.freq_base"))?,
             },
-            rope_scaling: None,
+            rope_scaling: self.rope_scaling(&family, head_dim)?,
             gemma: None,
             tie_embeddings: !self.has_tensor(Weight::Output),
-            context_length: self.number("llama.context_length")?,
+            context_length: self.number(&key("context_length"))?,
             bos: self.token_id("tokenizer.ggml.bos_token_id")?,
             eos: self.end_tokens()?,
         };
@@ -72,28 +82,40 @@ impl GgufFile {
         Ok(config)
     }
 
-    /// Llama 3.1 files carry their scaled frequencies as a tensor, others name a scaling: running either without
-    /// it would be silently wrong.
-    fn check_rope(&self, head_dim: usize) -> Result<(), LoadError> {
-        if self.content.tensor_infos.contains_key("rope_freqs.weight") {
-            return Err(self.unsupported(
-                "rope_freqs.weight",
-                "a tensor of scaled rotary frequencies",
-                "GGUF files without it; load this model from its safetensors folder",
-            ));
+    /// Llama 3.1 files carry their scaled frequencies as a tensor, others name a scaling.
+    fn rope_scaling(&mut self, family: &str, head_dim: usize) -> Result<Option<RopeScaling>, LoadError> {
+        let key = format!("{family}.rope.dimension_count");
+        if let Some(turned) = self.optional_number(&key)?.filter(|turned| *turned != head_dim) {
+            return Err(self.unsupported(&key, &turned.to_string(), &format!("the head width, {head_dim}")));
         }
-        if let Some(Value::String(kind)) = self.content.metadata.get("llama.rope.scaling.type")
-            && kind != "none"
-        {
-            return Err(self.unsupported("llama.rope.scaling.type", kind, "none"));
+        if let Some(info) = self.content.tensor_infos.get(ROPE_DIVISORS) {
+            if info.shape.dims() != [head_dim / 2] {
+                return Err(LoadError::WrongShape {
+                    path: self.path.clone(),
+                    tensor: ROPE_DIVISORS.to_owned(),
+                    found: info.shape.dims().to_vec(),
+                    expected: vec![head_dim / 2],
+                });
+            }
+            let divisors = self.content.tensor(&mut self.reader, ROPE_DIVISORS, &Device::Cpu);
+            let divisors = divisors.and_then(|tensor| tensor.dequantize(&Device::Cpu)?.to_vec1::<f32>());
+            let divisors = divisors.map_err(|source| self.failed(ROPE_DIVISORS.to_owned(), source))?;
+            return match divisors.iter().find(|divisor| !(divisor.is_finite() && **divisor > 0.0)) {
+                Some(wrong) => Err(self.invalid(ROPE_DIVISORS, &wrong.to_string(), "positive numbers")),
+                None => Ok(Some(RopeScaling::Divisors(divisors))),
+            };
         }
-        match self.optional_number("llama.rope.dimension_count")? {
-            Some(turned) if turned != head_dim => Err(self.unsupported(
-                "llama.rope.dimension_count",
-                &turned.to_string(),
-                &format!("the head width, {head_dim}"),
-            )),
-            _ => Ok(()),
+        let key = format!("{family}.rope.scaling.type");
+        match self.optional_text(&key)? {
+            None | Some("none") => Ok(None),
+            Some("linear") => {
+                let key = format!("{family}.rope.scaling.factor");
+                match self.float(&key)? {
+                    factor if factor.is_finite() && factor > 0.0 => Ok(Some(RopeScaling::Linear(factor))),
+                    other => Err(self.invalid(&key, &other.to_string(), "a positive number")),
+                }
+            }
+            Some(kind) => Err(self.unsupported(&key, kind, "none, linear")),
         }
     }
 
@@ -187,12 +209,9 @@ impl GgufFile {
     }
 }
 
-impl WeightSource for GgufFile {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn read(&mut self, weight: Weight, config: &ModelConfig) -> Result<Tensor, LoadError> {
+impl GgufFile {
+    /// The tensor as the file has it, of the configured shape.
+    fn stored(&mut self, weight: Weight, config: &ModelConfig) -> Result<QTensor, LoadError> {
         let name = weight.gguf_name();
         let Some(info) = self.content.tensor_infos.get(&name) else {
             return Err(LoadError::MissingTensor { path: self.path.clone(), tensor: name });
@@ -207,24 +226,44 @@ impl WeightSource for GgufFile {
                 expected,
             });
         }
-        let tensor = self
-            .content
-            .tensor(&mut self.reader, &name, &Device::Cpu)
-            .and_then(|quantised| quantised.dequantize(&Device::Cpu))
-            .and_then(|tensor| match weight {
-                Weight::Query(_) => to_half_split(&tensor, config.heads),
-                Weight::Key(_) => to_half_split(&tensor, config.kv_heads),
-                _ => Ok(tensor),
-            });
-        tensor.map_err(|source| LoadError::Tensor { path: self.path.clone(), tensor: name, source: Box::new(source) })
+        let tensor = self.content.tensor(&mut self.reader, &name, &Device::Cpu);
+        tensor.map_err(|source| self.failed(name, source))
+    }
+
+    fn failed(&self, tensor: String, source: candle_core::Error) -> LoadError {
+        LoadError::Tensor { path: self.path.clone(), tensor, source: Box::new(source) }
     }
 }
 
-/// GGUF keeps query and key rows with the two members of a rotary pair side by side; Hugging Face (and so every
-/// PEFT adapter) keeps all first members of a head, then all second ones. `[heads * head_dim, in]` to the same shape.
-pub(super) fn to_half_split(weight: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
-    let (rows, columns) = weight.dims2()?;
-    weight.reshape((heads, rows / heads / 2, 2, columns))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))
+impl WeightSource for GgufFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn vector(&mut self, weight: Weight, config: &ModelConfig) -> Result<Tensor, LoadError> {
+        let stored = self.stored(weight, config)?;
+        stored.dequantize(&Device::Cpu).map_err(|source| self.failed(weight.gguf_name(), source))
+    }
+
+    fn matrix(
+        &mut self,
+        weight: Weight,
+        bias: Option<Tensor>,
+        config: &ModelConfig,
+    ) -> Result<FrozenLinear, LoadError> {
+        let stored = self.stored(weight, config)?;
+        let turned = config.architecture == Architecture::Llama && matches!(weight, Weight::Query(_) | Weight::Key(_));
+        let row_of = |output| if turned { half_split_row(output, config.head_dim) } else { output };
+        FrozenLinear::quantised(&stored, row_of, bias).map_err(|source| self.failed(weight.gguf_name(), source))
+    }
+}
+
+/// GGUF keeps query and key rows of Llama with the two members of a rotary pair side by side; Hugging Face (and so every
+/// PEFT adapter) keeps all first members of a head, then all second ones. The file's row of Hugging Face's row `output`.
+fn half_split_row(output: usize, head_dim: usize) -> usize {
+    let (head, row) = (output / head_dim, output % head_dim);
+    let half = head_dim / 2;
+    head * head_dim + row % half * 2 + row / half
 }
 
 fn as_count(value: &Value) -> Option<usize> {

@@ -2,6 +2,7 @@
 
 use candle_core::quantized::gguf_file::Value;
 use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::{NFC, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -17,10 +18,14 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
 /// How words are cut before merging, by `tokenizer.ggml.pre`.
-const PRE_TOKENIZERS: &str = "smollm, gpt-2, default, llama-bpe";
+const PRE_TOKENIZERS: &str = "smollm, gpt-2, default, llama-bpe, qwen2";
 
 /// The split of Llama 3's tokenizer, as its published `tokenizer.json` has it.
 const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The split of Qwen2's and Qwen3's tokenizers: Llama 3's, with every digit alone.
+const QWEN2_SPLIT: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Builds the tokenizer from `tokenizer.ggml.*`.
 pub(super) fn from_gguf(file: &GgufFile) -> Result<Tokenizer, LoadError> {
@@ -30,6 +35,7 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<Tokenizer, LoadError> {
     }
     let pre = file.optional_text("tokenizer.ggml.pre")?.unwrap_or("default");
     let (pre_tokenizer, ignore_merges) = pre_tokenizer(pre, file)?;
+    let normalizer = (pre == "qwen2").then_some(NormalizerWrapper::NFC(NFC));
     let tokens = texts(file, "tokenizer.ggml.tokens")?;
     let merges = merges(file, &tokens)?;
     let failed = |e: tokenizers::Error| LoadError::Tokenizer { path: file.path().to_owned(), reason: e.to_string() };
@@ -49,6 +55,7 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<Tokenizer, LoadError> {
         .build()
         .map_err(failed)?;
     let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_normalizer(normalizer).map_err(failed)?;
     tokenizer.with_pre_tokenizer(Some(pre_tokenizer)).with_decoder(Some(ByteLevel::default()));
     add_tokens(&mut tokenizer, file, &tokens).map_err(failed)?;
     Ok(tokenizer)
@@ -60,13 +67,14 @@ fn pre_tokenizer(name: &str, file: &GgufFile) -> Result<(PreTokenizerWrapper, bo
     match name {
         "smollm" => Ok((Sequence::new(vec![Digits::new(true).into(), byte_level(true).into()]).into(), false)),
         "gpt-2" | "default" => Ok((byte_level(true).into(), false)),
-        "llama-bpe" => {
-            let pattern = SplitPattern::Regex(LLAMA3_SPLIT.to_owned());
+        "llama-bpe" | "qwen2" => {
+            let split = if name == "qwen2" { QWEN2_SPLIT } else { LLAMA3_SPLIT };
+            let pattern = SplitPattern::Regex(split.to_owned());
             let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false);
             let split =
                 split.map_err(|e| LoadError::Tokenizer { path: file.path().to_owned(), reason: e.to_string() })?;
             let steps = vec![split.into(), byte_level(false).into()];
-            Ok((Sequence::new(steps).into(), true))
+            Ok((Sequence::new(steps).into(), name == "llama-bpe"))
         }
         other => Err(file.unsupported("tokenizer.ggml.pre", other, PRE_TOKENIZERS)),
     }

@@ -1,7 +1,8 @@
 //! Models: their files, configuration and weights, and the forward pass of inference.
 //!
-//! A model is a `.gguf` file or a Hugging Face folder. Whatever it came from, weights end up in f32 on the CPU, in the
-//! Hugging Face layout (so that PEFT adapters fit), with projections packed for the engine's own product.
+//! A model is a `.gguf` file or a Hugging Face folder. Whatever it came from, weights end up on the CPU, in the Hugging Face
+//! layout (so that PEFT adapters fit), with matrices packed for the engine's own product as the file keeps them: in f32, in
+//! 16 bits or in quantised codes. What is computed is f32 all the same.
 
 mod config;
 mod error;
@@ -19,11 +20,11 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use tokenizers::Tokenizer;
 
-pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use config::{Architecture, ModelConfig};
 pub use error::LoadError;
 pub use forward::{LogitRows, Segment};
 pub use gemma::Gemma;
-pub use rope::RopeTable;
+pub use rope::{Llama3Scaling, RopeScaling, RopeTable};
 pub use weights::{HeadNorms, LayerWeights, PostNorms};
 
 use crate::chat::{ChatFormat, ChatSource};
@@ -37,13 +38,13 @@ use weights::{Weight, WeightSource};
 pub struct Model {
     /// Its shape.
     pub config: ModelConfig,
-    /// Token embeddings, `[vocab, hidden]`, f32.
-    pub embedding: Tensor,
+    /// Token embeddings, `[vocab, hidden]`.
+    pub embedding: FrozenLinear,
     /// The decoder layers, first to last.
     pub layers: Vec<LayerWeights>,
     /// The last norm, `[hidden]`.
     pub norm: Tensor,
-    /// From the last norm's output to logits, `[vocab, hidden]`.
+    /// From the last norm's output to logits, `[vocab, hidden]`; often the embedding itself.
     pub lm_head: FrozenLinear,
     /// Rotary tables for the whole context.
     pub rope: RopeTable,
@@ -57,7 +58,7 @@ pub struct Model {
 
 impl Model {
     /// Loads a `.gguf` file, or a folder with `config.json`, `tokenizer.json`, `tokenizer_config.json` and safetensors
-    /// (one file or sharded). Weights are dequantised, or converted, to f32.
+    /// (one file or sharded).
     ///
     /// # Errors
     /// [`LoadError`], which names the file, the key or tensor, and what would have been accepted.
@@ -117,19 +118,24 @@ impl Model {
         let tokenizer = Arc::new(tokenizer);
         let chat = ChatFormat::new(chat, tokenizer.clone(), &config.eos)
             .map_err(|source| LoadError::Chat { path: path.clone(), source })?;
-        let embedding = source.read(Weight::Embedding, &config)?;
+        let embedding = source.matrix(Weight::Embedding, None, &config)?;
         let layers = (0..config.layers)
             .map(|layer| LayerWeights::read(source, layer, &config))
             .collect::<Result<Vec<_>, _>>()?;
-        let lm_head = if config.tie_embeddings {
-            weights::pack(&embedding, None, &path, &Weight::Embedding.hugging_face_name())?
-        } else {
-            weights::packed(source, Weight::Output, &config)?
-        };
-        let norm = source.read(Weight::OutputNorm, &config)?;
+        let lm_head =
+            if config.tie_embeddings { embedding.clone() } else { source.matrix(Weight::Output, None, &config)? };
+        let norm = source.vector(Weight::OutputNorm, &config)?;
         let rope = RopeTable::new(&config).map_err(failed("the rotary tables"))?;
         let sliding_rope = RopeTable::sliding(&config).map_err(failed("the rotary tables"))?;
-        tracing::info!(path = %path.display(), layers = config.layers, vocab = config.vocab_size, "model loaded");
+        let head = if config.tie_embeddings { 0 } else { lm_head.bytes() };
+        let bytes = embedding.bytes() + head + layers.iter().map(LayerWeights::bytes).sum::<usize>();
+        tracing::info!(
+            path = %path.display(),
+            layers = config.layers,
+            vocab = config.vocab_size,
+            weights_mib = bytes >> 20,
+            "model loaded"
+        );
         Ok(Self { config, embedding, layers, norm, lm_head, rope, sliding_rope, tokenizer, chat })
     }
 

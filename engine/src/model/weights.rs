@@ -124,13 +124,18 @@ impl Weight {
     }
 }
 
-/// An opened model file (or set of files) that hands out weights in f32 on the CPU.
+/// An opened model file (or set of files) that hands out weights in the Hugging Face layout (half-split rotary pairs), of
+/// exactly the configured shapes.
 pub(super) trait WeightSource {
     /// Where the weights come from, for messages.
     fn path(&self) -> &Path;
 
-    /// The weight in the Hugging Face layout (half-split rotary pairs), of exactly the configured shape.
-    fn read(&mut self, weight: Weight, config: &ModelConfig) -> Result<Tensor, LoadError>;
+    /// A norm's factor or a bias, in f32 on the CPU.
+    fn vector(&mut self, weight: Weight, config: &ModelConfig) -> Result<Tensor, LoadError>;
+
+    /// A projection or an embedding, packed as the file keeps it.
+    fn matrix(&mut self, weight: Weight, bias: Option<Tensor>, config: &ModelConfig)
+    -> Result<FrozenLinear, LoadError>;
 }
 
 /// One decoder layer's weights, projections packed for the engine's own product.
@@ -179,59 +184,45 @@ pub struct PostNorms {
 }
 
 impl LayerWeights {
+    /// Bytes that the projections take.
+    pub(super) fn bytes(&self) -> usize {
+        let Self { q, k, v, o, gate, up, down, .. } = self;
+        [q, k, v, o, gate, up, down].into_iter().map(FrozenLinear::bytes).sum()
+    }
+
     pub(super) fn read(source: &mut dyn WeightSource, layer: usize, config: &ModelConfig) -> Result<Self, LoadError> {
         let mut biased = |weight: Weight, bias: Weight| -> Result<FrozenLinear, LoadError> {
-            let bias = config.architecture.has_bias().then(|| source.read(bias, config)).transpose()?;
-            let tensor = source.read(weight, config)?;
-            pack(&tensor, bias, source.path(), &weight.hugging_face_name())
+            let bias = config.architecture.has_bias().then(|| source.vector(bias, config)).transpose()?;
+            source.matrix(weight, bias, config)
         };
         let q = biased(Weight::Query(layer), Weight::QueryBias(layer))?;
         let k = biased(Weight::Key(layer), Weight::KeyBias(layer))?;
         let v = biased(Weight::Value(layer), Weight::ValueBias(layer))?;
         let head_norms = if config.architecture.norms_heads() {
-            let q = source.read(Weight::QueryNorm(layer), config)?;
-            Some(HeadNorms { q, k: source.read(Weight::KeyNorm(layer), config)? })
+            let q = source.vector(Weight::QueryNorm(layer), config)?;
+            Some(HeadNorms { q, k: source.vector(Weight::KeyNorm(layer), config)? })
         } else {
             None
         };
         let (ffn_norm, post_norms) = if config.architecture.is_gemma() {
-            let attn = source.read(Weight::PostAttentionNorm(layer), config)?;
-            let ffn = source.read(Weight::PostFeedForwardNorm(layer), config)?;
+            let attn = source.vector(Weight::PostAttentionNorm(layer), config)?;
+            let ffn = source.vector(Weight::PostFeedForwardNorm(layer), config)?;
             (Weight::PreFeedForwardNorm(layer), Some(PostNorms { attn, ffn }))
         } else {
             (Weight::FeedForwardNorm(layer), None)
         };
         Ok(Self {
-            attn_norm: source.read(Weight::AttentionNorm(layer), config)?,
+            attn_norm: source.vector(Weight::AttentionNorm(layer), config)?,
             q,
             k,
             v,
             head_norms,
-            o: packed(source, Weight::AttentionOutput(layer), config)?,
-            ffn_norm: source.read(ffn_norm, config)?,
+            o: source.matrix(Weight::AttentionOutput(layer), None, config)?,
+            ffn_norm: source.vector(ffn_norm, config)?,
             post_norms,
-            gate: packed(source, Weight::Gate(layer), config)?,
-            up: packed(source, Weight::Up(layer), config)?,
-            down: packed(source, Weight::Down(layer), config)?,
+            gate: source.matrix(Weight::Gate(layer), None, config)?,
+            up: source.matrix(Weight::Up(layer), None, config)?,
+            down: source.matrix(Weight::Down(layer), None, config)?,
         })
     }
-}
-
-/// Reads and packs one projection; the unpacked copy is dropped at once.
-pub(super) fn packed(
-    source: &mut dyn WeightSource,
-    weight: Weight,
-    config: &ModelConfig,
-) -> Result<FrozenLinear, LoadError> {
-    let tensor = source.read(weight, config)?;
-    pack(&tensor, None, source.path(), &weight.hugging_face_name())
-}
-
-/// Packs an already read weight; `name` is for messages.
-pub(super) fn pack(tensor: &Tensor, bias: Option<Tensor>, path: &Path, name: &str) -> Result<FrozenLinear, LoadError> {
-    FrozenLinear::new(tensor, bias).map_err(|source| LoadError::Tensor {
-        path: path.to_owned(),
-        tensor: name.to_owned(),
-        source: Box::new(source),
-    })
 }

@@ -61,6 +61,12 @@ FAMILIES = [
         "model_type": "gemma3_text", **GEMMA, "rope_theta": 1000000.0, "rope_local_base_freq": 500.0,
         "sliding_window_pattern": 3,
     },
+    {"model_type": "llama", **PLAIN, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    # Of the larger Gemma 3: layers with a window are not scaled.
+    {
+        "model_type": "gemma3_text", **GEMMA, "rope_theta": 1000000.0, "rope_local_base_freq": 500.0,
+        "sliding_window_pattern": 3, "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    },
 ]
 
 

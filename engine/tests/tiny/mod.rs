@@ -160,12 +160,18 @@ pub fn write_folder(folder: &Path, weights: &HashMap<String, Tensor>) -> PathBuf
 
 /// Metadata of the same model as a GGUF file.
 pub fn gguf_metadata() -> Vec<(&'static str, Value)> {
+    let leak = |(key, value): (String, Value)| (&*key.leak(), value);
+    family_gguf_metadata("llama").into_iter().map(leak).collect()
+}
+
+/// Metadata of the same model as a GGUF file of this family.
+pub fn family_gguf_metadata(family: &str) -> Vec<(String, Value)> {
     let (tokens, merges) = tokens();
     let texts = |values: Vec<String>| Value::Array(values.into_iter().map(Value::String).collect());
     let kinds = (0..tokens.len()).map(|id| Value::I32(if id < 3 { 3 } else { 1 })).collect();
     let count = |n: usize| Value::U32(n as u32);
-    vec![
-        ("general.architecture", Value::String("llama".into())),
+    let entries = [
+        ("general.architecture", Value::String(family.into())),
         ("llama.block_count", count(LAYERS)),
         ("llama.context_length", count(CONTEXT)),
         ("llama.embedding_length", count(HIDDEN)),
@@ -184,11 +190,17 @@ pub fn gguf_metadata() -> Vec<(&'static str, Value)> {
         ("tokenizer.ggml.bos_token_id", Value::U32(1)),
         ("tokenizer.ggml.eos_token_id", Value::U32(2)),
         ("tokenizer.chat_template", Value::String(CHATML.into())),
-    ]
+    ];
+    entries.map(|(key, value)| (key.replace("llama.", &format!("{family}.")), value)).into()
 }
 
-/// The weights under their GGUF names, query and key rows interleaved as GGUF has them.
+/// The weights under their GGUF names, Llama's query and key rows interleaved as GGUF has them.
 pub fn gguf_tensors(weights: &HashMap<String, Tensor>) -> Vec<(String, QTensor)> {
+    family_gguf_tensors("llama", weights)
+}
+
+/// As [`gguf_tensors`], of this family.
+pub fn family_gguf_tensors(family: &str, weights: &HashMap<String, Tensor>) -> Vec<(String, QTensor)> {
     let interleave = |tensor: &Tensor, heads: usize| {
         let (rows, columns) = tensor.dims2().unwrap();
         let split = tensor.reshape((heads, 2, rows / heads / 2, columns)).unwrap();
@@ -202,6 +214,8 @@ pub fn gguf_tensors(weights: &HashMap<String, Tensor>) -> Vec<(String, QTensor)>
         ("model.layers.", "blk."),
         ("input_layernorm", "attn_norm"),
         ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
         ("self_attn.q_proj", "attn_q"),
         ("self_attn.k_proj", "attn_k"),
         ("self_attn.v_proj", "attn_v"),
@@ -214,8 +228,8 @@ pub fn gguf_tensors(weights: &HashMap<String, Tensor>) -> Vec<(String, QTensor)>
         .iter()
         .map(|(name, tensor)| {
             let tensor = match name {
-                n if n.contains("q_proj") => interleave(tensor, HEADS),
-                n if n.contains("k_proj") => interleave(tensor, KV_HEADS),
+                n if family == "llama" && n.contains("q_proj") => interleave(tensor, HEADS),
+                n if family == "llama" && n.contains("k_proj") => interleave(tensor, KV_HEADS),
                 _ => tensor.clone(),
             };
             let renamed = renames.iter().fold(name.clone(), |name, (from, to)| name.replace(from, to));

@@ -193,8 +193,9 @@ pub(crate) struct WorkerArguments {
     pub coordinators: Vec<String>,
     #[command(flatten)]
     pub credentials: CredentialArguments,
-    /// What the model runs on. This build has `cpu` only.
-    #[arg(long, default_value = "cpu")]
+    /// What the models run on: `cpu`, `cuda:N` (N counts from 0) or `metal`. The latter two need a build with the feature
+    /// of that name.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
     /// How many episodes are rolled out at once.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]

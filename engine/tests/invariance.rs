@@ -5,9 +5,10 @@ mod tiny;
 
 use std::sync::Arc;
 
+use candle_core::{DType, Device};
 use futures::future::join_all;
 use influence_engine::batch::{Engine, EngineOptions, GenerateRequest, Generation, Score, ScoreRequest};
-use influence_engine::model::{LogitRows, Model, Segment};
+use influence_engine::model::{LogitRows, Model, Placement, Segment};
 use influence_engine::sample::{AnswerTree, SamplingOptions};
 
 fn model() -> Arc<Model> {
@@ -100,7 +101,7 @@ async fn a_score_is_what_plain_forward_passes_say() {
     let model = model();
     let prompt = tiny::ragged_prompts(1, 90, 8).remove(0);
     let softmax_after = |ids: &[u32]| {
-        let mut cache = model.new_cache(ids.len());
+        let mut cache = model.new_cache(ids.len()).unwrap();
         let segment = Segment { tokens: ids, cache: &mut cache, adapter: None, logits: LogitRows::Last };
         let logits = model.forward(&mut [segment]).unwrap().unwrap();
         let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
@@ -191,5 +192,50 @@ async fn what_earlier_requests_left_behind_changes_no_bit() {
             bits,
             "prefix cache {prefix_cache}, {kv_bytes} bytes"
         );
+    }
+}
+
+/// Protects: on a device, with pages that are shared, copied, given back and taken again, requests get what they get from
+/// our kernels, but for rounding.
+#[tokio::test]
+async fn candles_operations_on_pages_give_the_same_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_folder(folder.path(), &tiny::weights(21));
+    let device = Placement::Device { device: Device::Cpu, dtype: DType::F32 };
+    let mut answers = Vec::new();
+    for placement in [Placement::Cpu, device] {
+        let model = Arc::new(Model::load_for(folder.path(), &placement).unwrap());
+        // Each prompt again and with another end: what is known of it is used, from whole pages and from copies.
+        let ends = [&[][..], &[7, 8, 9], &[11]];
+        let mut generations = generate_requests();
+        for request in &mut generations {
+            request.max_tokens = 12;
+        }
+        let generations = ends.map(|end| {
+            let longer = |request: &GenerateRequest| {
+                let prompt = [&request.prompt, end].concat();
+                GenerateRequest { prompt, ..request.clone() }
+            };
+            generations.iter().map(longer).collect::<Vec<_>>()
+        });
+        let options =
+            EngineOptions { max_rows: 16, prefill_chunk: 33, kv_bytes: 2_400_000, prefix_cache: true, queue: 8 };
+        let engine = Engine::start(model.clone(), options).unwrap();
+        let (mut tokens, mut masses) = (Vec::new(), Vec::new());
+        for requests in generations {
+            let scores = join_all(score_requests(&model).into_iter().map(|request| engine.score(request)));
+            let replies = join_all(requests.into_iter().map(|request| engine.generate(request)));
+            let (scores, replies) = tokio::join!(scores, replies);
+            masses.extend(scores.into_iter().map(|score| score.unwrap().mass));
+            tokens.extend(replies.into_iter().map(|reply| reply.unwrap().token_ids));
+        }
+        assert!(engine.counters().generate_reused_tokens > 0);
+        engine.stop().await;
+        answers.push((tokens, masses));
+    }
+    let (ours, candles) = (&answers[0], &answers[1]);
+    assert_eq!(ours.0, candles.0);
+    for (ours, candles) in ours.1.iter().zip(&candles.1) {
+        assert!((ours - candles).abs() < 1e-4, "{ours} is not {candles}");
     }
 }

@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use influence_engine::model::{LoadError, LogitRows, Model, Segment};
 
 fn logits(model: &Model, tokens: &[u32]) -> Vec<u32> {
-    let mut cache = model.new_cache(tokens.len());
+    let mut cache = model.new_cache(tokens.len()).unwrap();
     let segment = Segment { tokens, cache: &mut cache, adapter: None, logits: LogitRows::All };
     let logits = model.forward(&mut [segment]).unwrap().unwrap();
     let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();

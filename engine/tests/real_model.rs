@@ -28,10 +28,10 @@ fn model_path() -> PathBuf {
 /// The weights as candle's model names them.
 fn named_weights(model: &Model) -> HashMap<String, Tensor> {
     let mut all = HashMap::from([
-        ("model.embed_tokens.weight".to_owned(), model.embedding.weight().unwrap()),
-        ("model.norm.weight".to_owned(), model.norm.clone()),
+        ("model.embed_tokens.weight".to_owned(), model.weights.embedding.weight().unwrap()),
+        ("model.norm.weight".to_owned(), model.weights.norm.clone()),
     ]);
-    for (l, layer) in model.layers.iter().enumerate() {
+    for (l, layer) in model.weights.layers.iter().enumerate() {
         let mut put = |name: &str, tensor: Tensor| all.insert(format!("model.layers.{l}.{name}.weight"), tensor);
         put("input_layernorm", layer.attn_norm.clone());
         put("post_attention_layernorm", layer.ffn_norm.clone());

@@ -3,6 +3,9 @@
 //! - `rollout EXPERIMENT --configs DIR --episodes N --model FILE --out FILE` rolls out the first episodes of the plan, and
 //!   writes how long that took and every call of a model, by its tokens.
 //! - `tokens --model FILE` prints how fast prompts are read and how fast rows are decoded.
+//! - `logits --model FILE --tokens N` prints the logits after N tokens.
+//!
+//! The last two run on any device; `scripts/gpu` compares them with transformers.
 
 #![allow(
     clippy::expect_used,
@@ -19,6 +22,7 @@ mod tokens;
 use std::path::PathBuf;
 
 use clap::Parser;
+use influence_engine::model::{Model, Placement};
 
 // As in the binary.
 #[global_allocator]
@@ -31,10 +35,38 @@ enum Command {
     Rollout(RolloutArgs),
     /// Read a prompt, decode rows.
     Tokens {
-        /// A `.gguf` file or a folder.
-        #[arg(long)]
-        model: PathBuf,
+        #[command(flatten)]
+        place: Place,
+        /// To decode at once.
+        #[arg(long, default_value_t = 32)]
+        rows: usize,
     },
+    /// The logits after the last of some tokens.
+    Logits {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        tokens: usize,
+    },
+}
+
+/// Where a model runs.
+#[derive(clap::Args)]
+struct Place {
+    /// A `.gguf` file or a folder.
+    #[arg(long)]
+    model: PathBuf,
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    #[arg(long, default_value = "f32")]
+    dtype: String,
+}
+
+impl Place {
+    fn load(&self) -> Model {
+        let placement = Placement::new(&self.device, &self.dtype).unwrap_or_else(|e| panic!("{e}"));
+        Model::load_for(&self.model, &placement).unwrap_or_else(|e| panic!("{e}"))
+    }
 }
 
 #[derive(clap::Args)]
@@ -48,6 +80,9 @@ struct RolloutArgs {
     /// A `.gguf` file or a folder.
     #[arg(long)]
     model: PathBuf,
+    /// Memory for keys and values, in MiB. Default: as a worker takes.
+    #[arg(long)]
+    kv_mib: Option<usize>,
     /// Where the figures and calls go, as JSON.
     #[arg(long)]
     out: PathBuf,
@@ -59,6 +94,7 @@ fn main() {
     // `cargo bench` adds it.
     match Command::parse_from(std::env::args().filter(|argument| argument != "--bench")) {
         Command::Rollout(args) => rollout::run(&args),
-        Command::Tokens { model } => tokens::run(&model),
+        Command::Tokens { place, rows } => tokens::run(&place.load(), rows),
+        Command::Logits { place, tokens } => tokens::logits(&place.load(), tokens),
     }
 }

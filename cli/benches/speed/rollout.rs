@@ -6,7 +6,7 @@ use std::time::Instant;
 use influence_coordinator::config::Experiment;
 use influence_coordinator::planning::{Phase, plan};
 use influence_engine::batch::{Engine, EngineOptions, kv_budget};
-use influence_engine::model::Model;
+use influence_engine::model::{Model, Placement};
 use influence_proto::{EpisodeSpec, RunId, StateMachine, Turn};
 use influence_worker::backend::{LocalBackend, Models};
 use influence_worker::episode::Episode;
@@ -22,7 +22,8 @@ pub(crate) fn run(args: &RolloutArgs) {
     let specs = specs(args);
     let model = Arc::new(Model::load(&args.model).expect("the model loads"));
     let max_rows = specs.len() * ROWS_PER_EPISODE;
-    let options = EngineOptions { max_rows, kv_bytes: kv_budget(), ..EngineOptions::default() };
+    let kv_bytes = args.kv_mib.map_or_else(|| kv_budget(&Placement::Cpu), |mib| mib << 20);
+    let options = EngineOptions { max_rows, kv_bytes, ..EngineOptions::default() };
     let engine = Engine::start(model.clone(), options).expect("the engine starts");
     let recorder = Arc::new(Recorder::new(LocalBackend::new(engine.clone())));
     let name = specs[0].agent.model.clone();

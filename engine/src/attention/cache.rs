@@ -3,8 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Positions per block; a block's keys are stored transposed, so that one vector holds neighbouring positions.
-pub(crate) const BLOCK: usize = 64;
+use candle_core::{Result, bail};
+
+use super::pages::{Page, Pages};
+
+/// Positions per block; a block's keys are stored transposed, so that one vector holds neighbouring positions. Small, for
+/// where prompts part a block is copied, and where they end a part of one is empty.
+pub(crate) const BLOCK: usize = 16;
 
 /// What one position takes in every layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,13 +20,8 @@ pub(crate) struct KvShape {
 }
 
 impl KvShape {
-    fn floats_per_block(self) -> usize {
+    pub(crate) fn floats_per_block(self) -> usize {
         self.layers * 2 * self.kv_heads * self.width * BLOCK
-    }
-
-    /// Bytes of one block.
-    pub(crate) fn block_bytes(self) -> usize {
-        self.floats_per_block() * size_of::<f32>()
     }
 }
 
@@ -30,11 +30,19 @@ impl KvShape {
 pub(crate) struct KvPool {
     pub(crate) shape: KvShape,
     living: Arc<AtomicUsize>,
+    /// None in the memory of this process.
+    pages: Option<Arc<Pages>>,
 }
 
 impl KvPool {
+    /// In the memory of this process, without a bound.
     pub(crate) fn new(shape: KvShape) -> Self {
-        Self { shape, living: Arc::default() }
+        Self { shape, living: Arc::default(), pages: None }
+    }
+
+    /// On a device.
+    pub(crate) fn on(pages: Pages) -> Self {
+        Self { shape: pages.shape(), living: Arc::default(), pages: Some(Arc::new(pages)) }
     }
 
     /// Blocks that live now, whoever holds them.
@@ -42,20 +50,35 @@ impl KvPool {
         self.living.load(Relaxed)
     }
 
-    fn block(&self) -> Arc<KvBlock> {
-        Arc::new(KvBlock {
-            data: vec![0.0; self.shape.floats_per_block()].into(),
-            _life: Life::begin(self.living.clone()),
-        })
+    fn block(&self) -> Result<Arc<KvBlock>> {
+        let data = match &self.pages {
+            None => Data::Host(vec![0.0; self.shape.floats_per_block()].into()),
+            Some(pages) => Data::Page(Page::take(pages)?),
+        };
+        Ok(Arc::new(KvBlock { data, _life: Life::begin(self.living.clone()) }))
+    }
+
+    fn copy(&self, block: &KvBlock) -> Result<Arc<KvBlock>> {
+        let data = match &block.data {
+            Data::Host(data) => Data::Host(data.clone()),
+            Data::Page(page) => Data::Page(page.copy()?),
+        };
+        Ok(Arc::new(KvBlock { data, _life: Life::begin(self.living.clone()) }))
     }
 }
 
-/// Keys and values of [`BLOCK`] neighbouring positions in every layer, f32. Per layer and head: keys `[width][BLOCK]`,
-/// values `[BLOCK][width]`.
-#[derive(Debug, Clone)]
+/// Keys and values of [`BLOCK`] neighbouring positions in every layer.
+#[derive(Debug)]
 pub(crate) struct KvBlock {
-    data: Box<[f32]>,
+    data: Data,
     _life: Life,
+}
+
+#[derive(Debug)]
+enum Data {
+    /// f32. Per layer and head: keys `[width][BLOCK]`, values `[BLOCK][width]`.
+    Host(Box<[f32]>),
+    Page(Page),
 }
 
 /// Counts a block for as long as it lives.
@@ -66,12 +89,6 @@ impl Life {
     fn begin(living: Arc<AtomicUsize>) -> Self {
         living.fetch_add(1, Relaxed);
         Self(living)
-    }
-}
-
-impl Clone for Life {
-    fn clone(&self) -> Self {
-        Self::begin(self.0.clone())
     }
 }
 
@@ -98,9 +115,9 @@ impl KvCache {
 
     /// Goes on from the first `len` positions of `blocks`, which others may hold too: a last block that is held in part
     /// is copied now.
-    pub(crate) fn resume(&mut self, blocks: Vec<Arc<KvBlock>>, len: usize) {
+    pub(crate) fn resume(&mut self, blocks: Vec<Arc<KvBlock>>, len: usize) -> Result<()> {
         (self.blocks, self.len) = (blocks, len);
-        self.make_room(0);
+        self.make_room(0)
     }
 
     /// Positions that are filled.
@@ -140,26 +157,46 @@ impl KvCache {
 
     /// Sees to it that the next `tokens` positions, and those of a block that is filled in part, have blocks which no
     /// one else holds.
-    pub(crate) fn make_room(&mut self, tokens: usize) {
+    pub(crate) fn make_room(&mut self, tokens: usize) -> Result<()> {
         let (first, end) = (self.len / BLOCK, (self.len + tokens).div_ceil(BLOCK));
         for block in self.blocks.iter_mut().skip(first) {
-            Arc::make_mut(block);
+            if Arc::get_mut(block).is_none() {
+                *block = self.pool.copy(block)?;
+            }
         }
         while self.blocks.len() < end {
-            self.blocks.push(self.pool.block());
+            self.blocks.push(self.pool.block()?);
         }
+        Ok(())
     }
 
-    /// Writes rows `[tokens, kv_heads * width]` from position `len` on, where there is room.
-    pub(super) fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
+    /// Where keys and values are on a device, if they are.
+    pub(super) fn pages(&self) -> Option<&Arc<Pages>> {
+        self.pool.pages.as_ref()
+    }
+
+    /// The places of positions from `from` on among the rows of the device's pages, as far as there are blocks.
+    pub(super) fn slots(&self, from: usize) -> impl Iterator<Item = u32> + '_ {
+        let slot = |block: &Arc<KvBlock>| match &block.data {
+            Data::Page(page) => page.first_row(),
+            Data::Host(_) => 0,
+        };
+        let rows = self.blocks.iter().map(slot).flat_map(|first| first..first + BLOCK as u32);
+        rows.skip(from)
+    }
+
+    /// Writes rows `[tokens, kv_heads * width]` from position `len` on, where there is room, to this process' memory.
+    pub(super) fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]) -> Result<()> {
         let KvShape { kv_heads, width, .. } = self.pool.shape;
         let row = kv_heads * width;
         for (i, (key, value)) in keys.chunks_exact(row).zip(values.chunks_exact(row)).enumerate() {
             let position = self.len + i;
             let (keys_at, values_at) = (self.offset(layer, 0, 0), self.offset(layer, 1, 0));
             let at = position % BLOCK;
-            // No one else holds it since `make_room`, so nothing is copied here.
-            let data = &mut Arc::make_mut(&mut self.blocks[position / BLOCK]).data;
+            // No one else holds it since `make_room`.
+            let Some(KvBlock { data: Data::Host(data), .. }) = Arc::get_mut(&mut self.blocks[position / BLOCK]) else {
+                bail!("the block of position {position} is shared, or on a device");
+            };
             for (to, from) in data[keys_at + at..].iter_mut().step_by(BLOCK).zip(key) {
                 *to = *from;
             }
@@ -168,6 +205,7 @@ impl KvCache {
                 data[first..first + width].copy_from_slice(value);
             }
         }
+        Ok(())
     }
 
     /// One head's keys, block by block, each `[width][BLOCK]`.
@@ -199,23 +237,39 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
+    /// Of a head.
+    #[inline(always)]
+    pub(super) fn width(self) -> usize {
+        self.len / BLOCK
+    }
+
+    /// One block's.
+    #[inline(always)]
+    pub(super) fn block(self, index: usize) -> &'a [f32] {
+        match &self.blocks[index].data {
+            Data::Host(data) => &data[self.first..self.first + self.len],
+            Data::Page(_) => &[],
+        }
+    }
+
     #[inline(always)]
     pub(super) fn iter(self) -> impl Iterator<Item = &'a [f32]> {
-        self.blocks.iter().map(move |block| &block.data[self.first..self.first + self.len])
+        (0..self.blocks.len()).map(move |index| self.block(index))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     const SHAPE: KvShape = KvShape { layers: 2, kv_heads: 1, width: 2 };
 
     fn filled(pool: &Arc<KvPool>, from: usize, to: usize, cache: &mut KvCache) {
         let values: Vec<f32> = (from..to).flat_map(|p| [p as f32, -(p as f32)]).collect();
-        cache.make_room(to - from);
+        cache.make_room(to - from).unwrap();
         for layer in 0..pool.shape.layers {
-            cache.write(layer, &values, &values);
+            cache.write(layer, &values, &values).unwrap();
         }
         cache.advance(to - from);
     }
@@ -224,20 +278,20 @@ mod tests {
     #[test]
     fn a_shared_block_is_copied_before_it_is_written() {
         let pool = Arc::new(KvPool::new(SHAPE));
-        let mut first = KvCache::new(pool.clone(), 150);
-        filled(&pool, 0, 100, &mut first);
+        let mut first = KvCache::new(pool.clone(), 40);
+        filled(&pool, 0, 25, &mut first);
         assert_eq!((pool.living(), first.missing_blocks()), (2, 1));
-        let mut second = KvCache::new(pool.clone(), 150);
-        second.resume(first.blocks().to_vec(), 80);
+        let mut second = KvCache::new(pool.clone(), 40);
+        second.resume(first.blocks().to_vec(), 20).unwrap();
         assert_eq!(pool.living(), 3, "the block that will be written is copied, and no other");
         filled(&pool, 500, 503, &mut second);
         assert_eq!(pool.living(), 3);
         let column = |cache: &KvCache, block: usize| cache.values(1, 0).iter().nth(block).map(<[f32]>::to_vec);
         assert_eq!(column(&first, 0), column(&second, 0));
-        // Position 79 is the last that they share; 80 is each one's own.
+        // Position 19 is the last that they share; 20 is each one's own.
         let (one, other) = (column(&first, 1).unwrap_or_default(), column(&second, 1).unwrap_or_default());
-        assert_eq!((one[15 * 2], one[16 * 2]), (79.0, 80.0));
-        assert_eq!((other[15 * 2], other[16 * 2]), (79.0, 500.0));
+        assert_eq!((one[3 * 2], one[4 * 2]), (19.0, 20.0));
+        assert_eq!((other[3 * 2], other[4 * 2]), (19.0, 500.0));
         drop((first, second));
         assert_eq!(pool.living(), 0);
     }

@@ -1,18 +1,25 @@
-//! Causal attention for inference on the CPU, over ragged rows.
+//! Causal attention for inference, over ragged rows: our own on the CPU, candle's operations on other devices.
 //!
-//! The order in which anything is summed depends on a token's own position alone. So a token's output has the same bits
+//! On the CPU, the order in which anything is summed depends on a token's own position alone. So a token's output has the same bits
 //! whatever the batch, the chunking of the prompt and the instruction set. Training has a differentiable attention of its own.
 
 mod cache;
 mod kernel;
+mod paged;
+mod pages;
+mod products;
 mod vector;
 
 pub use cache::KvCache;
 pub(crate) use cache::{BLOCK, KvBlock, KvPool, KvShape};
+pub(crate) use paged::Paging;
+pub(crate) use pages::Pages;
 pub(crate) use vector::{exp, sum_of_exp};
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Storage, Tensor};
+use crate::linear::Instructions;
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// How heads share keys and values (grouped-query attention, arXiv 2305.13245).
 #[derive(Debug, Clone, Copy)]
@@ -42,20 +49,76 @@ pub(crate) enum Activation {
     GeluTanh,
 }
 
-/// Attends every token of `queries` (`[tokens, heads * width]`, contiguous f32) to its own sequence. `sequences` gives, in
-/// the order of the tokens, each sequence's cache and how many tokens it has here; their keys and values are in the
-/// cache already, the cache's length still stands at the first of them. Returns the shape of `queries`.
-pub(crate) fn attend(
+/// The keys and values of a step's sequences, each given with the number of its new tokens. A cache's length stays at the
+/// first of them until the step is through.
+#[derive(Debug)]
+pub(crate) struct Sequences<'a, 'c> {
+    sequences: &'a mut [(&'c mut KvCache, usize)],
+    paging: Option<Paging>,
+}
+
+impl<'a, 'c> Sequences<'a, 'c> {
+    /// Makes room for the new tokens. `window`: of layers that have one.
+    pub(crate) fn new(
+        sequences: &'a mut [(&'c mut KvCache, usize)],
+        window: Option<usize>,
+        device: &Device,
+    ) -> Result<Self> {
+        for (cache, tokens) in &mut *sequences {
+            cache.make_room(*tokens)?;
+        }
+        let views: Vec<(&KvCache, usize)> = sequences.iter().map(|(cache, tokens)| (&**cache, *tokens)).collect();
+        let pages = views.first().and_then(|(cache, _)| cache.pages());
+        let strangers = |(cache, _): &&(&KvCache, usize)| cache.pages().map(Arc::as_ptr) != pages.map(Arc::as_ptr);
+        if views.iter().any(|view| strangers(&view)) {
+            candle_core::bail!("sequences of one step must have their keys and values in the same place");
+        }
+        let paging = pages.map(|pages| Paging::new(&views, pages, window, device)).transpose()?;
+        Ok(Self { sequences, paging })
+    }
+
+    /// Writes the new keys and values (`[tokens, kv_heads * width]`) of one layer.
+    pub(crate) fn remember(&mut self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
+        if let Some((paging, pages)) = self.paged() {
+            return paging.remember(pages, layer, keys, values);
+        }
+        remember(keys, values, self.sequences, layer)
+    }
+
+    /// Attends every token of `queries` (`[tokens, heads * width]`, contiguous) to its own sequence, in the order of the
+    /// sequences. Returns the shape of `queries`.
+    pub(crate) fn attend(&self, layer: usize, queries: &Tensor, heads: Heads, scoring: Scores) -> Result<Tensor> {
+        if let Some((paging, pages)) = self.paged() {
+            return paging.attend(pages, layer, queries, heads, scoring);
+        }
+        attend(queries, self.sequences, layer, heads, scoring)
+    }
+
+    /// Counts the new tokens as filled, once every layer has written them.
+    pub(crate) fn advance(self) {
+        for (cache, tokens) in self.sequences {
+            cache.advance(*tokens);
+        }
+    }
+
+    fn paged(&self) -> Option<(&Paging, &Pages)> {
+        let pages = self.sequences.first().and_then(|(cache, _)| cache.pages());
+        self.paging.as_ref().zip(pages.map(|pages| &**pages))
+    }
+}
+
+fn attend(
     queries: &Tensor,
-    sequences: &[(&KvCache, usize)],
+    sequences: &[(&mut KvCache, usize)],
     layer: usize,
     heads: Heads,
     scoring: Scores,
-) -> candle_core::Result<Tensor> {
+) -> Result<Tensor> {
     let mut tokens = Vec::with_capacity(queries.dim(0)?);
     for (cache, count) in sequences {
-        tokens.extend((0..*count).map(|i| (*cache, cache.len() + i + 1)));
+        tokens.extend((0..*count).map(|i| (&**cache, cache.len() + i + 1)));
     }
+    let instructions = Instructions::best();
     let group = heads.query / heads.kv * heads.width;
     let attended = with_slice(queries, |queries| {
         let mut attended = vec![0f32; queries.len()];
@@ -71,7 +134,7 @@ pub(crate) fn attend(
                     from: scoring.window.map_or(0, |window| seen.saturating_sub(window)),
                     seen,
                 };
-                kernel::attend(query, &past, scoring, scores, out);
+                kernel::attend(instructions, query, &past, scoring, scores, out);
             },
         );
         attended
@@ -79,29 +142,26 @@ pub(crate) fn attend(
     Tensor::from_vec(attended, queries.shape(), queries.device())
 }
 
-/// Appends each sequence's new keys and values (`[tokens, kv_heads * width]`) to its cache for one layer. The caches'
-/// lengths stay as they are until the step is through.
-pub(crate) fn remember(
-    keys: &Tensor,
-    values: &Tensor,
-    sequences: &mut [(&mut KvCache, usize)],
-    layer: usize,
-) -> candle_core::Result<()> {
+fn remember(keys: &Tensor, values: &Tensor, sequences: &mut [(&mut KvCache, usize)], layer: usize) -> Result<()> {
     let width = keys.dim(1)?;
     with_slice(keys, |keys| {
         with_slice(values, |values| {
             let mut first = 0;
             for (cache, count) in sequences {
                 let rows = first * width..(first + *count) * width;
-                cache.write(layer, &keys[rows.clone()], &values[rows]);
+                cache.write(layer, &keys[rows.clone()], &values[rows])?;
                 first += *count;
             }
+            Ok(())
         })
-    })?
+    })??
 }
 
 /// `cap * tanh(x / cap)`, elementwise.
-pub(crate) fn softcap(x: &Tensor, cap: f32) -> candle_core::Result<Tensor> {
+pub(crate) fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
+    if !has_kernels(x) {
+        return paged::capped(x, cap);
+    }
     let capped = with_slice(x, |x| {
         let mut x = x.to_vec();
         vector::softcap(&mut x, cap);
@@ -110,10 +170,22 @@ pub(crate) fn softcap(x: &Tensor, cap: f32) -> candle_core::Result<Tensor> {
     Tensor::from_vec(capped, x.shape(), x.device())
 }
 
-/// `activation(gate) * up` for `[rows, width]` f32, elementwise, in the place of `gate`.
-pub(crate) fn gated(gate: Tensor, up: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
+/// `activation(gate) * up` for `[rows, width]`, elementwise; where we have a kernel for it, in the place of `gate`.
+pub(crate) fn gated(gate: Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    if !has_kernels(&gate) {
+        let gate = match activation {
+            Activation::Silu => gate.silu()?,
+            // candle's `gelu` is the approximation.
+            Activation::GeluTanh => gate.gelu()?,
+        };
+        return gate * up;
+    }
     gate.inplace_op2(up, &Gated(activation))?;
     Ok(gate)
+}
+
+fn has_kernels(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
 }
 
 struct Gated(Activation);
@@ -123,13 +195,7 @@ impl InplaceOp2 for Gated {
         "gate"
     }
 
-    fn cpu_fwd(
-        &self,
-        gate: &mut CpuStorage,
-        gate_layout: &Layout,
-        up: &CpuStorage,
-        up_layout: &Layout,
-    ) -> candle_core::Result<()> {
+    fn cpu_fwd(&self, gate: &mut CpuStorage, gate_layout: &Layout, up: &CpuStorage, up_layout: &Layout) -> Result<()> {
         let CpuStorage::F32(gate) = gate else { candle_core::bail!("a gate in f32 is needed") };
         let Some((start, end)) = gate_layout.contiguous_offsets() else {
             candle_core::bail!("a contiguous gate is needed, not {gate_layout:?}");
@@ -145,7 +211,7 @@ impl InplaceOp2 for Gated {
 }
 
 /// Lends a contiguous f32 CPU tensor's values.
-pub(crate) fn with_slice<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
+pub(crate) fn with_slice<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => Ok(read(contiguous(storage, layout)?)),
@@ -153,7 +219,7 @@ pub(crate) fn with_slice<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> 
     }
 }
 
-fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let values = storage.as_slice::<f32>()?;
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),

@@ -117,7 +117,7 @@ fn check_prompt(prompt: &[u32], more: usize, model: &Model, options: &EngineOpti
     if let Some(position) = prompt.iter().position(|id| *id as usize >= vocabulary) {
         return Err(RequestError::UnknownToken { token: prompt[position], position, vocabulary });
     }
-    let needed = positions.div_ceil(BLOCK) * model.kv_shape().block_bytes();
+    let needed = positions.div_ceil(BLOCK) * model.kv_block_bytes();
     let available = options.kv_bytes;
     if needed > available {
         return Err(RequestError::TooLarge { positions, needed, available });

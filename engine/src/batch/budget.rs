@@ -1,6 +1,10 @@
 //! How much memory keys and values may take.
 
+#[cfg(feature = "cuda")]
+use candle_core::Device;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+use crate::model::Placement;
 
 /// Of the memory that is free; the rest is for the pass itself, for training and for everybody else.
 const SHARE: u64 = 4;
@@ -9,8 +13,27 @@ const LEAST: u64 = 64 << 20;
 /// Where the system does not say what is free.
 const UNKNOWN: u64 = 1 << 30;
 
-/// Bytes for keys and values of one engine: a quarter of what is free now on this machine, or in this container.
-pub fn kv_budget() -> usize {
+/// Bytes for keys and values of one engine at `placement`: a share of what is free there now. Call it after the weights
+/// are there.
+pub fn kv_budget(placement: &Placement) -> usize {
+    match placement {
+        #[cfg(feature = "cuda")]
+        Placement::Device { device: Device::Cuda(device), .. } => {
+            use candle_core::cuda_backend::cudarc::driver::result::mem_get_info;
+            // The answer is about the device whose context is current on this thread.
+            let bound = device.cuda_stream().context().bind_to_thread();
+            match bound.and_then(|()| mem_get_info()) {
+                // Nobody else computes on a device; what is left is for a step's own tensors.
+                Ok((free, _)) => free / 10 * 7,
+                Err(_) => share_of(0),
+            }
+        }
+        _ => host_budget(),
+    }
+}
+
+/// A quarter of what is free now on this machine, or in this container.
+fn host_budget() -> usize {
     let what = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let free = System::new_with_specifics(what).map_or(0, |system| {
         let free = system.available_memory();
@@ -34,6 +57,6 @@ mod tests {
         assert_eq!(share_of(8 << 30), 2 << 30);
         assert_eq!(share_of(1 << 20), 64 << 20);
         assert_eq!(share_of(0), 1 << 30);
-        assert!(kv_budget() >= 64 << 20);
+        assert!(kv_budget(&Placement::Cpu) >= 64 << 20);
     }
 }

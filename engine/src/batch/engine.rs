@@ -53,7 +53,7 @@ impl Engine {
     /// Starts the step loop on its own thread.
     ///
     /// # Errors
-    /// A limit of 0, or no thread.
+    /// A limit of 0, no thread, or no room on the device.
     pub fn start(model: Arc<Model>, options: EngineOptions) -> Result<Self, StartError> {
         let limits = [
             ("max_rows", options.max_rows),
@@ -68,7 +68,7 @@ impl Engine {
         let (alive, ended) = watch::channel(());
         let counters = Arc::new(Counters::default());
         let stopping = Arc::new(AtomicBool::new(false));
-        let step_loop = StepLoop::new(model.clone(), options, inbox, counters.clone(), stopping.clone());
+        let step_loop = StepLoop::new(model.clone(), options, inbox, counters.clone(), stopping.clone())?;
         let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
             step_loop.run();
             drop(alive);

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::prefix::{PrefixCache, Salt, common};
-use crate::attention::{BLOCK, KvCache, KvPool, KvShape};
+use crate::attention::{BLOCK, KvCache, KvPool};
+use crate::model::Model;
 
 /// All keys and values of an engine, within a bound.
 #[derive(Debug)]
 pub(super) struct Memory {
     pool: Arc<KvPool>,
+    block_bytes: usize,
     limit: usize,
     /// None if nothing is to be remembered.
     prefixes: Option<PrefixCache>,
@@ -16,14 +18,16 @@ pub(super) struct Memory {
 
 impl Memory {
     /// At most `bytes` at any time.
-    pub(super) fn new(shape: KvShape, bytes: usize, prefix_cache: bool) -> Self {
-        let limit = bytes / shape.block_bytes();
-        Self { pool: Arc::new(KvPool::new(shape)), limit, prefixes: prefix_cache.then(PrefixCache::default) }
+    pub(super) fn new(model: &Model, bytes: usize, prefix_cache: bool) -> candle_core::Result<Self> {
+        let block_bytes = model.kv_block_bytes();
+        let limit = bytes / block_bytes;
+        let pool = Arc::new(model.new_pool(limit)?);
+        Ok(Self { pool, block_bytes, limit, prefixes: prefix_cache.then(PrefixCache::default) })
     }
 
     /// Bytes that are held now, in use or remembered.
     pub(super) fn bytes(&self) -> usize {
-        self.pool.living() * self.pool.shape.block_bytes()
+        self.pool.living() * self.block_bytes
     }
 
     /// A cache for `positions` tokens that holds as many of the prompt's as are known, but for the last: its logits are
@@ -46,7 +50,11 @@ impl Memory {
             // A block that would be copied only takes up room.
             found.cut_to_whole_blocks();
         }
-        cache.resume(found.blocks, found.tokens);
+        if let Err(error) = cache.resume(found.blocks, found.tokens) {
+            // Nothing is lost but time: the prompt is computed from its beginning.
+            tracing::warn!(%error, "what is known of a prompt cannot be used");
+            return Some(KvCache::new(self.pool.clone(), positions));
+        }
         Some(cache)
     }
 

@@ -7,6 +7,7 @@ mod admission;
 mod budget;
 mod counters;
 mod engine;
+mod limits;
 mod memory;
 mod prefix;
 mod request;

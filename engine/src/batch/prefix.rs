@@ -162,6 +162,7 @@ pub(super) fn common(one: &[u32], other: &[u32]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::attention::{KvCache, KvPool, KvShape};
 
@@ -179,7 +180,7 @@ mod tests {
         /// A sequence as it is after it was run, on blocks of its own.
         fn remember(&mut self, salt: Salt, tokens: &[u32]) {
             let mut cache = KvCache::new(self.pool.clone(), tokens.len());
-            cache.make_room(tokens.len());
+            cache.make_room(tokens.len()).unwrap();
             cache.advance(tokens.len());
             self.cache.insert(salt, tokens, cache.blocks());
         }
@@ -199,17 +200,17 @@ mod tests {
     #[test]
     fn the_longest_beginning_is_found() {
         let mut shelf = Shelf::new();
-        shelf.remember(None, &counting(0, 150));
-        assert_eq!(shelf.found(None, &counting(0, 300)), 150);
-        assert_eq!(shelf.found(None, &counting(0, 100)), 100);
-        assert_eq!(shelf.found(None, &[counting(0, 140), counting(900, 60)].concat()), 140);
-        assert_eq!(shelf.found(None, &counting(1, 300)), 0);
-        assert_eq!(shelf.found(Some(1), &counting(0, 300)), 0, "another adapter's");
+        shelf.remember(None, &counting(0, 38));
+        assert_eq!(shelf.found(None, &counting(0, 75)), 38);
+        assert_eq!(shelf.found(None, &counting(0, 25)), 25);
+        assert_eq!(shelf.found(None, &[counting(0, 35), counting(900, 15)].concat()), 35);
+        assert_eq!(shelf.found(None, &counting(1, 75)), 0);
+        assert_eq!(shelf.found(Some(1), &counting(0, 75)), 0, "another adapter's");
         // A sibling that leaves the first in the middle of a block, and the first's continuation.
-        shelf.remember(None, &[counting(0, 100), counting(500, 60)].concat());
-        shelf.remember(None, &counting(0, 180));
-        assert_eq!(shelf.found(None, &[counting(0, 100), counting(500, 90)].concat()), 160);
-        assert_eq!(shelf.found(None, &counting(0, 300)), 180);
+        shelf.remember(None, &[counting(0, 25), counting(500, 15)].concat());
+        shelf.remember(None, &counting(0, 45));
+        assert_eq!(shelf.found(None, &[counting(0, 25), counting(500, 22)].concat()), 40);
+        assert_eq!(shelf.found(None, &counting(0, 75)), 45);
         assert_eq!(shelf.pool.living(), 3 + 2, "what was known is not kept twice");
     }
 
@@ -217,15 +218,15 @@ mod tests {
     #[test]
     fn what_is_least_used_goes_first_and_what_is_in_use_stays() {
         let mut shelf = Shelf::new();
-        shelf.remember(None, &counting(0, 128));
-        shelf.remember(Some(7), &counting(0, 64));
-        shelf.remember(None, &counting(1000, 64));
-        assert_eq!(shelf.found(None, &counting(0, 128)), 128);
-        let held = shelf.cache.find(None, &counting(1000, 64));
+        shelf.remember(None, &counting(0, 32));
+        shelf.remember(Some(7), &counting(0, 16));
+        shelf.remember(None, &counting(1000, 16));
+        assert_eq!(shelf.found(None, &counting(0, 32)), 32);
+        let held = shelf.cache.find(None, &counting(1000, 16));
         assert!(shelf.cache.evict());
-        assert_eq!(shelf.found(Some(7), &counting(0, 64)), 0);
+        assert_eq!(shelf.found(Some(7), &counting(0, 16)), 0);
         assert!(shelf.cache.evict());
-        assert_eq!(shelf.found(None, &counting(0, 128)), 64, "its end, not its beginning");
+        assert_eq!(shelf.found(None, &counting(0, 32)), 16, "its end, not its beginning");
         assert!(shelf.cache.evict());
         assert!(!shelf.cache.evict(), "what is left is in use");
         assert_eq!(shelf.pool.living(), 1);

@@ -34,6 +34,9 @@ pub enum StartError {
     /// No thread for the step loop.
     #[error("the engine's thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
+    /// No room for keys and values.
+    #[error("the memory for keys and values cannot be had: {0}")]
+    Memory(#[from] candle_core::Error),
 }
 
 /// A request for a reply.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 use super::admission::Admissible;
 use super::counters::Counters;
 use super::engine::Command;
+use super::limits::{Limits, is_out_of_memory};
 use super::memory::Memory;
 use super::request::{EngineOptions, RequestError};
 use super::row::{After, Ending, Outcome, Row, Work, salt};
@@ -26,6 +27,7 @@ pub(super) struct StepLoop {
     stopping: Arc<AtomicBool>,
     adapters: BTreeMap<String, Arc<Adapter>>,
     memory: Memory,
+    limits: Limits,
     /// Checked, but without room so far; the first waits longest.
     waiting: VecDeque<Waiting>,
     /// In order of admission.
@@ -56,9 +58,9 @@ impl StepLoop {
         inbox: mpsc::Receiver<Command>,
         counters: Arc<Counters>,
         stopping: Arc<AtomicBool>,
-    ) -> Self {
-        let memory = Memory::new(model.kv_shape(), options.kv_bytes, options.prefix_cache);
-        Self {
+    ) -> candle_core::Result<Self> {
+        let memory = Memory::new(&model, options.kv_bytes, options.prefix_cache)?;
+        Ok(Self {
             model,
             options,
             inbox,
@@ -66,9 +68,10 @@ impl StepLoop {
             stopping,
             adapters: BTreeMap::new(),
             memory,
+            limits: Limits { rows: options.max_rows, prefill: options.prefill_chunk },
             waiting: VecDeque::new(),
             running: Vec::new(),
-        }
+        })
     }
 
     /// Runs until it is stopped or every handle is gone.
@@ -110,7 +113,7 @@ impl StepLoop {
         match command {
             Command::Admit(request) => self.queue(*request),
             Command::LoadAdapter { name, directory, reply } => {
-                let loaded = match Adapter::load(&directory, &self.model.config) {
+                let loaded = match self.model.load_adapter(&directory) {
                     Ok(adapter) => {
                         self.adapters.insert(name, Arc::new(adapter));
                         Ok(())
@@ -196,11 +199,14 @@ impl StepLoop {
     }
 
     /// Every row that needs one more token gets it; prompts share the chunk in order of admission. Rows of one adapter
-    /// become neighbours.
+    /// become neighbours. Where not all fit, the first go on to their ends.
     fn plan(&self) -> Vec<Share> {
-        let mut left = self.options.prefill_chunk;
+        let mut left = self.limits.prefill;
         let mut shares = Vec::with_capacity(self.running.len());
         for (row, state) in self.running.iter().enumerate() {
+            if shares.len() == self.limits.rows {
+                break;
+            }
             let tokens = match state.remaining() {
                 1 => 1,
                 many => {
@@ -221,6 +227,7 @@ impl StepLoop {
         self.count(shares);
         let finished = match rayon::scope(|_| self.forward(shares)) {
             Ok(finished) => finished,
+            Err(error) if is_out_of_memory(&error) && self.shrink(shares) => return,
             Err(error) => {
                 tracing::error!(%error, rows = shares.len(), "a forward pass failed");
                 let failed = |share: &Share| (share.row, Err(RequestError::Compute(error.to_string())));
@@ -234,6 +241,16 @@ impl StepLoop {
             }
         }
         self.retire(finished);
+    }
+
+    /// The rows of a step that ran out of memory stay as they were; the next steps are smaller.
+    fn shrink(&mut self, shares: &[Share]) -> bool {
+        let tokens = shares.iter().map(|share| share.tokens).sum();
+        let shrunk = self.limits.shrink(shares.len(), tokens);
+        if shrunk {
+            tracing::warn!(limits = ?self.limits, "a step of {tokens} tokens ran out of memory; steps are smaller now");
+        }
+        shrunk
     }
 
     /// Runs the step's forward pass and hands every row that asked for logits its own. Call it on a thread of rayon's:

@@ -10,7 +10,7 @@ use candle_core::Result;
 use half::{bf16, f16};
 
 use super::panels::{PANEL, PanelRow, check_shape};
-use crate::instruction_sets::for_each_instruction_set;
+use super::spread::{self, HALF, Scale};
 
 /// A weight `[outputs, inputs]` in the order of [`super::Panels`], with the last panel filled up with zeros.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ enum Codes {
     Bf16(Vec<[bf16; PANEL]>),
     F16(Vec<[f16; PANEL]>),
     Bits8(Vec<[i8; PANEL]>, Scales),
-    Bits4(Vec<[u8; PANEL / 2]>, Scales),
+    Bits4(Vec<[u8; HALF]>, Scales),
 }
 
 /// A value is `code * factor + offset`.
@@ -83,9 +83,9 @@ impl Compact {
                     target[lane] = *code;
                 }
             } else {
-                let shift = if lane < PANEL / 2 { 0 } else { 4 };
+                let shift = if lane < HALF { 0 } else { 4 };
                 for (target, code) in nibbles[panel * inputs..].iter_mut().zip(&row.codes) {
-                    target[lane % (PANEL / 2)] |= code.cast_unsigned() << shift;
+                    target[lane % HALF] |= code.cast_unsigned() << shift;
                 }
             }
             for (target, values) in [(&mut factors, &row.factors), (&mut offsets, &row.offsets)] {
@@ -127,18 +127,18 @@ impl Compact {
         let first = panel * self.inputs;
         let rows = first + inputs.start..first + inputs.end;
         match &self.codes {
-            Codes::Bf16(all) => expand_bf16(&all[rows], target),
-            Codes::F16(all) => expand_f16(&all[rows], target),
+            Codes::Bf16(all) => spread::brain(&all[rows], target),
+            Codes::F16(all) => spread::half(&all[rows], target),
             Codes::Bits8(all, scales) => {
-                for (at, count, factors, offsets) in scales.stretches(panel, self.inputs, inputs.clone()) {
+                for (at, count, scale) in scales.stretches(panel, self.inputs, inputs.clone()) {
                     let codes = &all[first + at..first + at + count];
-                    expand_bytes(codes, factors, offsets, &mut target[at - inputs.start..][..count]);
+                    spread::bytes(codes, scale, &mut target[at - inputs.start..][..count]);
                 }
             }
             Codes::Bits4(all, scales) => {
-                for (at, count, factors, offsets) in scales.stretches(panel, self.inputs, inputs.clone()) {
+                for (at, count, scale) in scales.stretches(panel, self.inputs, inputs.clone()) {
                     let codes = &all[first + at..first + at + count];
-                    expand_nibbles(codes, factors, offsets, &mut target[at - inputs.start..][..count]);
+                    spread::nibbles(codes, scale, &mut target[at - inputs.start..][..count]);
                 }
             }
         }
@@ -146,13 +146,13 @@ impl Compact {
 }
 
 impl Scales {
-    /// The stretches of `inputs` that share scales: first input, count, factors, offsets.
+    /// The stretches of `inputs` that share a scale: first input, count, scale.
     fn stretches(
         &self,
         panel: usize,
         all: usize,
         inputs: Range<usize>,
-    ) -> impl Iterator<Item = (usize, usize, &PanelRow, &PanelRow)> {
+    ) -> impl Iterator<Item = (usize, usize, Scale<'_>)> {
         let first = panel * all.div_ceil(self.step);
         let mut at = inputs.start;
         std::iter::from_fn(move || {
@@ -160,7 +160,8 @@ impl Scales {
             (start < inputs.end).then(|| {
                 at = inputs.end.min((start / self.step + 1) * self.step);
                 let block = first + start / self.step;
-                (start, at - start, &self.factors[block], self.offsets.get(block).unwrap_or(&PanelRow::ZERO))
+                let offsets = self.offsets.get(block).unwrap_or(&PanelRow::ZERO);
+                (start, at - start, Scale { factors: &self.factors[block], offsets })
             })
         })
     }
@@ -175,91 +176,4 @@ fn pack_halves<T: Copy + Default>(weight: &[T], outputs: usize, inputs: usize) -
         }
     }
     Ok(rows)
-}
-
-for_each_instruction_set! {
-    fn expand_bf16(rows: &[[bf16; PANEL]], target: &mut [PanelRow]) = expand_bf16_body
-}
-
-#[inline(always)]
-fn expand_bf16_body(rows: &[[bf16; PANEL]], target: &mut [PanelRow]) {
-    for (row, target) in rows.iter().zip(target) {
-        for (value, target) in row.iter().zip(&mut target.0) {
-            *target = f32::from_bits(u32::from(value.to_bits()) << 16);
-        }
-    }
-}
-
-for_each_instruction_set! {
-    fn expand_f16(rows: &[[f16; PANEL]], target: &mut [PanelRow]) = expand_f16_body
-}
-
-#[inline(always)]
-fn expand_f16_body(rows: &[[f16; PANEL]], target: &mut [PanelRow]) {
-    for (row, target) in rows.iter().zip(target) {
-        for (value, target) in row.iter().zip(&mut target.0) {
-            *target = from_f16(value.to_bits());
-        }
-    }
-}
-
-/// Without branches, so that loops over it become vectors: the exponent is moved by a product, which is exact and mends
-/// subnormal values too; infinities and NaN get the highest exponent.
-#[inline(always)]
-fn from_f16(bits: u16) -> f32 {
-    const UP: f32 = f32::from_bits((127 + 112) << 23);
-    let magnitude = (u32::from(bits) & 0x7fff) << 13;
-    let moved = (f32::from_bits(magnitude) * UP).to_bits();
-    let special = u32::from(bits & 0x7c00 == 0x7c00).wrapping_neg() & 0x7f80_0000;
-    f32::from_bits(moved | special | (u32::from(bits) & 0x8000) << 16)
-}
-
-for_each_instruction_set! {
-    fn expand_bytes(rows: &[[i8; PANEL]], factors: &PanelRow, offsets: &PanelRow, target: &mut [PanelRow])
-        = expand_bytes_body
-}
-
-#[inline(always)]
-fn expand_bytes_body(rows: &[[i8; PANEL]], factors: &PanelRow, offsets: &PanelRow, target: &mut [PanelRow]) {
-    for (row, target) in rows.iter().zip(target) {
-        scale(row.iter().map(|code| f32::from(*code)), &factors.0, &offsets.0, &mut target.0);
-    }
-}
-
-#[inline(always)]
-fn scale(codes: impl Iterator<Item = f32>, factors: &[f32], offsets: &[f32], target: &mut [f32]) {
-    for (((target, code), factor), offset) in target.iter_mut().zip(codes).zip(factors).zip(offsets) {
-        *target = code * factor + offset;
-    }
-}
-
-for_each_instruction_set! {
-    fn expand_nibbles(rows: &[[u8; PANEL / 2]], factors: &PanelRow, offsets: &PanelRow, target: &mut [PanelRow])
-        = expand_nibbles_body
-}
-
-#[inline(always)]
-fn expand_nibbles_body(rows: &[[u8; PANEL / 2]], factors: &PanelRow, offsets: &PanelRow, target: &mut [PanelRow]) {
-    const HALF: usize = PANEL / 2;
-    let ((low_factors, high_factors), (low_offsets, high_offsets)) =
-        (factors.0.split_at(HALF), offsets.0.split_at(HALF));
-    for (row, target) in rows.iter().zip(target) {
-        let (low, high) = target.0.split_at_mut(HALF);
-        scale(row.iter().map(|codes| f32::from(codes & 15)), low_factors, low_offsets, low);
-        scale(row.iter().map(|codes| f32::from(codes >> 4)), high_factors, high_offsets, high);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Protects: every f16 becomes the f32 that it is, subnormal and special ones too.
-    #[test]
-    fn halves_are_read_as_they_are() {
-        for bits in 0..=u16::MAX {
-            let (ours, theirs) = (from_f16(bits), f16::from_bits(bits).to_f32());
-            assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "{bits:#x}");
-        }
-    }
 }

@@ -26,7 +26,7 @@ pub(super) type BackTile = [[f32; BACK_TILE]; BACK_TILE];
 
 /// The instruction set that the kernels use. All give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Instructions {
+pub(crate) enum Instructions {
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -36,7 +36,7 @@ pub(super) enum Instructions {
 
 impl Instructions {
     /// Every set that this machine has, the fastest first.
-    pub(super) fn available() -> Vec<Self> {
+    pub(crate) fn available() -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -52,7 +52,7 @@ impl Instructions {
     }
 
     /// The fastest set of this machine.
-    pub(super) fn best() -> Self {
+    pub(crate) fn best() -> Self {
         static BEST: std::sync::OnceLock<Instructions> = std::sync::OnceLock::new();
         *BEST.get_or_init(|| Self::available()[0])
     }

@@ -13,21 +13,46 @@ mod compact;
 mod ggml;
 mod kernel;
 mod panels;
+mod placed;
 mod product;
+mod spread;
 
 use std::sync::Arc;
 
 use candle_core::quantized::QTensor;
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
 use compact::Compact;
-use kernel::Instructions;
 use panels::PanelRow;
 use product::Weights;
 
-pub(crate) use kernel::{TILE_ROWS, Tile};
+pub(crate) use kernel::{Instructions, TILE_ROWS, Tile};
 pub(crate) use panels::{PANEL, Panels};
+pub use placed::PlacedLinear;
+
+/// A linear layer, wherever its weight is.
+pub trait Linear {
+    /// `x Wᵀ + b` for `x` of shape `[rows, in]`: `[rows, out]`.
+    ///
+    /// # Errors
+    /// When `x` is of another width, type or place.
+    fn forward(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// As [`Self::forward`] of each of `layers`, which have the same inputs, with the same `x`.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn forward_all(layers: &[&Self], x: &Tensor) -> Result<Vec<Tensor>> {
+        layers.iter().map(|layer| layer.forward(x)).collect()
+    }
+
+    /// Rows `ids` of the weight, `[ids, in]`: of an embedding, the tokens'. `ids` is of u32, on the weight's device.
+    ///
+    /// # Errors
+    /// When an id is not below the number of rows.
+    fn rows(&self, ids: &Tensor) -> Result<Tensor>;
+}
 
 /// A weight `[out, in]` that never changes, packed once; cloning shares it.
 #[derive(Debug, Clone)]
@@ -123,11 +148,59 @@ impl FrozenLinear {
         }
     }
 
-    /// Rows `ids` of the weight in f32, `[ids, in]`: of an embedding, the tokens'. `ids` is of u32.
+    /// The weight `[out, in]` in f32, unpacked into a new tensor.
     ///
     /// # Errors
-    /// When an id is not below [`Self::out_features`].
-    pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+    /// When candle cannot build the tensor.
+    pub fn weight(&self) -> Result<Tensor> {
+        let (inputs, outputs) = (self.in_features(), self.out_features());
+        let weights = self.packed.weights();
+        let mut unpacked = vec![0.0; outputs * inputs];
+        unpacked.par_chunks_mut(PANEL * inputs).enumerate().for_each(|(index, target)| {
+            let mut panel = vec![PanelRow::ZERO; inputs];
+            weights.copy(index, 0..inputs, &mut panel);
+            for (lane, output) in target.chunks_exact_mut(inputs).enumerate() {
+                for (value, row) in output.iter_mut().zip(&panel) {
+                    *value = row.0[lane];
+                }
+            }
+        });
+        Tensor::from_vec(unpacked, (outputs, inputs), &Device::Cpu)
+    }
+
+    /// The bias `[out]` in f32.
+    ///
+    /// # Errors
+    /// When candle cannot build the tensor.
+    pub fn bias(&self) -> Result<Option<Tensor>> {
+        self.packed.bias.as_ref().map(|bias| Tensor::new(bias.as_slice(), &Device::Cpu)).transpose()
+    }
+}
+
+impl Linear for FrozenLinear {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Self::forward(self, x)
+    }
+
+    /// Outside of any graph.
+    fn forward_all(layers: &[&Self], x: &Tensor) -> Result<Vec<Tensor>> {
+        let Some(first) = layers.first() else { return Ok(Vec::new()) };
+        let x = x.contiguous()?;
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("frozen-linear reads tensors on the CPU only") };
+        let (values, rows, _) = rows_of(storage, layout, first.in_features(), 0, "frozen-linear")?;
+        if let Some(other) = layers.iter().find(|layer| layer.in_features() != first.in_features()) {
+            bail!("weights with rows of {} and of {} take no common input", first.in_features(), other.in_features());
+        }
+        let parts: Vec<_> = layers.iter().map(|layer| layer.packed.parts()).collect();
+        let products = product::forward(first.packed.instructions, &parts, values, rows);
+        let tensor = |(product, layer): (Vec<f32>, &&Self)| {
+            Tensor::from_vec(product, (rows, layer.out_features()), &Device::Cpu)
+        };
+        products.into_iter().zip(layers).map(tensor).collect()
+    }
+
+    fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         let (ids, inputs) = (ids.to_vec1::<u32>()?, self.in_features());
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.out_features()) {
             bail!("there is no row {id} in a weight of {}", self.out_features());
@@ -148,17 +221,13 @@ impl FrozenLinear {
         });
         Tensor::from_vec(rows, (ids.len(), inputs), &Device::Cpu)
     }
-
-    /// The weight `[out, in]` in f32, unpacked into a new tensor.
-    ///
-    /// # Errors
-    /// When candle cannot build the tensor.
-    pub fn weight(&self) -> Result<Tensor> {
-        self.rows(&Tensor::arange(0, self.out_features() as u32, &Device::Cpu)?)
-    }
 }
 
 impl Packed {
+    fn parts(&self) -> (Weights<'_>, Option<&[f32]>) {
+        (self.weights(), self.bias.as_deref())
+    }
+
     fn weights(&self) -> Weights<'_> {
         match &self.weight {
             Kept::Plain(panels) => Weights::Plain(panels),
@@ -171,7 +240,7 @@ impl FrozenLinear {
     /// [`Self::forward`] on plain rows, outside of any graph.
     pub(crate) fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
         let packed = &*self.packed;
-        product::forward(packed.instructions, packed.weights(), packed.bias.as_deref(), x, rows)
+        product::forward(packed.instructions, &[packed.parts()], x, rows).remove(0)
     }
 
     /// The input's gradient from the output's, on plain rows.

@@ -61,7 +61,7 @@ impl Panels {
 
     /// `x [rows, inputs]` times the weight, transposed: row-major `[rows, outputs]`.
     pub(crate) fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        product::forward(Instructions::best(), Weights::Plain(self), None, x, rows)
+        product::forward(Instructions::best(), &[(Weights::Plain(self), None)], x, rows).remove(0)
     }
 
     /// The sums of one panel over a range of inputs, for up to [`TILE_ROWS`] rows: `x` holds `rows` interleaved

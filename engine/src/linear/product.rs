@@ -78,48 +78,84 @@ fn run_tasks(count: usize, work: usize, task: impl Fn(usize) + Send + Sync) {
     }
 }
 
-/// `x [rows, inputs]` times the weight, transposed, plus the bias: row-major `[rows, outputs]`.
+/// `x [rows, inputs]` times each weight, transposed, plus its bias: row-major `[rows, outputs]` each. All weights have the
+/// same inputs. Together they wake the threads once, and share what is made of `x`.
 pub(super) fn forward(
     instructions: Instructions,
-    weights: Weights<'_>,
-    bias: Option<&[f32]>,
+    layers: &[(Weights<'_>, Option<&[f32]>)],
     x: &[f32],
     rows: usize,
-) -> Vec<f32> {
-    let (inputs, outputs) = (weights.inputs(), weights.outputs());
-    // Filled with zeros it would be written twice, the first time by one thread.
-    let mut output = Vec::with_capacity(rows * outputs);
+) -> Vec<Vec<f32>> {
+    let Some(inputs) = layers.first().map(|(weights, _)| weights.inputs()) else { return Vec::new() };
     let interleaved = interleave(x, inputs, rows);
-    let shared = SharedOutput::unwritten(&mut output.spare_capacity_mut()[..rows * outputs]);
-    let row_chunks = rows.div_ceil(CHUNK_ROWS);
-    let task = |index: usize| {
-        let (panel, chunk) = (index / row_chunks, index % row_chunks);
-        let column = panel * PANEL;
+    // Filled with zeros they would be written twice, the first time by one thread.
+    let mut outputs: Vec<Vec<f32>> =
+        layers.iter().map(|(weights, _)| Vec::with_capacity(rows * weights.outputs())).collect();
+    let panels: Vec<(usize, usize)> = layers
+        .iter()
+        .enumerate()
+        .flat_map(|(layer, (weights, _))| (0..weights.outputs().div_ceil(PANEL)).map(move |panel| (layer, panel)))
+        .collect();
+    // What is spread out is so once for all rows, where panels alone keep every thread busy.
+    let compact = layers.iter().any(|(weights, _)| weights.plain().is_none());
+    let all_rows = compact && panels.len() >= 8 * rayon::current_num_threads();
+    let chunk_rows = if all_rows { rows.max(1) } else { CHUNK_ROWS };
+    let row_chunks = rows.div_ceil(chunk_rows);
+    let work = layers.iter().map(|(weights, _)| rows * inputs * weights.outputs()).sum();
+    let targets: Vec<_> = outputs
+        .iter_mut()
+        .zip(layers)
+        .map(|(output, (weights, _))| {
+            SharedOutput::unwritten(&mut output.spare_capacity_mut()[..rows * weights.outputs()])
+        })
+        .collect();
+    run_tasks(panels.len() * row_chunks, work, |index| {
+        let (layer, panel) = panels[index / row_chunks];
+        let first = index % row_chunks * chunk_rows;
+        let part =
+            Part { weights: layers[layer].0, bias: layers[layer].1, panel, rows: first..rows.min(first + chunk_rows) };
+        part.write(instructions, &interleaved, &targets[layer]);
+    });
+    drop(targets);
+    for (output, (weights, _)) in outputs.iter_mut().zip(layers) {
+        // SAFETY: the tasks have written every panel's columns of every row.
+        unsafe { output.set_len(rows * weights.outputs()) };
+    }
+    outputs
+}
+
+/// One panel's share of some rows of a product.
+struct Part<'a> {
+    weights: Weights<'a>,
+    bias: Option<&'a [f32]>,
+    panel: usize,
+    rows: Range<usize>,
+}
+
+impl Part<'_> {
+    fn write(&self, instructions: Instructions, interleaved: &[f32], target: &SharedOutput<'_>) {
+        let (inputs, outputs) = (self.weights.inputs(), self.weights.outputs());
+        let column = self.panel * PANEL;
         let width = PANEL.min(outputs - column);
         let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
-        let end = rows.min((chunk + 1) * CHUNK_ROWS);
-        weights.with_panel(panel, |panel| {
-            for first in (chunk * CHUNK_ROWS..end).step_by(TILE_ROWS) {
-                let count = TILE_ROWS.min(rows - first);
+        self.weights.with_panel(self.panel, |panel| {
+            for first in self.rows.clone().step_by(TILE_ROWS) {
+                let count = TILE_ROWS.min(self.rows.end - first);
                 let x = &interleaved[first * inputs..(first + count) * inputs];
                 instructions.tile(panel, x, count, &mut tile);
                 for (row, sums) in tile[..count].iter_mut().enumerate() {
                     let sums = &mut sums[..width];
-                    if let Some(bias) = bias {
+                    if let Some(bias) = self.bias {
                         for (element, bias) in sums.iter_mut().zip(&bias[column..]) {
                             *element += bias;
                         }
                     }
-                    // SAFETY: each (row, panel) is written by exactly one task, once.
-                    unsafe { shared.write((first + row) * outputs + column, sums) };
+                    // SAFETY: each (row, panel) of an output is written by exactly one task, once.
+                    unsafe { target.write((first + row) * outputs + column, sums) };
                 }
             }
         });
-    };
-    run_tasks(outputs.div_ceil(PANEL) * row_chunks, rows * inputs * outputs, task);
-    // SAFETY: the tasks have written every panel's columns of every row.
-    unsafe { output.set_len(rows * outputs) };
-    output
+    }
 }
 
 /// Interleaves [`TILE_ROWS`] rows at a time, input by input, so that a kernel reads straight on. The last

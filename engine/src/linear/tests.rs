@@ -39,7 +39,7 @@ proptest! {
         let x = noise(rows * inputs, seed ^ 2);
         let grad = noise(rows * outputs, seed ^ 3);
         let results: Vec<_> = Instructions::available().into_iter().map(|instructions| (
-            bits(&product::forward(instructions, Weights::Plain(&panels), Some(&bias), &x, rows)),
+            bits(&product::forward(instructions, &[(Weights::Plain(&panels), Some(&bias))], &x, rows).remove(0)),
             bits(&product::backward(instructions, Weights::Plain(&panels), &grad, rows)),
         )).collect();
         for pair in results.windows(2) {
@@ -57,8 +57,8 @@ proptest! {
         let grad = noise(rows * outputs, seed ^ 3);
         let row = pick.index(rows);
         let best = Instructions::best();
-        let all = product::forward(best, Weights::Plain(&panels), None, &x, rows);
-        let alone = product::forward(best, Weights::Plain(&panels), None, &x[row * inputs..][..inputs], 1);
+        let all = product::forward(best, &[(Weights::Plain(&panels), None)], &x, rows).remove(0);
+        let alone = product::forward(best, &[(Weights::Plain(&panels), None)], &x[row * inputs..][..inputs], 1).remove(0);
         prop_assert_eq!(bits(&all[row * outputs..][..outputs]), bits(&alone));
         let all = product::backward(best, Weights::Plain(&panels), &grad, rows);
         let alone = product::backward(best, Weights::Plain(&panels), &grad[row * outputs..][..outputs], 1);
@@ -74,7 +74,7 @@ proptest! {
         let panels = Panels::pack(&weight, outputs, inputs).unwrap();
         let x = noise(rows * inputs, seed ^ 2);
         let grad = noise(rows * outputs, seed ^ 3);
-        let y = product::forward(Instructions::best(), Weights::Plain(&panels), None, &x, rows);
+        let y = product::forward(Instructions::best(), &[(Weights::Plain(&panels), None)], &x, rows).remove(0);
         let back = product::backward(Instructions::best(), Weights::Plain(&panels), &grad, rows);
         let at = |o: usize, i: usize| f64::from(weight[o * inputs + i]);
         for row in 0..rows {
@@ -102,7 +102,7 @@ fn large_products_do_not_depend_on_threads_or_rows() {
         pool.install(|| {
             let best = Instructions::best();
             (
-                bits(&product::forward(best, Weights::Plain(&panels), None, &x, rows)),
+                bits(&product::forward(best, &[(Weights::Plain(&panels), None)], &x, rows).remove(0)),
                 bits(&product::backward(best, Weights::Plain(&panels), &grad, rows)),
             )
         })
@@ -144,6 +144,30 @@ fn autograd_sees_the_gradient_of_the_input() {
     for (a, b) in gradient(&ours).into_iter().zip(gradient(&theirs)) {
         assert!((a - b).abs() < 1e-2 * (1.0 + b.abs()), "{a} is not {b}");
     }
+}
+
+/// Protects: products that are taken together are those that are taken one by one, kept as they may be.
+#[test]
+fn products_together_are_products_alone() {
+    let weights = [64usize, 71, 33].map(|outputs| tensor(noise(outputs * 96, outputs as u64), (outputs, 96)));
+    let bias = Tensor::from_vec(noise(33, 2), 33, &Device::Cpu).unwrap();
+    let codes = QTensor::quantize(&weights[1], GgmlDType::Q4_1).unwrap();
+    let layers = [
+        FrozenLinear::new(&weights[0], None).unwrap(),
+        FrozenLinear::quantised(&codes, |output| output, None).unwrap(),
+        FrozenLinear::new(&weights[2], Some(bias)).unwrap(),
+    ];
+    for rows in [1, 13, 150] {
+        let x = tensor(noise(rows * 96, 3), (rows, 96));
+        let together = FrozenLinear::forward_all(&[&layers[0], &layers[1], &layers[2]], &x).unwrap();
+        for (layer, together) in layers.iter().zip(together) {
+            let alone = layer.forward(&x).unwrap();
+            assert_eq!(alone.to_vec2::<f32>().unwrap(), together.to_vec2::<f32>().unwrap());
+        }
+    }
+    let other = FrozenLinear::new(&tensor(noise(40, 1), (4, 10)), None).unwrap();
+    let x = tensor(noise(96, 3), (1, 96));
+    assert!(FrozenLinear::forward_all(&[&layers[0], &other], &x).is_err());
 }
 
 /// Protects: packing loses nothing.

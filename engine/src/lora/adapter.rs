@@ -1,9 +1,9 @@
 //! A loaded adapter, for inference.
 
 use super::{AdapterError, LoraConfig, LoraWeights, Projection};
-use crate::linear::FrozenLinear;
+use crate::linear::{FrozenLinear, Linear, PlacedLinear};
 use crate::model::ModelConfig;
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,7 +17,16 @@ static PACKED: AtomicU64 = AtomicU64::new(0);
 pub struct Adapter {
     number: u64,
     config: LoraConfig,
-    pairs: BTreeMap<(usize, Projection), (FrozenLinear, FrozenLinear)>,
+    pairs: Pairs,
+}
+
+/// A and B by layer and projection.
+type Matrices<L> = BTreeMap<(usize, Projection), (L, L)>;
+
+#[derive(Debug)]
+enum Pairs {
+    Packed(Matrices<FrozenLinear>),
+    Placed(Matrices<PlacedLinear>),
 }
 
 impl Adapter {
@@ -34,13 +43,28 @@ impl Adapter {
     /// # Errors
     /// When a tensor is not a matrix.
     pub fn pack(weights: &LoraWeights) -> std::result::Result<Self, AdapterError> {
-        let mut pairs = BTreeMap::new();
+        Self::pack_for(weights, None)
+    }
+
+    /// As [`Self::pack`], for inference on a device if one is given.
+    pub(crate) fn pack_for(
+        weights: &LoraWeights,
+        place: Option<(&Device, DType)>,
+    ) -> std::result::Result<Self, AdapterError> {
+        let (mut packed, mut placed) = (BTreeMap::new(), BTreeMap::new());
         for ((layer, projection), pair) in &weights.pairs {
             let tensor = |source| AdapterError::Tensor { layer: *layer, projection: *projection, source };
+            let key = (*layer, *projection);
             let a = FrozenLinear::new(&pair.a, None).map_err(tensor)?;
             let b = FrozenLinear::new(&pair.b, None).map_err(tensor)?;
-            pairs.insert((*layer, *projection), (a, b));
+            if let Some((device, dtype)) = place {
+                let place = |packed| PlacedLinear::new(packed, device, dtype).map_err(tensor);
+                placed.insert(key, (place(&a)?, place(&b)?));
+            } else {
+                packed.insert(key, (a, b));
+            }
         }
+        let pairs = if place.is_some() { Pairs::Placed(placed) } else { Pairs::Packed(packed) };
         Ok(Self { number: PACKED.fetch_add(1, Relaxed), config: weights.config.clone(), pairs })
     }
 
@@ -61,9 +85,14 @@ impl Adapter {
     /// # Errors
     /// When `x` does not have the projection's width.
     pub fn delta(&self, layer: usize, projection: Projection, x: &Tensor) -> Result<Option<Tensor>> {
-        match self.pairs.get(&(layer, projection)) {
-            None => Ok(None),
-            Some((a, b)) => Ok(Some((b.forward(&a.forward(x)?)? * self.config.scale())?)),
+        let key = (layer, projection);
+        match &self.pairs {
+            Pairs::Packed(pairs) => pairs.get(&key).map(|pair| self.scaled(pair, x)).transpose(),
+            Pairs::Placed(pairs) => pairs.get(&key).map(|pair| self.scaled(pair, x)).transpose(),
         }
+    }
+
+    fn scaled<L: Linear>(&self, (a, b): &(L, L), x: &Tensor) -> Result<Tensor> {
+        b.forward(&a.forward(x)?)? * self.config.scale()
     }
 }

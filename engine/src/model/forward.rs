@@ -1,13 +1,14 @@
 //! The forward pass of inference, over ragged rows of tokens.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
-use super::{LayerWeights, Model};
-use crate::attention::{self, Heads, KvCache, KvPool, KvShape, Scores};
-use crate::linear::FrozenLinear;
-use crate::lora::{Adapter, Projection};
+use super::{DecoderWeights, LayerWeights, Model, ModelConfig};
+use crate::attention::{self, BLOCK, Heads, KvCache, KvPool, KvShape, Pages, Scores, Sequences};
+use crate::linear::Linear;
+use crate::lora::{Adapter, AdapterError, LoraWeights, Projection};
 
 /// Which of a segment's tokens need logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +44,30 @@ struct Stretch<'a> {
 
 impl Model {
     /// An empty cache with room for `positions` tokens of this model.
-    pub fn new_cache(&self, positions: usize) -> KvCache {
-        KvCache::new(Arc::new(KvPool::new(self.kv_shape())), positions)
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn new_cache(&self, positions: usize) -> candle_core::Result<KvCache> {
+        let pool = self.new_pool(positions.div_ceil(BLOCK))?;
+        Ok(KvCache::new(Arc::new(pool), positions))
+    }
+
+    /// As many as are asked for, each with room for `positions` tokens. On a device, sequences of one step must come from
+    /// one call.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn new_caches(&self, count: usize, positions: usize) -> candle_core::Result<Vec<KvCache>> {
+        let pool = Arc::new(self.new_pool(count * positions.div_ceil(BLOCK))?);
+        Ok((0..count).map(|_| KvCache::new(pool.clone(), positions)).collect())
+    }
+
+    /// Where keys and values of up to `blocks` blocks come from.
+    pub(crate) fn new_pool(&self, blocks: usize) -> candle_core::Result<KvPool> {
+        match &self.placed {
+            None => Ok(KvPool::new(self.kv_shape())),
+            Some(placed) => Ok(KvPool::on(Pages::new(self.kv_shape(), blocks, &placed.device, placed.dtype)?)),
+        }
     }
 
     /// What a position of this model takes in a cache.
@@ -52,69 +75,31 @@ impl Model {
         KvShape { layers: self.config.layers, kv_heads: self.config.kv_heads, width: self.config.head_dim }
     }
 
-    /// Runs all segments in one pass and returns the logits that were asked for, `[rows, vocab]` in f32, in the order of
-    /// the segments; `None` when none were. A row's bits depend on its own sequence and adapter alone. Neighbouring
-    /// segments of one adapter share its products, so sorting them by adapter saves time.
+    /// Bytes of one block of keys and values.
+    pub(crate) fn kv_block_bytes(&self) -> usize {
+        self.kv_shape().floats_per_block() * self.placed.as_ref().map_or(DType::F32, |p| p.dtype).size_in_bytes()
+    }
+
+    /// An adapter, for where inference runs.
+    pub(crate) fn load_adapter(&self, folder: &Path) -> Result<Adapter, AdapterError> {
+        let place = self.placed.as_ref().map(|placed| (&placed.device, placed.dtype));
+        Adapter::pack_for(&LoraWeights::read(folder, &self.config)?, place)
+    }
+
+    /// Runs all segments in one pass and returns the logits that were asked for, `[rows, vocab]` in f32 on the CPU, in the
+    /// order of the segments; `None` when none were. On the CPU a row's bits depend on its own sequence and adapter alone.
+    /// Neighbouring segments of one adapter share its products, so sorting them by adapter saves time.
     ///
     /// # Errors
     /// A token outside the vocabulary, a position outside the context or the cache, or what candle reports. The caches
     /// are then as long as before.
     pub fn forward(&self, segments: &mut [Segment<'_>]) -> candle_core::Result<Option<Tensor>> {
         self.check_segments(segments)?;
-        let (ids, positions, wanted) = rows_of(segments);
-        let stretches = stretches(segments);
-        let rows = ids.len();
-        let positions = Tensor::from_vec(positions, rows, &Device::Cpu)?;
-        let rope = self.rope.gather(&positions)?;
-        let sliding_rope = self.sliding_rope.as_ref().map(|table| table.gather(&positions)).transpose()?;
-        let ids = Tensor::from_vec(ids, rows, &Device::Cpu)?;
-        let mut x = self.embed(&ids)?;
-        let mut sequences: Vec<(&mut KvCache, usize)> =
-            segments.iter_mut().map(|segment| (&mut *segment.cache, segment.tokens.len())).collect();
-        for (cache, tokens) in &mut sequences {
-            cache.make_room(*tokens);
-        }
-        for (index, layer) in self.layers.iter().enumerate() {
-            let pass = LayerPass { model: self, layer, index, stretches: &stretches };
-            let rope = sliding_rope.as_ref().filter(|_| self.window(index).is_some()).unwrap_or(&rope);
-            x = pass.run(&x, rope, &mut sequences)?;
-        }
-        for (cache, tokens) in sequences {
-            cache.advance(tokens);
-        }
-        if wanted.is_empty() {
-            return Ok(None);
-        }
-        let count = wanted.len();
-        let x = x.index_select(&Tensor::from_vec(wanted, count, &Device::Cpu)?, 0)?;
-        let logits = self.lm_head.forward(&self.normed(&x, &self.norm)?)?;
-        match self.config.gemma.as_ref().and_then(|gemma| gemma.logit_softcap) {
-            Some(cap) => attention::softcap(&logits, cap).map(Some),
-            None => Ok(Some(logits)),
-        }
-    }
-
-    /// The rows of the embedding, as the first layer gets them.
-    pub(crate) fn embed(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
-        let x = self.embedding.rows(ids)?;
-        match &self.config.gemma {
-            Some(_) => x * f64::from((self.config.hidden_size as f32).sqrt()),
-            None => Ok(x),
-        }
-    }
-
-    /// Tokens that a layer sees, where it does not see all.
-    fn window(&self, layer: usize) -> Option<usize> {
-        self.config.gemma.as_ref().filter(|gemma| gemma.sliding[layer]).map(|gemma| gemma.window)
-    }
-
-    fn scores(&self, layer: usize) -> Scores {
-        let gemma = self.config.gemma.as_ref();
-        Scores {
-            scale: gemma.map_or_else(|| 1.0 / (self.config.head_dim as f32).sqrt(), |gemma| gemma.attention_scale),
-            softcap: gemma.and_then(|gemma| gemma.attention_softcap),
-            window: self.window(layer),
-        }
+        let logits = match &self.placed {
+            None => self.weights.forward(&self.config, segments, &Device::Cpu)?,
+            Some(placed) => placed.weights.forward(&self.config, segments, &placed.device)?,
+        };
+        logits.map(|logits| logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)).transpose()
     }
 
     fn check_segments(&self, segments: &[Segment<'_>]) -> candle_core::Result<()> {
@@ -134,64 +119,133 @@ impl Model {
         }
         Ok(())
     }
+}
+
+impl<L: Linear> DecoderWeights<L> {
+    fn forward(
+        &self,
+        config: &ModelConfig,
+        segments: &mut [Segment<'_>],
+        device: &Device,
+    ) -> candle_core::Result<Option<Tensor>> {
+        let (ids, positions, wanted) = rows_of(segments);
+        let stretches = stretches(segments);
+        let rows = ids.len();
+        let positions = Tensor::from_vec(positions, rows, device)?;
+        let rope = self.rope.gather(&positions)?;
+        let sliding_rope = self.sliding_rope.as_ref().map(|table| table.gather(&positions)).transpose()?;
+        let mut x = self.embed(config, &Tensor::from_vec(ids, rows, device)?)?;
+        let mut sequences: Vec<(&mut KvCache, usize)> =
+            segments.iter_mut().map(|segment| (&mut *segment.cache, segment.tokens.len())).collect();
+        let window = config.gemma.as_ref().map(|gemma| gemma.window);
+        let mut sequences = Sequences::new(&mut sequences, window, device)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let pass = LayerPass { config, layer, index, stretches: &stretches };
+            let rope = sliding_rope.as_ref().filter(|_| config.window(index).is_some()).unwrap_or(&rope);
+            x = pass.run(&x, rope, &mut sequences)?;
+        }
+        sequences.advance();
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let count = wanted.len();
+        let x = x.index_select(&Tensor::from_vec(wanted, count, device)?, 0)?;
+        let logits = self.lm_head.forward(&config.normed(&x, &self.norm)?)?;
+        match config.gemma.as_ref().and_then(|gemma| gemma.logit_softcap) {
+            Some(cap) => attention::softcap(&logits, cap).map(Some),
+            None => Ok(Some(logits)),
+        }
+    }
+
+    /// The rows of the embedding, as the first layer gets them.
+    pub(crate) fn embed(&self, config: &ModelConfig, ids: &Tensor) -> candle_core::Result<Tensor> {
+        let x = self.embedding.rows(ids)?;
+        match &config.gemma {
+            Some(_) => x * f64::from((config.hidden_size as f32).sqrt()),
+            None => Ok(x),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Tokens that a layer sees, where it does not see all.
+    fn window(&self, layer: usize) -> Option<usize> {
+        self.gemma.as_ref().filter(|gemma| gemma.sliding[layer]).map(|gemma| gemma.window)
+    }
+
+    fn scores(&self, layer: usize) -> Scores {
+        let gemma = self.gemma.as_ref();
+        Scores {
+            scale: gemma.map_or_else(|| 1.0 / (self.head_dim as f32).sqrt(), |gemma| gemma.attention_scale),
+            softcap: gemma.and_then(|gemma| gemma.attention_softcap),
+            window: self.window(layer),
+        }
+    }
 
     fn normed(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
-        candle_nn::ops::rms_norm(x, weight, self.config.rms_norm_eps as f32)
+        candle_nn::ops::rms_norm(x, weight, self.rms_norm_eps as f32)
     }
 }
 
 /// One layer at work on one step's rows.
-struct LayerPass<'a> {
-    model: &'a Model,
-    layer: &'a LayerWeights,
+struct LayerPass<'a, L> {
+    config: &'a ModelConfig,
+    layer: &'a LayerWeights<L>,
     index: usize,
     stretches: &'a [Stretch<'a>],
 }
 
-impl LayerPass<'_> {
+impl<L: Linear> LayerPass<'_, L> {
     fn run(
         &self,
         x: &Tensor,
         rope: &(Tensor, Tensor),
-        sequences: &mut [(&mut KvCache, usize)],
+        sequences: &mut Sequences<'_, '_>,
     ) -> candle_core::Result<Tensor> {
-        let (model, layer) = (self.model, self.layer);
-        let normed = model.normed(x, &layer.attn_norm)?;
+        let (config, layer) = (self.config, self.layer);
+        let normed = config.normed(x, &layer.attn_norm)?;
         let norms = layer.head_norms.as_ref();
-        let q = self.project(&layer.q, Projection::Q, &normed)?;
+        let projections = [(&layer.q, Projection::Q), (&layer.k, Projection::K), (&layer.v, Projection::V)];
+        let [q, k, v] = self.project(projections, &normed)?;
         let q = self.turned(&self.head_normed(q, norms.map(|norms| &norms.q))?, rope)?;
-        let k = self.project(&layer.k, Projection::K, &normed)?;
         let k = self.turned(&self.head_normed(k, norms.map(|norms| &norms.k))?, rope)?;
-        let v = self.project(&layer.v, Projection::V, &normed)?;
-        attention::remember(&k, &v, sequences, self.index)?;
-        let views: Vec<(&KvCache, usize)> = sequences.iter().map(|(c, n)| (&**c, *n)).collect();
-        let heads = Heads { query: model.config.heads, kv: model.config.kv_heads, width: model.config.head_dim };
-        let attended = attention::attend(&q, &views, self.index, heads, model.scores(self.index))?;
-        let attended = self.project(&layer.o, Projection::O, &attended)?;
+        sequences.remember(self.index, &k, &v)?;
+        let heads = Heads { query: config.heads, kv: config.kv_heads, width: config.head_dim };
+        let attended = sequences.attend(self.index, &q, heads, config.scores(self.index))?;
+        let [attended] = self.project([(&layer.o, Projection::O)], &attended)?;
         let post = layer.post_norms.as_ref();
         let x = (x + self.post_normed(attended, post.map(|norms| &norms.attn))?)?;
-        let normed = model.normed(&x, &layer.ffn_norm)?;
-        let gate = self.project(&layer.gate, Projection::Gate, &normed)?;
-        let up = self.project(&layer.up, Projection::Up, &normed)?;
-        let inner = attention::gated(gate, &up, model.config.architecture.activation())?;
-        let down = self.project(&layer.down, Projection::Down, &inner)?;
+        let normed = config.normed(&x, &layer.ffn_norm)?;
+        let [gate, up] = self.project([(&layer.gate, Projection::Gate), (&layer.up, Projection::Up)], &normed)?;
+        let inner = attention::gated(gate, &up, config.architecture.activation())?;
+        let [down] = self.project([(&layer.down, Projection::Down)], &inner)?;
         x + self.post_normed(down, post.map(|norms| &norms.ffn))?
     }
 
     /// Norms what a block returns, where the family does.
     fn post_normed(&self, x: Tensor, norm: Option<&Tensor>) -> candle_core::Result<Tensor> {
         match norm {
-            Some(norm) => self.model.normed(&x, norm),
+            Some(norm) => self.config.normed(&x, norm),
             None => Ok(x),
         }
     }
 
-    /// The frozen product of all rows, plus each stretch's own adapter.
-    fn project(&self, weight: &FrozenLinear, projection: Projection, x: &Tensor) -> candle_core::Result<Tensor> {
-        let y = weight.forward(x)?;
-        if self.stretches.iter().all(|stretch| stretch.adapter.is_none()) {
-            return Ok(y);
+    /// The frozen products of all rows, plus each stretch's own adapter.
+    fn project<const N: usize>(
+        &self,
+        projections: [(&L, Projection); N],
+        x: &Tensor,
+    ) -> candle_core::Result<[Tensor; N]> {
+        let mut products = L::forward_all(&projections.map(|(weight, _)| weight), x)?;
+        if self.stretches.iter().any(|stretch| stretch.adapter.is_some()) {
+            for (product, (_, projection)) in products.iter_mut().zip(projections) {
+                *product = self.adapted(product, projection, x)?;
+            }
         }
+        products.try_into().map_err(|_| candle_core::Error::Msg("a product is missing".to_owned()))
+    }
+
+    fn adapted(&self, y: &Tensor, projection: Projection, x: &Tensor) -> candle_core::Result<Tensor> {
         let parts = self.stretches.iter().map(|stretch| {
             let part = y.narrow(0, stretch.first, stretch.rows)?;
             let Some(adapter) = stretch.adapter else {
@@ -210,14 +264,14 @@ impl LayerPass<'_> {
     fn head_normed(&self, x: Tensor, norm: Option<&Tensor>) -> candle_core::Result<Tensor> {
         let Some(norm) = norm else { return Ok(x) };
         let (rows, width) = x.dims2()?;
-        let head = self.model.config.head_dim;
-        self.model.normed(&x.reshape((rows * (width / head), head))?, norm)?.reshape((rows, width))
+        let head = self.config.head_dim;
+        self.config.normed(&x.reshape((rows * (width / head), head))?, norm)?.reshape((rows, width))
     }
 
     /// Rotates `[rows, heads * head_dim]`, each row by its own position.
     fn turned(&self, x: &Tensor, (cos, sin): &(Tensor, Tensor)) -> candle_core::Result<Tensor> {
         let (rows, width) = x.dims2()?;
-        let head = self.model.config.head_dim;
+        let head = self.config.head_dim;
         // Every row is a batch of its own, so each brings its own angles.
         let x = x.reshape((rows, 1, width / head, head))?;
         let turned = candle_nn::rotary_emb::rope_thd(&x, &cos.unsqueeze(1)?, &sin.unsqueeze(1)?)?;

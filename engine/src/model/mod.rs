@@ -11,45 +11,47 @@ mod forward;
 mod gemma;
 mod gguf;
 mod gguf_tokenizer;
+mod placement;
 mod rope;
 mod weights;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device};
 use tokenizers::Tokenizer;
 
 pub use config::{Architecture, ModelConfig};
 pub use error::LoadError;
 pub use forward::{LogitRows, Segment};
 pub use gemma::Gemma;
+pub use placement::{Placement, PlacementError};
 pub use rope::{Llama3Scaling, RopeScaling, RopeTable};
-pub use weights::{HeadNorms, LayerWeights, PostNorms};
+pub use weights::{DecoderWeights, HeadNorms, LayerWeights, PostNorms};
 
 use crate::chat::{ChatFormat, ChatSource};
-use crate::linear::FrozenLinear;
+use crate::linear::PlacedLinear;
 use folder::ModelFolder;
 use gguf::GgufFile;
-use weights::{Weight, WeightSource};
+use weights::WeightSource;
+
+/// Weights on a device.
+#[derive(Debug)]
+struct Placed {
+    weights: DecoderWeights<PlacedLinear>,
+    device: Device,
+    dtype: DType,
+}
 
 /// A loaded model, immutable; share it behind an `Arc`.
 #[derive(Debug)]
 pub struct Model {
     /// Its shape.
     pub config: ModelConfig,
-    /// Token embeddings, `[vocab, hidden]`.
-    pub embedding: FrozenLinear,
-    /// The decoder layers, first to last.
-    pub layers: Vec<LayerWeights>,
-    /// The last norm, `[hidden]`.
-    pub norm: Tensor,
-    /// From the last norm's output to logits, `[vocab, hidden]`; often the embedding itself.
-    pub lm_head: FrozenLinear,
-    /// Rotary tables for the whole context.
-    pub rope: RopeTable,
-    /// Those of layers that see a window only, where they differ.
-    pub sliding_rope: Option<RopeTable>,
+    /// Its weights, packed on the CPU.
+    pub weights: DecoderWeights,
+    /// A copy that inference uses instead, if it was loaded for a device.
+    placed: Option<Placed>,
     /// The model's own tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// The model's own chat template, and everything that goes from messages to tokens.
@@ -63,16 +65,24 @@ impl Model {
     /// # Errors
     /// [`LoadError`], which names the file, the key or tensor, and what would have been accepted.
     pub fn load(path: &Path) -> Result<Self, LoadError> {
+        Self::load_for(path, &Placement::Cpu)
+    }
+
+    /// As [`Self::load`], for inference at `placement`.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and when the device has no room.
+    pub fn load_for(path: &Path, placement: &Placement) -> Result<Self, LoadError> {
         if path.is_dir() {
-            Self::load_folder(path)
+            Self::load_folder(path, placement)
         } else if path.is_file() {
-            Self::load_gguf(path)
+            Self::load_gguf(path, placement)
         } else {
             Err(LoadError::NotFound { path: path.to_owned() })
         }
     }
 
-    fn load_gguf(path: &Path) -> Result<Self, LoadError> {
+    fn load_gguf(path: &Path, placement: &Placement) -> Result<Self, LoadError> {
         if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("gguf")) {
             return Err(LoadError::NotAModel {
                 path: path.to_owned(),
@@ -91,16 +101,16 @@ impl Model {
             bos: token_text("tokenizer.ggml.bos_token_id")?,
             eos: token_text("tokenizer.ggml.eos_token_id")?,
         };
-        Self::assemble(&mut file, config, tokenizer, source)
+        Self::assemble(&mut file, config, tokenizer, source, placement)
     }
 
-    fn load_folder(path: &Path) -> Result<Self, LoadError> {
+    fn load_folder(path: &Path, placement: &Placement) -> Result<Self, LoadError> {
         let mut folder = ModelFolder::open(path)?;
         let config = folder.config()?;
         let tokenizer = folder.tokenizer()?;
         let files = folder.chat_files()?;
         let source = ChatSource { template: files.template, bos: files.bos, eos: files.eos };
-        Self::assemble(&mut folder, config, tokenizer, source)
+        Self::assemble(&mut folder, config, tokenizer, source, placement)
     }
 
     fn assemble(
@@ -108,6 +118,7 @@ impl Model {
         config: ModelConfig,
         tokenizer: Tokenizer,
         chat: ChatSource,
+        placement: &Placement,
     ) -> Result<Self, LoadError> {
         let path = source.path().to_owned();
         let failed = |tensor: &'static str| {
@@ -118,25 +129,22 @@ impl Model {
         let tokenizer = Arc::new(tokenizer);
         let chat = ChatFormat::new(chat, tokenizer.clone(), &config.eos)
             .map_err(|source| LoadError::Chat { path: path.clone(), source })?;
-        let embedding = source.matrix(Weight::Embedding, None, &config)?;
-        let layers = (0..config.layers)
-            .map(|layer| LayerWeights::read(source, layer, &config))
-            .collect::<Result<Vec<_>, _>>()?;
-        let lm_head =
-            if config.tie_embeddings { embedding.clone() } else { source.matrix(Weight::Output, None, &config)? };
-        let norm = source.vector(Weight::OutputNorm, &config)?;
-        let rope = RopeTable::new(&config).map_err(failed("the rotary tables"))?;
-        let sliding_rope = RopeTable::sliding(&config).map_err(failed("the rotary tables"))?;
-        let head = if config.tie_embeddings { 0 } else { lm_head.bytes() };
-        let bytes = embedding.bytes() + head + layers.iter().map(LayerWeights::bytes).sum::<usize>();
+        let weights = DecoderWeights::read(source, &config)?;
         tracing::info!(
             path = %path.display(),
             layers = config.layers,
             vocab = config.vocab_size,
-            weights_mib = bytes >> 20,
+            weights_mib = weights.bytes(&config) >> 20,
             "model loaded"
         );
-        Ok(Self { config, embedding, layers, norm, lm_head, rope, sliding_rope, tokenizer, chat })
+        let placed = match placement {
+            Placement::Cpu => None,
+            Placement::Device { device, dtype } => {
+                let placed = weights.place(&config, device, *dtype).map_err(failed("the copy on the device"))?;
+                Some(Placed { weights: placed, device: device.clone(), dtype: *dtype })
+            }
+        };
+        Ok(Self { config, weights, placed, tokenizer, chat })
     }
 
     /// Encodes plain text: no special tokens are added, and special tokens that the text spells out are recognised.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 use super::{LoadError, ModelConfig};
@@ -105,6 +105,12 @@ impl RopeTable {
         }
         let shape = (config.context_length, frequencies.len());
         Ok(Self { cos: Tensor::from_vec(cos, shape, &Device::Cpu)?, sin: Tensor::from_vec(sin, shape, &Device::Cpu)? })
+    }
+
+    /// A copy on a device.
+    pub(super) fn place(&self, device: &Device, dtype: DType) -> candle_core::Result<Self> {
+        let place = |table: &Tensor| table.to_dtype(dtype)?.to_device(device);
+        Ok(Self { cos: place(&self.cos)?, sin: place(&self.sin)? })
     }
 
     /// The rows of the given positions, each table `[positions, head_dim / 2]`.

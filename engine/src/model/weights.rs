@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
-use super::{LoadError, ModelConfig};
-use crate::linear::FrozenLinear;
+use super::{LoadError, ModelConfig, RopeTable};
+use crate::linear::{FrozenLinear, PlacedLinear};
 
 /// A weight of a decoder. Layers count from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,31 +138,48 @@ pub(super) trait WeightSource {
     -> Result<FrozenLinear, LoadError>;
 }
 
-/// One decoder layer's weights, projections packed for the engine's own product.
+/// A decoder's weights in one place: packed on the CPU for the engine's own product, or on a device.
 #[derive(Debug, Clone)]
-pub struct LayerWeights {
+pub struct DecoderWeights<L = FrozenLinear> {
+    /// Token embeddings, `[vocab, hidden]`.
+    pub embedding: L,
+    /// The layers, first to last.
+    pub layers: Vec<LayerWeights<L>>,
+    /// The last norm, `[hidden]`.
+    pub norm: Tensor,
+    /// From the last norm's output to logits, `[vocab, hidden]`; often the embedding itself.
+    pub lm_head: L,
+    /// Rotary tables for the whole context.
+    pub rope: RopeTable,
+    /// Those of layers that see a window only, where they differ.
+    pub sliding_rope: Option<RopeTable>,
+}
+
+/// One decoder layer's weights.
+#[derive(Debug, Clone)]
+pub struct LayerWeights<L = FrozenLinear> {
     /// Norm before attention, `[hidden]`.
     pub attn_norm: Tensor,
     /// Query projection, `[heads * head_dim, hidden]`.
-    pub q: FrozenLinear,
+    pub q: L,
     /// Key projection, `[kv_heads * head_dim, hidden]`.
-    pub k: FrozenLinear,
+    pub k: L,
     /// Value projection, `[kv_heads * head_dim, hidden]`.
-    pub v: FrozenLinear,
+    pub v: L,
     /// Norm of each query head, `[head_dim]`, and of each key head, where the family has them.
     pub head_norms: Option<HeadNorms>,
     /// Attention output projection, `[hidden, heads * head_dim]`.
-    pub o: FrozenLinear,
+    pub o: L,
     /// Norm before the feed-forward block, `[hidden]`.
     pub ffn_norm: Tensor,
     /// Norms of what attention and the feed-forward block return, where the family has them.
     pub post_norms: Option<PostNorms>,
     /// Gate projection, `[intermediate, hidden]`.
-    pub gate: FrozenLinear,
+    pub gate: L,
     /// Up projection, `[intermediate, hidden]`.
-    pub up: FrozenLinear,
+    pub up: L,
     /// Down projection, `[hidden, intermediate]`.
-    pub down: FrozenLinear,
+    pub down: L,
 }
 
 /// What the heads of queries and keys are normed with.
@@ -181,6 +198,78 @@ pub struct PostNorms {
     pub attn: Tensor,
     /// `[hidden]`.
     pub ffn: Tensor,
+}
+
+impl DecoderWeights {
+    pub(super) fn read(source: &mut dyn WeightSource, config: &ModelConfig) -> Result<Self, LoadError> {
+        let path = source.path().to_owned();
+        let failed = |tensor: &'static str| {
+            let path = path.clone();
+            move |source| LoadError::Tensor { path, tensor: tensor.to_owned(), source: Box::new(source) }
+        };
+        let embedding = source.matrix(Weight::Embedding, None, config)?;
+        let layers =
+            (0..config.layers).map(|layer| LayerWeights::read(source, layer, config)).collect::<Result<_, _>>()?;
+        let lm_head =
+            if config.tie_embeddings { embedding.clone() } else { source.matrix(Weight::Output, None, config)? };
+        Ok(Self {
+            embedding,
+            layers,
+            norm: source.vector(Weight::OutputNorm, config)?,
+            lm_head,
+            rope: RopeTable::new(config).map_err(failed("the rotary tables"))?,
+            sliding_rope: RopeTable::sliding(config).map_err(failed("the rotary tables"))?,
+        })
+    }
+
+    /// Bytes that the matrices take.
+    pub(super) fn bytes(&self, config: &ModelConfig) -> usize {
+        let head = if config.tie_embeddings { 0 } else { self.lm_head.bytes() };
+        self.embedding.bytes() + head + self.layers.iter().map(LayerWeights::bytes).sum::<usize>()
+    }
+
+    /// A copy on a device.
+    pub(super) fn place(
+        &self,
+        config: &ModelConfig,
+        device: &Device,
+        dtype: DType,
+    ) -> candle_core::Result<DecoderWeights<PlacedLinear>> {
+        let linear = |layer: &FrozenLinear| PlacedLinear::new(layer, device, dtype);
+        let vector = |tensor: &Tensor| tensor.to_dtype(dtype)?.to_device(device);
+        let layer = |layer: &LayerWeights| {
+            let head_norms = match &layer.head_norms {
+                Some(norms) => Some(HeadNorms { q: vector(&norms.q)?, k: vector(&norms.k)? }),
+                None => None,
+            };
+            let post_norms = match &layer.post_norms {
+                Some(norms) => Some(PostNorms { attn: vector(&norms.attn)?, ffn: vector(&norms.ffn)? }),
+                None => None,
+            };
+            Ok(LayerWeights {
+                attn_norm: vector(&layer.attn_norm)?,
+                q: linear(&layer.q)?,
+                k: linear(&layer.k)?,
+                v: linear(&layer.v)?,
+                head_norms,
+                o: linear(&layer.o)?,
+                ffn_norm: vector(&layer.ffn_norm)?,
+                post_norms,
+                gate: linear(&layer.gate)?,
+                up: linear(&layer.up)?,
+                down: linear(&layer.down)?,
+            })
+        };
+        let embedding = linear(&self.embedding)?;
+        Ok(DecoderWeights {
+            lm_head: if config.tie_embeddings { embedding.clone() } else { linear(&self.lm_head)? },
+            embedding,
+            layers: self.layers.iter().map(layer).collect::<candle_core::Result<_>>()?,
+            norm: vector(&self.norm)?,
+            rope: self.rope.place(device, dtype)?,
+            sliding_rope: self.sliding_rope.as_ref().map(|table| table.place(device, dtype)).transpose()?,
+        })
+    }
 }
 
 impl LayerWeights {

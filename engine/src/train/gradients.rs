@@ -63,7 +63,7 @@ pub(super) fn add_row_gradients(
     weight: f64,
     gradients: &mut Gradients,
 ) -> Result<f64, TrainError> {
-    let last = model.layers.len() - 1;
+    let last = model.weights.layers.len() - 1;
     // The last target is predicted, never read.
     let mut x = pass.embed(&row.ids[..row.ids.len() - 1])?;
     let mut inputs = Vec::with_capacity(last);

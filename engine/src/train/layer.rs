@@ -34,18 +34,18 @@ impl<'a> Pass<'a> {
         dropout: Option<DropoutDraw>,
         tokens: usize,
     ) -> Result<Self> {
-        Ok(Self { model, parameters, dropout, rotation: Rotation::new(&model.rope, tokens)? })
+        Ok(Self { model, parameters, dropout, rotation: Rotation::new(&model.weights.rope, tokens)? })
     }
 
     /// The embedded tokens `[tokens, hidden]`.
     pub(super) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(ids, &Device::Cpu)?;
-        self.model.embed(&ids)
+        self.model.weights.embed(&self.model.config, &ids)
     }
 
     /// Layer `index` of `x [tokens, hidden]`.
     pub(super) fn layer(&self, index: usize, x: &Tensor, graph: Graph) -> Result<Tensor> {
-        let weights = &self.model.layers[index];
+        let weights = &self.model.weights.layers[index];
         let eps = self.model.config.rms_norm_eps;
         let layer = Layer { pass: self, index, graph };
         let normed = operations::rms_norm(x, &weights.attn_norm, eps)?;

@@ -39,8 +39,8 @@ pub(super) fn head_loss(
         let positions = Tensor::new(positions, hidden.device())?;
         let wanted: Vec<u32> = chunk.iter().map(|target| ids[*target]).collect();
         let rows = Var::from_tensor(&hidden.index_select(&positions, 0)?)?;
-        let normed = operations::rms_norm(&rows, &model.norm, model.config.rms_norm_eps)?;
-        let losses = negative_log_likelihood(&model.lm_head.forward(&normed)?, &wanted)?;
+        let normed = operations::rms_norm(&rows, &model.weights.norm, model.config.rms_norm_eps)?;
+        let losses = negative_log_likelihood(&model.weights.lm_head.forward(&normed)?, &wanted)?;
         for loss in losses.to_vec1::<f32>()? {
             sum += f64::from(loss);
         }

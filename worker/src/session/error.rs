@@ -1,15 +1,14 @@
+use influence_engine::model::PlacementError;
+
 use crate::client::ConnectError;
 use crate::models::FetchError;
 
 /// A worker that cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// A device that this build cannot use.
-    #[error("device `{device}`: this build runs models on `cpu` only; pass --device cpu")]
-    Device {
-        /// What was asked for.
-        device: String,
-    },
+    /// A device that cannot be had.
+    #[error(transparent)]
+    Device(#[from] PlacementError),
     /// A worker that could take nothing.
     #[error("the number of slots is 0: give 1 or more")]
     NoSlots,

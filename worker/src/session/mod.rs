@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use influence_engine::model::Placement;
 use influence_proto::{Joined, ModelSpec};
 use tokio_util::sync::CancellationToken;
 
@@ -93,11 +94,11 @@ impl fmt::Debug for WorkerOptions {
 /// [`WorkerError`]: options that cannot work, a coordinator that refuses this worker, a model that cannot be had. A
 /// coordinator that is away is no error: the worker waits for it.
 pub async fn run(options: WorkerOptions, cancel: CancellationToken) -> Result<(), WorkerError> {
-    if options.device != "cpu" {
-        return Err(WorkerError::Device { device: options.device });
-    }
+    // Before anything is asked of the coordinator.
+    Placement::device(&options.device)?;
     let cache = ModelCache::new(&options.cache, options.models.clone());
-    let loader = Arc::new(LocalModels::new(cache, options.slots as usize, options.on_download.clone()));
+    let loader = LocalModels::new(cache, &options.device, options.slots as usize, options.on_download.clone());
+    let loader = Arc::new(loader);
     run_with(options, loader, cancel).await
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use influence_engine::batch::{Engine, EngineOptions, kv_budget};
-use influence_engine::model::Model;
+use influence_engine::model::{Model, Placement};
 use influence_proto::{Digest, LoadedModel, ModelSource, ModelSpec, PushedFile};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -58,6 +58,8 @@ pub(super) trait ModelLoader: Debug + Send + Sync {
 /// Models on this machine.
 pub(super) struct LocalModels {
     cache: ModelCache,
+    /// By name.
+    device: String,
     slots: usize,
     on_download: Option<OnDownload>,
     loaded: Mutex<Vec<Loaded>>,
@@ -79,9 +81,9 @@ struct Loaded {
 }
 
 impl LocalModels {
-    /// Models out of `cache`, for a worker with `slots` slots.
-    pub(super) fn new(cache: ModelCache, slots: usize, on_download: Option<OnDownload>) -> Self {
-        Self { cache, slots, on_download, loaded: Mutex::default() }
+    /// Models out of `cache`, on a device, for a worker with `slots` slots.
+    pub(super) fn new(cache: ModelCache, device: &str, slots: usize, on_download: Option<OnDownload>) -> Self {
+        Self { cache, device: device.to_owned(), slots, on_download, loaded: Mutex::default() }
     }
 
     /// Two names may stand for one model; but an override goes by name. What was pushed since a model was loaded is no
@@ -103,9 +105,8 @@ impl LocalModels {
 
     async fn load_one(&self, spec: &ModelSpec, artifacts: &ArtifactCache) -> Result<Loaded, WorkerError> {
         let failed = |reason: String| WorkerError::Load { model: spec.name.clone(), reason };
-        if spec.dtype != "f32" {
-            return Err(failed(format!("dtype `{}` is not supported by this build; use f32", spec.dtype)));
-        }
+        let placement = Placement::new(&self.device, &spec.dtype).map_err(|e| failed(e.to_string()))?;
+        let place = placement.clone();
         let (cache, wanted, told) = (self.cache.clone(), spec.clone(), self.on_download.clone());
         let transfer = artifacts.transfer().with_tries(PUSHED_TRIES);
         let pushed = FromCoordinator { transfer, runtime: Handle::current() };
@@ -116,14 +117,17 @@ impl LocalModels {
                 None => log.say(&progress),
             })?;
             let model = cache.digest(&path).map_err(|e| e.to_string());
-            let model = model.and_then(|sha256| Ok((sha256, load_model(&path)?)));
+            let model = model.and_then(|sha256| Ok((sha256, load_model(&path, &place)?)));
             Ok::<_, WorkerError>((path, model))
         });
         let (path, model) = loaded.await.map_err(|e| failed(e.to_string()))??;
         let (sha256, model) = model.map_err(failed)?;
         let model = Arc::new(model);
         let max_rows = self.slots * ROWS_PER_EPISODE;
-        let options = EngineOptions { max_rows, kv_bytes: kv_budget(), ..EngineOptions::default() };
+        let usual = EngineOptions::default();
+        // A device wants more rows at once to be busy; on a CPU they would only make others wait.
+        let prefill_chunk = if matches!(placement, Placement::Cpu) { usual.prefill_chunk } else { 2048 };
+        let options = EngineOptions { max_rows, prefill_chunk, kv_bytes: kv_budget(&placement), ..usual };
         let engine = Engine::start(model, options).map_err(|e| failed(e.to_string()))?;
         tracing::info!(model = %spec.name, path = %path.display(), %sha256, kv_bytes = options.kv_bytes, "model loaded");
         let backend = Arc::new(LocalBackend::new(engine.clone()));
@@ -208,8 +212,8 @@ impl PushedFiles for FromCoordinator {
     }
 }
 
-fn load_model(path: &Path) -> Result<Model, String> {
-    Model::load(path).map_err(|e| e.to_string())
+fn load_model(path: &Path, placement: &Placement) -> Result<Model, String> {
+    Model::load_for(path, placement).map_err(|e| e.to_string())
 }
 
 /// The base that an adapter names: the hub's repository if there is one, as PEFT expects.

@@ -113,8 +113,8 @@ fn checkpointing_changes_no_gradient() {
     let pass = pass(&model, &parameters, &row, Some(dropout()));
     let ours = gradients(&model, &parameters, &pass, &row);
     let x = hidden(&model, &pass, &row, Graph::On);
-    let normed = operations::rms_norm(&x, &model.norm, model.config.rms_norm_eps).unwrap();
-    let logits = model.lm_head.forward(&normed).unwrap();
+    let normed = operations::rms_norm(&x, &model.weights.norm, model.config.rms_norm_eps).unwrap();
+    let logits = model.weights.lm_head.forward(&normed).unwrap();
     let first = row.targets[0] - 1;
     let logits = logits.narrow(0, first, row.targets.len()).unwrap();
     let losses = negative_log_likelihood(&logits, &row.ids[row.targets[0]..]).unwrap();
@@ -133,7 +133,7 @@ fn checkpointing_changes_no_gradient() {
 fn a_forward_pass_that_cuts_a_gradient_is_refused() {
     let model = model();
     let parameters = parameters(&model);
-    let weights = &model.layers[0];
+    let weights = &model.weights.layers[0];
     let x = Noise(1).tensor(&[6, 48], 1.0);
     let update = |projection, x: &Tensor| {
         let pair = parameters.pair(0, projection).unwrap();
@@ -167,10 +167,10 @@ fn training_and_inference_give_the_same_logits() {
         let parameters = parameters(&model);
         let pass = pass(&model, &parameters, &row, None);
         let x = hidden(&model, &pass, &row, Graph::Off);
-        let normed = operations::rms_norm(&x, &model.norm, model.config.rms_norm_eps).unwrap();
-        let ours = model.lm_head.forward(&normed).unwrap();
+        let normed = operations::rms_norm(&x, &model.weights.norm, model.config.rms_norm_eps).unwrap();
+        let ours = model.weights.lm_head.forward(&normed).unwrap();
         let adapter = Adapter::pack(&parameters.weights()).unwrap();
-        let mut cache = model.new_cache(64);
+        let mut cache = model.new_cache(64).unwrap();
         let mut segments =
             [Segment { tokens: &row.ids[..39], cache: &mut cache, adapter: Some(&adapter), logits: LogitRows::All }];
         let theirs = model.forward(&mut segments).unwrap().unwrap();

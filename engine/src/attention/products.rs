@@ -1,0 +1,301 @@
+//! The two products of attention, once per instruction set: queries with keys, weights with values.
+//!
+//! Every element is one chain of fused multiply-adds in a fixed order (over the width, over the positions), whatever the
+//! instruction set and however many heads go through together. Heads that share keys and values go in groups, so that
+//! each vector of those is loaded once for all of them.
+
+use super::cache::{BLOCK, Part};
+use crate::linear::Instructions;
+
+/// Heads that go through together, at most: their sums fill the registers.
+pub(super) const TOGETHER: usize = 4;
+
+/// `scores[h][p] = scale * (queries[h] . keys[p])` for `stride` positions, whole blocks; `scores` holds as many for each head.
+pub(super) fn score(
+    instructions: Instructions,
+    queries: &[f32],
+    keys: Part<'_>,
+    scale: f32,
+    scores: &mut [f32],
+    stride: usize,
+) {
+    let width = keys.width();
+    match queries.len() / width {
+        1 => score_of::<1>(instructions, queries, keys, scale, scores, stride),
+        2 => score_of::<2>(instructions, queries, keys, scale, scores, stride),
+        3 => score_of::<3>(instructions, queries, keys, scale, scores, stride),
+        _ => score_of::<TOGETHER>(instructions, queries, keys, scale, scores, stride),
+    }
+}
+
+fn score_of<const H: usize>(
+    instructions: Instructions,
+    queries: &[f32],
+    keys: Part<'_>,
+    scale: f32,
+    scores: &mut [f32],
+    stride: usize,
+) {
+    let blocks = stride / BLOCK;
+    match instructions {
+        // SAFETY: the variant exists only where the instructions were detected.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512 => unsafe { avx512::score::<H>(queries, keys, blocks, scale, scores) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => unsafe { avx2::score::<H>(queries, keys, blocks, scale, scores) },
+        Instructions::Portable => score_plain::<H>(queries, keys, blocks, scale, scores),
+    }
+}
+
+/// What a group of heads sees.
+#[derive(Clone, Copy)]
+pub(super) struct Mixed<'a> {
+    pub(super) values: Part<'a>,
+    /// Per head and position: `stride` of them a head.
+    pub(super) weights: &'a [f32],
+    pub(super) stride: usize,
+    /// The first position whose weight may be other than 0, and one past the last.
+    pub(super) from: usize,
+    pub(super) seen: usize,
+}
+
+/// `out[h] = factors[h] * sum over p of weights[h][p] * values[p]`.
+pub(super) fn mix(instructions: Instructions, mixed: Mixed<'_>, factors: &[f32], out: &mut [f32]) {
+    match factors.len() {
+        1 => mix_of::<1>(instructions, mixed, factors, out),
+        2 => mix_of::<2>(instructions, mixed, factors, out),
+        3 => mix_of::<3>(instructions, mixed, factors, out),
+        _ => mix_of::<TOGETHER>(instructions, mixed, factors, out),
+    }
+}
+
+fn mix_of<const H: usize>(instructions: Instructions, mixed: Mixed<'_>, factors: &[f32], out: &mut [f32]) {
+    match instructions {
+        // SAFETY: the variant exists only where the instructions were detected.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512 => unsafe { avx512::mix::<H>(mixed, factors, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => unsafe { avx2::mix::<H>(mixed, factors, out) },
+        Instructions::Portable => mix_rest::<H>(mixed, factors, 0, out),
+    }
+}
+
+impl<'a> Mixed<'a> {
+    /// Blocks with something to see: their positions among all, and their values.
+    #[inline(always)]
+    fn blocks(self) -> impl Iterator<Item = (usize, &'a [f32])> {
+        let width = self.values.width();
+        self.values.iter().enumerate().filter_map(move |(block, values)| {
+            let first = block * BLOCK;
+            let count = BLOCK.min(self.seen.saturating_sub(first));
+            (first + BLOCK > self.from && count > 0).then(|| (first, &values[..count * width]))
+        })
+    }
+}
+
+fn score_plain<const H: usize>(queries: &[f32], keys: Part<'_>, blocks: usize, scale: f32, scores: &mut [f32]) {
+    let (width, stride) = (queries.len() / H, scores.len() / H);
+    for (block, keys) in keys.iter().enumerate().take(blocks) {
+        for head in 0..H {
+            let scores = &mut scores[head * stride + block * BLOCK..][..BLOCK];
+            scores.fill(0.0);
+            for (query, keys) in queries[head * width..][..width].iter().zip(keys.chunks_exact(BLOCK)) {
+                for (score, key) in scores.iter_mut().zip(keys) {
+                    *score = query.mul_add(*key, *score);
+                }
+            }
+            for score in scores {
+                *score *= scale;
+            }
+        }
+    }
+}
+
+/// The columns from `first` on, one at a time.
+fn mix_rest<const H: usize>(mixed: Mixed<'_>, factors: &[f32], first: usize, out: &mut [f32]) {
+    let width = mixed.values.width();
+    for head in 0..H {
+        for column in first..width {
+            let mut sum = 0f32;
+            for (position, values) in mixed.blocks() {
+                let weights = &mixed.weights[head * mixed.stride + position..];
+                for (weight, value) in weights.iter().zip(values.chunks_exact(width)) {
+                    sum = weight.mul_add(value[column], sum);
+                }
+            }
+            out[head * width + column] = sum * factors[head];
+        }
+    }
+}
+
+/// The products on vectors of `$lanes` floats; `$wide` of them beside each other make independent chains.
+#[cfg(target_arch = "x86_64")]
+macro_rules! on_vectors {
+    (
+        $name:ident, $features:literal, $vector:ident, $lanes:literal, $wide:literal,
+        $load:ident, $store:ident, $broadcast:ident, $zero:ident, $multiply:ident, $fuse:ident
+    ) => {
+        mod $name {
+            use std::arch::x86_64::{$broadcast, $fuse, $load, $multiply, $store, $vector, $zero};
+
+            use super::{BLOCK, Mixed, Part, mix_rest};
+
+            const LANES: usize = $lanes;
+            const WIDE: usize = $wide;
+
+            #[target_feature(enable = $features)]
+            fn load(values: &[f32; LANES]) -> $vector {
+                // SAFETY: that many floats are readable; the load needs no alignment.
+                unsafe { $load(values.as_ptr()) }
+            }
+
+            #[target_feature(enable = $features)]
+            fn store(values: $vector, target: &mut [f32; LANES]) {
+                // SAFETY: that many floats are writable; the store needs no alignment.
+                unsafe { $store(target.as_mut_ptr(), values) }
+            }
+
+            /// Vectors of a block's positions.
+            const PER_BLOCK: usize = BLOCK / LANES;
+
+            #[target_feature(enable = $features)]
+            pub(super) fn score<const H: usize>(
+                queries: &[f32],
+                keys: Part<'_>,
+                blocks: usize,
+                scale: f32,
+                scores: &mut [f32],
+            ) {
+                let mut block = 0;
+                while block + WIDE / PER_BLOCK <= blocks {
+                    score_blocks::<H, { WIDE / PER_BLOCK }>(queries, keys, block, scale, scores);
+                    block += WIDE / PER_BLOCK;
+                }
+                while block < blocks {
+                    score_blocks::<H, 1>(queries, keys, block, scale, scores);
+                    block += 1;
+                }
+            }
+
+            /// The keys of `B` blocks from `first` on, each `[width][BLOCK]`.
+            #[target_feature(enable = $features)]
+            fn score_blocks<const H: usize, const B: usize>(
+                queries: &[f32],
+                keys: Part<'_>,
+                first: usize,
+                scale: f32,
+                scores: &mut [f32],
+            ) {
+                let (width, stride) = (queries.len() / H, scores.len() / H);
+                let queries: [&[f32]; H] = std::array::from_fn(|head| &queries[head * width..][..width]);
+                let keys: [&[[f32; BLOCK]]; B] =
+                    std::array::from_fn(|block| &keys.block(first + block).as_chunks::<BLOCK>().0[..width]);
+                let mut sums = [[[$zero(); PER_BLOCK]; B]; H];
+                for d in 0..width {
+                    let keys: [[$vector; PER_BLOCK]; B] = std::array::from_fn(|block| {
+                        let keys = keys[block][d].as_chunks::<LANES>().0;
+                        std::array::from_fn(|i| load(&keys[i]))
+                    });
+                    for head in 0..H {
+                        let query = $broadcast(queries[head][d]);
+                        for block in 0..B {
+                            for i in 0..PER_BLOCK {
+                                sums[head][block][i] = $fuse(query, keys[block][i], sums[head][block][i]);
+                            }
+                        }
+                    }
+                }
+                let scale = $broadcast(scale);
+                for head in 0..H {
+                    let scores = scores[head * stride + first * BLOCK..].as_chunks_mut::<LANES>().0;
+                    for block in 0..B {
+                        for i in 0..PER_BLOCK {
+                            store($multiply(sums[head][block][i], scale), &mut scores[block * PER_BLOCK + i]);
+                        }
+                    }
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            pub(super) fn mix<const H: usize>(mixed: Mixed<'_>, factors: &[f32], out: &mut [f32]) {
+                let width = mixed.values.width();
+                let mut column = 0;
+                while column + WIDE * LANES <= width {
+                    columns::<H, WIDE>(mixed, factors, column, out);
+                    column += WIDE * LANES;
+                }
+                while column + LANES <= width {
+                    columns::<H, 1>(mixed, factors, column, out);
+                    column += LANES;
+                }
+                if column < width {
+                    mix_rest::<H>(mixed, factors, column, out);
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn columns<const H: usize, const W: usize>(
+                mixed: Mixed<'_>,
+                factors: &[f32],
+                column: usize,
+                out: &mut [f32],
+            ) {
+                let width = mixed.values.width();
+                let mut sums = [[$zero(); W]; H];
+                for (position, values) in mixed.blocks() {
+                    let count = values.len() / width;
+                    let weights: [&[f32]; H] =
+                        std::array::from_fn(|head| &mixed.weights[head * mixed.stride + position..][..count]);
+                    for p in 0..count {
+                        let values = values[p * width + column..][..W * LANES].as_chunks::<LANES>().0;
+                        let values: [$vector; W] = std::array::from_fn(|i| load(&values[i]));
+                        for head in 0..H {
+                            let weight = $broadcast(weights[head][p]);
+                            for i in 0..W {
+                                sums[head][i] = $fuse(weight, values[i], sums[head][i]);
+                            }
+                        }
+                    }
+                }
+                for head in 0..H {
+                    let factor = $broadcast(factors[head]);
+                    let out = out[head * width + column..][..W * LANES].as_chunks_mut::<LANES>().0;
+                    for i in 0..W {
+                        store($multiply(sums[head][i], factor), &mut out[i]);
+                    }
+                }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+on_vectors!(
+    avx512,
+    "avx512f",
+    __m512,
+    16,
+    4,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
+    _mm512_setzero_ps,
+    _mm512_mul_ps,
+    _mm512_fmadd_ps
+);
+#[cfg(target_arch = "x86_64")]
+on_vectors!(
+    avx2,
+    "avx2,fma",
+    __m256,
+    8,
+    2,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_ps,
+    _mm256_setzero_ps,
+    _mm256_mul_ps,
+    _mm256_fmadd_ps
+);

@@ -1,0 +1,121 @@
+//! Where inference runs.
+
+use candle_core::{DType, Device};
+
+/// Where a model's inference runs, and in which type.
+#[derive(Debug, Clone)]
+pub enum Placement {
+    /// On the CPU, by our own kernels, in f32.
+    Cpu,
+    /// On a device, by candle's operations. A CPU is one too: for tests of those operations.
+    Device {
+        /// Which.
+        device: Device,
+        /// f32, bf16 or f16.
+        dtype: DType,
+    },
+}
+
+/// A device that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PlacementError {
+    /// Not a device's name.
+    #[error("`{0}` is no device; devices are cpu, cuda:N (N counts from 0) and metal")]
+    Unknown(String),
+    /// Of a kind that this build cannot use.
+    #[error("this build cannot use `{device}`; build influence with `--features {feature}`, or pass --device cpu")]
+    NotBuilt {
+        /// As it was asked for.
+        device: String,
+        /// What the build lacks.
+        feature: &'static str,
+    },
+    /// It is not there.
+    #[error("the device `{device}` cannot be used: {reason}")]
+    Device {
+        /// As it was asked for.
+        device: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// A type that the place does not compute in.
+    #[error("models in `{dtype}` cannot run on `{device}`, which computes in {supported}")]
+    Type {
+        /// As it was asked for.
+        device: String,
+        /// As it was asked for.
+        dtype: String,
+        /// What it could be.
+        supported: &'static str,
+    },
+}
+
+impl Placement {
+    /// The device of this name (`cpu`, `cuda:N`, `metal`), computing in `dtype` (`f32`, `bf16`, `f16`).
+    ///
+    /// # Errors
+    /// [`PlacementError`], which says what would do.
+    pub fn new(device: &str, dtype: &str) -> Result<Self, PlacementError> {
+        let place = Self::device(device)?;
+        let unsupported = |supported| PlacementError::Type { device: device.into(), dtype: dtype.into(), supported };
+        match (place, dtype) {
+            (None, "f32") => Ok(Self::Cpu),
+            // Weights keep the type that their file has; the type is of what is computed.
+            (None, _) => Err(unsupported("f32, whatever the type of the weights")),
+            (Some(device), "f32") => Ok(Self::Device { device, dtype: DType::F32 }),
+            (Some(device), "bf16") => Ok(Self::Device { device, dtype: DType::BF16 }),
+            (Some(device), "f16") => Ok(Self::Device { device, dtype: DType::F16 }),
+            (Some(_), _) => Err(unsupported("f32, bf16 or f16")),
+        }
+    }
+
+    /// The device of this name, if it is there; None for `cpu`.
+    ///
+    /// # Errors
+    /// [`PlacementError`].
+    pub fn device(name: &str) -> Result<Option<Device>, PlacementError> {
+        let built = |built: bool, feature| match built {
+            true => Ok(()),
+            false => Err(PlacementError::NotBuilt { device: name.to_owned(), feature }),
+        };
+        let opened = match name {
+            "cpu" => return Ok(None),
+            "metal" => {
+                built(cfg!(feature = "metal"), "metal")?;
+                Device::new_metal(0)
+            }
+            _ => {
+                let number = if name == "cuda" { Some("0") } else { name.strip_prefix("cuda:") };
+                let Some(number) = number.and_then(|number| number.parse().ok()) else {
+                    return Err(PlacementError::Unknown(name.to_owned()));
+                };
+                built(cfg!(feature = "cuda"), "cuda")?;
+                Device::new_cuda(number)
+            }
+        };
+        opened.map(Some).map_err(|e| PlacementError::Device { device: name.to_owned(), reason: e.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects: what cannot be had is said with the way out, and never replaced by the CPU in silence.
+    #[test]
+    fn devices_and_types_that_cannot_be_had_are_refused() {
+        assert!(matches!(Placement::new("cpu", "f32"), Ok(Placement::Cpu)));
+        let refused = |device: &str, dtype: &str| {
+            Placement::new(device, dtype).map_or_else(|e| e.to_string(), |place| format!("{place:?}"))
+        };
+        assert!(refused("tpu", "f32").contains("cuda:N"));
+        assert!(refused("cuda:x", "f32").contains("`cuda:x`"));
+        assert!(refused("cpu", "bf16").contains("computes in f32"));
+        if cfg!(not(feature = "cuda")) {
+            assert!(refused("cuda:1", "bf16").contains("--features cuda"));
+        }
+        if cfg!(not(feature = "metal")) {
+            assert!(refused("metal", "bf16").contains("--features metal"));
+        }
+    }
+}

@@ -22,7 +22,7 @@ use support::{LARGE, Lab};
 
 const FAULTS: usize = 20;
 /// More than what other tests need: the run must outlast all faults, also where they do little harm.
-const LARGER: [&str; 2] = ["--set", "environments.siblings=12"];
+const LARGER: [&str; 2] = ["--set", "environments.siblings=18"];
 const WORKERS: usize = 3;
 /// A run without an end is a failed run.
 const LIMIT: Duration = Duration::from_secs(150);

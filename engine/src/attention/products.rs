@@ -113,19 +113,23 @@ fn score_plain<const H: usize>(queries: &[f32], keys: Part<'_>, blocks: usize, s
     }
 }
 
-/// The columns from `first` on, one at a time.
+/// The columns from `first` on. Inlined, so that it is compiled for the instruction set of its caller.
+#[inline(always)]
 fn mix_rest<const H: usize>(mixed: Mixed<'_>, factors: &[f32], first: usize, out: &mut [f32]) {
     let width = mixed.values.width();
     for head in 0..H {
-        for column in first..width {
-            let mut sum = 0f32;
-            for (position, values) in mixed.blocks() {
-                let weights = &mixed.weights[head * mixed.stride + position..];
-                for (weight, value) in weights.iter().zip(values.chunks_exact(width)) {
-                    sum = weight.mul_add(value[column], sum);
+        let out = &mut out[head * width + first..(head + 1) * width];
+        out.fill(0.0);
+        for (position, values) in mixed.blocks() {
+            let weights = &mixed.weights[head * mixed.stride + position..];
+            for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
+                for (sum, value) in out.iter_mut().zip(&values[first..]) {
+                    *sum = weight.mul_add(*value, *sum);
                 }
             }
-            out[head * width + column] = sum * factors[head];
+        }
+        for sum in out {
+            *sum *= factors[head];
         }
     }
 }

@@ -101,7 +101,7 @@ pub(super) fn forward(
     let all_rows = compact && panels.len() >= 8 * rayon::current_num_threads();
     let chunk_rows = if all_rows { rows.max(1) } else { CHUNK_ROWS };
     let row_chunks = rows.div_ceil(chunk_rows);
-    let work = layers.iter().map(|(weights, _)| rows * inputs * weights.outputs()).sum();
+    let work = layers.iter().map(|(weights, _)| rows * inputs * weights.outputs()).max().unwrap_or(0);
     let targets: Vec<_> = outputs
         .iter_mut()
         .zip(layers)

@@ -259,3 +259,20 @@ async fn farewell(dispatch: &DispatchHandle, result: &Result<(), RunError>, read
         tracing::warn!("some workers did not leave when they were told that the run is over");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::fixture::{CLINIC, Configs};
+
+    /// Protects: after a restart nothing waits for a lost holder longer than its lease would have lived.
+    #[test]
+    fn a_lost_holder_is_waited_for_no_longer_than_its_lease() {
+        let waits = |settings: &str| {
+            let experiment = Configs::new().experiment(&format!("{CLINIC}{settings}"));
+            limits(&experiment, Duration::from_secs(15)).reclaim_ms
+        };
+        assert_eq!(waits(""), 15_000);
+        assert_eq!(waits("leases: {seconds: 2}\n"), 2000);
+    }
+}

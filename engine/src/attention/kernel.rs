@@ -4,8 +4,7 @@ use super::Scores;
 use super::cache::{BLOCK, Part};
 use super::products::{self, Mixed, TOGETHER};
 use super::vector::{LANES, exp, softcap_body};
-use crate::instruction_sets::for_each_instruction_set;
-use crate::linear::Instructions;
+use crate::instruction_sets::{Instructions, for_each_instruction_set};
 
 /// What a token sees of one key/value head.
 #[derive(Debug)]
@@ -36,7 +35,7 @@ pub(super) fn attend(
     for (queries, out) in query.chunks(together).zip(out.chunks_mut(together)) {
         let heads = queries.len() / past.width;
         let scores = &mut scores[..heads * stride];
-        products::score(instructions, queries, past.keys, scoring.scale, scores, stride);
+        products::score(instructions, queries, past.keys, scoring.scale, scores);
         let mut factors = [0f32; TOGETHER];
         for (scores, factor) in scores.chunks_exact_mut(stride).zip(&mut factors) {
             *factor = 1.0 / weigh(scores, scoring.softcap, past.from, past.seen);

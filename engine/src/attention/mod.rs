@@ -1,7 +1,8 @@
 //! Causal attention for inference, over ragged rows: our own on the CPU, candle's operations on other devices.
 //!
-//! On the CPU, the order in which anything is summed depends on a token's own position alone. So a token's output has the same bits
-//! whatever the batch, the chunking of the prompt and the instruction set. Training has a differentiable attention of its own.
+//! On the CPU, the order in which anything is summed depends on a token's own position alone. So a token's output has the
+//! same bits whatever the batch, the chunking of the prompt and the instruction set. Training has a differentiable
+//! attention of its own.
 
 mod cache;
 mod kernel;
@@ -16,7 +17,7 @@ pub(crate) use paged::Paging;
 pub(crate) use pages::Pages;
 pub(crate) use vector::{exp, sum_of_exp};
 
-use crate::linear::Instructions;
+use crate::instruction_sets::Instructions;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;

@@ -5,26 +5,18 @@
 //! each vector of those is loaded once for all of them.
 
 use super::cache::{BLOCK, Part};
-use crate::linear::Instructions;
+use crate::instruction_sets::Instructions;
 
 /// Heads that go through together, at most: their sums fill the registers.
 pub(super) const TOGETHER: usize = 4;
 
-/// `scores[h][p] = scale * (queries[h] . keys[p])` for `stride` positions, whole blocks; `scores` holds as many for each head.
-pub(super) fn score(
-    instructions: Instructions,
-    queries: &[f32],
-    keys: Part<'_>,
-    scale: f32,
-    scores: &mut [f32],
-    stride: usize,
-) {
-    let width = keys.width();
-    match queries.len() / width {
-        1 => score_of::<1>(instructions, queries, keys, scale, scores, stride),
-        2 => score_of::<2>(instructions, queries, keys, scale, scores, stride),
-        3 => score_of::<3>(instructions, queries, keys, scale, scores, stride),
-        _ => score_of::<TOGETHER>(instructions, queries, keys, scale, scores, stride),
+/// `scores[h][p] = scale * (queries[h] . keys[p])`; `scores` holds the positions of whole blocks for each head.
+pub(super) fn score(instructions: Instructions, queries: &[f32], keys: Part<'_>, scale: f32, scores: &mut [f32]) {
+    match queries.len() / keys.width() {
+        1 => score_of::<1>(instructions, queries, keys, scale, scores),
+        2 => score_of::<2>(instructions, queries, keys, scale, scores),
+        3 => score_of::<3>(instructions, queries, keys, scale, scores),
+        _ => score_of::<TOGETHER>(instructions, queries, keys, scale, scores),
     }
 }
 
@@ -34,9 +26,8 @@ fn score_of<const H: usize>(
     keys: Part<'_>,
     scale: f32,
     scores: &mut [f32],
-    stride: usize,
 ) {
-    let blocks = stride / BLOCK;
+    let blocks = scores.len() / H / BLOCK;
     match instructions {
         // SAFETY: the variant exists only where the instructions were detected.
         #[cfg(target_arch = "x86_64")]

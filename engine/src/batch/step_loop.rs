@@ -317,6 +317,7 @@ impl StepLoop {
         work.answer(result);
     }
 
+    /// Before the step, as it changes what is counted by: one that runs out of memory counts each time it is tried.
     fn count(&self, shares: &[Share]) {
         let counters = &self.counters;
         Counters::add(&counters.steps, 1);

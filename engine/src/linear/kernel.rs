@@ -11,6 +11,7 @@
 use std::mem::MaybeUninit;
 
 use super::panels::{PANEL, PanelRow};
+use crate::instruction_sets::Instructions;
 
 /// Rows of one forward tile.
 pub(crate) const TILE_ROWS: usize = 12;
@@ -24,39 +25,7 @@ pub(crate) type Tile = [[f32; PANEL]; TILE_ROWS];
 /// A backward tile: up to [`BACK_TILE`] rows by [`BACK_TILE`] inputs.
 pub(super) type BackTile = [[f32; BACK_TILE]; BACK_TILE];
 
-/// The instruction set that the kernels use. All give the same bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Instructions {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
-
 impl Instructions {
-    /// Every set that this machine has, the fastest first.
-    pub(crate) fn available() -> Vec<Self> {
-        let mut found = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                found.push(Self::Avx512);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                found.push(Self::Avx2);
-            }
-        }
-        found.push(Self::Portable);
-        found
-    }
-
-    /// The fastest set of this machine.
-    pub(crate) fn best() -> Self {
-        static BEST: std::sync::OnceLock<Instructions> = std::sync::OnceLock::new();
-        *BEST.get_or_init(|| Self::available()[0])
-    }
-
     /// `tile[r][j] = sum over k of x[k][r] * panel[k][j]`, one sequential chain of fused multiply-adds
     /// per element. `x` holds `rows` (1 to [`TILE_ROWS`]) interleaved values per input.
     pub(super) fn tile(self, panel: &[PanelRow], x: &[f32], rows: usize, tile: &mut Tile) {

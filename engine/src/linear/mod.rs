@@ -23,11 +23,12 @@ use candle_core::quantized::QTensor;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
+use crate::instruction_sets::Instructions;
 use compact::Compact;
 use panels::PanelRow;
 use product::Weights;
 
-pub(crate) use kernel::{Instructions, TILE_ROWS, Tile};
+pub(crate) use kernel::{TILE_ROWS, Tile};
 pub(crate) use panels::{PANEL, Panels};
 pub use placed::PlacedLinear;
 

@@ -1,7 +1,8 @@
 //! The packed form of a frozen weight.
 
-use super::kernel::{Instructions, TILE_ROWS, Tile};
+use super::kernel::{TILE_ROWS, Tile};
 use super::product::{self, Weights};
+use crate::instruction_sets::Instructions;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 use std::ops::Range;

@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::compact::Compact;
-use super::kernel::{BACK_TILE, BackTile, Instructions, SharedOutput, TILE_ROWS, Tile};
+use super::kernel::{BACK_TILE, BackTile, SharedOutput, TILE_ROWS, Tile};
 use super::panels::{PANEL, PanelRow, Panels};
+use crate::instruction_sets::Instructions;
 use rayon::prelude::*;
 
 /// Rows that one task takes at a time: the panel stays in the second-level cache while they pass.
@@ -101,6 +102,7 @@ pub(super) fn forward(
     let all_rows = compact && panels.len() >= 8 * rayon::current_num_threads();
     let chunk_rows = if all_rows { rows.max(1) } else { CHUNK_ROWS };
     let row_chunks = rows.div_ceil(chunk_rows);
+    // A product that would not wake the threads alone does not in company.
     let work = layers.iter().map(|(weights, _)| rows * inputs * weights.outputs()).max().unwrap_or(0);
     let targets: Vec<_> = outputs
         .iter_mut()

@@ -6,8 +6,8 @@
 
 use half::{bf16, f16};
 
-use super::kernel::Instructions;
 use super::panels::{PANEL, PanelRow};
+use crate::instruction_sets::Instructions;
 
 /// Half of a panel: the outputs whose 4-bit codes are the low halves of bytes.
 pub(super) const HALF: usize = PANEL / 2;
@@ -27,7 +27,7 @@ macro_rules! spread {
                 // SAFETY: the variant exists only where the instructions were detected.
                 #[cfg(target_arch = "x86_64")]
                 Instructions::Avx512 => unsafe { x86::$wide(rows $(, $scale)?, target) },
-                // SAFETY: as above; every processor with AVX2 has F16C.
+                // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 Instructions::Avx2 => unsafe { x86::$narrow(rows $(, $scale)?, target) },
                 Instructions::Portable => $plain(rows $(, $scale)?, target),

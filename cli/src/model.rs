@@ -43,7 +43,7 @@ fn list(place: &ModelsFileArguments, as_json: bool) -> anyhow::Result<()> {
             .values()
             .map(|spec| {
                 let sources: Vec<_> = spec.sources.iter().map(describe).collect();
-                json!({"name": spec.name, "dtype": spec.dtype, "sources": sources, "cached": cache.cached(spec)})
+                json!({"name": spec.name, "dtype": spec.dtype, "kv_dtype": spec.kv_dtype, "sources": sources, "cached": cache.cached(spec)})
             })
             .collect();
         return print(&format!("{}\n", serde_json::to_string_pretty(&rows)?));
@@ -151,7 +151,7 @@ async fn score(arguments: ScoreArguments) -> anyhow::Result<()> {
     let model = asked.engine.model().clone();
     let request = ScoreRequest {
         prompt: model.chat.scored_prompt(&asked.messages, &arguments.prefix)?,
-        answers: Arc::new(AnswerTree::new(&model.tokenizer, &arguments.answers)?),
+        answers: Arc::new(AnswerTree::new(model.chat.onward_tokenizer(), &arguments.answers)?),
         adapter: asked.adapter.clone(),
         temperature: 1.0,
         top_p: 1.0,

@@ -12,7 +12,7 @@ use influence_worker::{CACHE_BYTES, Credentials, WorkerError, WorkerOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{ModelArguments, RunArguments, WorkerArguments};
+use crate::args::{RolloutArguments, RunArguments, WorkerArguments};
 use crate::coordinate::{Door, Open, Waits};
 use crate::place::{DownloadBar, cache_folder};
 use crate::stored::whole;
@@ -37,10 +37,9 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
         let worker = WorkerOptions {
             coordinators: vec![format!("http://{}", handle.address)],
             name: "here".to_owned(),
-            slots: arguments.slots,
             device: "cpu".to_owned(),
             grace: GRACE,
-            ..worker_options(&arguments.models)?
+            ..worker_options(&arguments.rollouts)?
         };
         let worker = tokio::spawn(influence_worker::run(worker, cancel.clone()));
         both(handle, worker, stop, cancel).await?;
@@ -79,26 +78,26 @@ pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
         coordinators: arguments.coordinators,
         credentials: credentials::of_worker(&arguments.credentials)?,
         name: arguments.name.unwrap_or_else(|| format!("worker-{}", std::process::id())),
-        slots: arguments.slots,
         device: arguments.device,
         grace: Duration::from_secs(arguments.grace),
         cache_bytes: arguments.cache_size << 30,
-        ..worker_options(&arguments.models)?
+        ..worker_options(&arguments.rollouts)?
     };
     Ok(influence_worker::run(options, interrupt::token()?).await?)
 }
 
-fn worker_options(models: &ModelArguments) -> anyhow::Result<WorkerOptions> {
+fn worker_options(rollouts: &RolloutArguments) -> anyhow::Result<WorkerOptions> {
     let bar = DownloadBar::new();
     Ok(WorkerOptions {
         coordinators: Vec::new(),
         credentials: Credentials::default(),
         name: String::new(),
-        slots: 1,
+        slots: rollouts.slots,
+        kv_bytes: rollouts.kv_memory.map(|mib| usize::try_from(mib << 20)).transpose()?,
         device: String::new(),
-        cache: cache_folder(models.cache.as_deref())?,
+        cache: cache_folder(rollouts.cache.as_deref())?,
         cache_bytes: CACHE_BYTES,
-        models: models.models.iter().cloned().collect::<BTreeMap<_, _>>(),
+        models: rollouts.models.iter().cloned().collect::<BTreeMap<_, _>>(),
         grace: GRACE,
         on_download: Some(Arc::new(move |progress| bar.show(&progress))),
     })

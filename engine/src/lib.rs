@@ -22,5 +22,5 @@ pub mod sample;
 mod threads;
 pub mod train;
 
-pub use attention::KvCache;
+pub use attention::{KvCache, KvType};
 pub use threads::leave_threads_to_rayon;

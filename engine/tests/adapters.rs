@@ -85,7 +85,7 @@ async fn every_row_gets_its_own_adapter() {
     let base = tiny::weights(31);
     tiny::write_folder(folder.path(), &base);
     let device = Placement::Device { device: Device::Cpu, dtype: DType::F32 };
-    for (placement, tolerance) in [(Placement::Cpu, 0.0), (device, 1e-4)] {
+    for (placement, tolerance) in [(Placement::CPU, 0.0), (device, 1e-4)] {
         let model = Arc::new(Model::load_for(folder.path(), &placement).unwrap());
         each_gets_its_own(model, &base, folder.path(), tolerance).await;
     }

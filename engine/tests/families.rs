@@ -5,11 +5,12 @@
 mod tiny;
 
 use candle_core::{DType, Device};
+use influence_engine::KvType;
 use influence_engine::model::{LoadError, LogitRows, Model, Placement, Segment};
 use serde_json::Value;
 
 fn load(reference: &Value) -> Result<Model, LoadError> {
-    load_for(reference, &Placement::Cpu)
+    load_for(reference, &Placement::CPU)
 }
 
 fn load_for(reference: &Value, placement: &Placement) -> Result<Model, LoadError> {
@@ -47,7 +48,7 @@ fn references() -> Vec<Value> {
 /// and by candle's operations, as on a device.
 #[test]
 fn logits_are_those_of_transformers() {
-    let placements = [Placement::Cpu, Placement::Device { device: Device::Cpu, dtype: DType::F32 }];
+    let placements = [Placement::CPU, Placement::Device { device: Device::Cpu, dtype: DType::F32 }];
     for reference in references() {
         let worst = placements.clone().map(|place| difference(&load_for(&reference, &place).unwrap(), &reference));
         let (family, scaling) = (&reference["config"]["model_type"], &reference["config"]["rope_scaling"]);
@@ -56,16 +57,18 @@ fn logits_are_those_of_transformers() {
     }
 }
 
-/// Protects: on a device a model can compute in 16 bits, and stays close, for the spread of its logits.
+/// Protects: on a device a model can compute in 16 bits, on the CPU it can keep its keys and values so, and stays close,
+/// for the spread of its logits.
 #[test]
 fn logits_in_16_bits_are_close() {
-    for (dtype, bound) in [(DType::BF16, 0.1), (DType::F16, 0.01)] {
+    let on_device = |dtype| Placement::Device { device: Device::Cpu, dtype };
+    let halves = Placement::Cpu { kv: KvType::F16 };
+    for (placement, bound) in [(on_device(DType::BF16), 0.1), (on_device(DType::F16), 0.01), (halves, 0.005)] {
         for reference in references() {
-            let placement = Placement::Device { device: Device::Cpu, dtype };
             let worst = difference(&load_for(&reference, &placement).unwrap(), &reference);
             let logits: Vec<Vec<f32>> = numbers(&reference["logits"]);
             let highest = logits.concat().into_iter().fold(0f32, |highest, logit| highest.max(logit.abs()));
-            eprintln!("{} {dtype:?}: {worst} of {highest}", reference["config"]["model_type"]);
+            eprintln!("{} {placement:?}: {worst} of {highest}", reference["config"]["model_type"]);
             assert!(worst < bound * highest, "{} differs by {worst}", reference["config"]);
         }
     }

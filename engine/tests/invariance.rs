@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use futures::future::join_all;
+use influence_engine::KvType;
 use influence_engine::batch::{Engine, EngineOptions, GenerateRequest, Generation, Score, ScoreRequest};
 use influence_engine::model::{LogitRows, Model, Placement, Segment};
 use influence_engine::sample::{AnswerTree, SamplingOptions};
 
-fn model() -> Arc<Model> {
+fn model(kv: KvType) -> Arc<Model> {
     let folder = tempfile::tempdir().unwrap();
     tiny::write_folder(folder.path(), &tiny::weights(21));
-    Arc::new(Model::load(folder.path()).unwrap())
+    Arc::new(Model::load_for(folder.path(), &Placement::Cpu { kv }).unwrap())
 }
 
 fn generate_requests() -> Vec<GenerateRequest> {
@@ -64,7 +65,14 @@ fn score_bits(score: &Score) -> (Vec<u64>, u64) {
 /// left behind.
 #[tokio::test]
 async fn results_do_not_depend_on_batch_neighbours_or_chunks() {
-    let model = model();
+    let bits = bits_of_every_batch(KvType::F32).await;
+    assert_ne!(bits, bits_of_every_batch(KvType::F16).await, "keys and values were rounded");
+}
+
+type Bits = (Vec<(Vec<u32>, Vec<u32>)>, Vec<(Vec<u64>, u64)>);
+
+async fn bits_of_every_batch(kv: KvType) -> Bits {
+    let model = model(kv);
     let generations = generate_requests();
     let scores = score_requests(&model);
     let mut expected = None;
@@ -91,14 +99,15 @@ async fn results_do_not_depend_on_batch_neighbours_or_chunks() {
         assert_eq!((counters.generations, counters.scores), (12, 12));
         engine.stop().await;
         let expected = expected.get_or_insert_with(|| bits.clone());
-        assert_eq!(*expected, bits, "{max_rows} rows, chunks of {prefill_chunk}, {kv_bytes} bytes");
+        assert_eq!(*expected, bits, "{kv:?}, {max_rows} rows, chunks of {prefill_chunk}, {kv_bytes} bytes");
     }
+    expected.unwrap()
 }
 
 /// Protects: a score equals the probabilities that whole-prompt forward passes give.
 #[tokio::test]
 async fn a_score_is_what_plain_forward_passes_say() {
-    let model = model();
+    let model = model(KvType::F32);
     let prompt = tiny::ragged_prompts(1, 90, 8).remove(0);
     let softmax_after = |ids: &[u32]| {
         let mut cache = model.new_cache(ids.len()).unwrap();
@@ -142,7 +151,7 @@ fn conversations() -> Vec<Vec<u32>> {
 /// Protects: what is remembered is used, within its bound, for the adapter that it was computed with, and changes nothing.
 #[tokio::test]
 async fn what_earlier_requests_left_behind_changes_no_bit() {
-    let model = model();
+    let model = model(KvType::F32);
     let answers = Arc::new(AnswerTree::new(&model.tokenizer, &["1".to_owned(), "10".to_owned()]).unwrap());
     let mut expected = None;
     // The second bound holds two of the prompts.
@@ -203,7 +212,7 @@ async fn candles_operations_on_pages_give_the_same_answers() {
     tiny::write_folder(folder.path(), &tiny::weights(21));
     let device = Placement::Device { device: Device::Cpu, dtype: DType::F32 };
     let mut answers = Vec::new();
-    for placement in [Placement::Cpu, device] {
+    for placement in [Placement::CPU, device] {
         let model = Arc::new(Model::load_for(folder.path(), &placement).unwrap());
         // Each prompt again and with another end: what is known of it is used, from whole pages and from copies.
         let ends = [&[][..], &[7, 8, 9], &[11]];

@@ -39,7 +39,7 @@ pub mod wire {
 }
 
 /// The protocol versions that this build speaks, lowest and highest.
-pub const PROTOCOL: std::ops::RangeInclusive<u32> = 4..=4;
+pub const PROTOCOL: std::ops::RangeInclusive<u32> = 5..=5;
 
 /// The largest gRPC message either side sends or accepts, in bytes. A turn of a long conversation
 /// with its token ids is well under 1 MiB; artifacts travel in chunks of [`ARTIFACT_CHUNK`].

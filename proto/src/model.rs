@@ -7,8 +7,11 @@ use crate::Digest;
 pub struct ModelSpec {
     /// The name that roles refer to.
     pub name: String,
-    /// Number format of the weights in memory, as in `f32`.
+    /// What is computed in, as in `f32`.
     pub dtype: String,
+    /// What keys and values are kept in; by default `dtype`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_dtype: Option<String>,
     /// In order of preference; never empty.
     pub sources: Vec<ModelSource>,
 }

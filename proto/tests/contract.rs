@@ -147,6 +147,7 @@ fn outcomes_and_models_come_back_as_they_were() {
     let model = ModelSpec {
         name: "tiny".into(),
         dtype: "f32".into(),
+        kv_dtype: Some("f16".into()),
         sources: vec![
             ModelSource::Hub { repository: "a/b".into(), revision: "main".into() },
             ModelSource::Wheel { package: "p".into(), version: "1".into(), file: "f".into(), sha256 },

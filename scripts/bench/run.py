@@ -24,6 +24,10 @@ WORKLOADS = {
 }
 
 
+# Ours with little memory: half of the episodes at once, keys and values in 16 bits, within a bound.
+COMPACT = ["--at-once", "8", "--kv-dtype", "f16", "--kv-mib", "600"]
+
+
 def built():
     """Our side of the bench, as `cargo bench` builds it."""
     command = [os.environ.get("CARGO", "cargo"), "bench", "--locked", "--package", "influence", "--bench", "speed", "--no-run"]
@@ -44,10 +48,10 @@ def python(script, *arguments):
     return printed([sys.executable, HERE / script, *arguments])
 
 
-def rollout(ours, model, name, folder, peak_gflops):
+def rollout(ours, model, name, folder, peak_gflops, compact):
     experiment, configs = WORKLOADS[name]
     out = folder / f"{name}.json"
-    command = [ours, "rollout", experiment, "--configs", configs, "--model", model, "--out", out]
+    command = [ours, "rollout", experiment, "--configs", configs, "--model", model, "--out", out, *(COMPACT if compact else [])]
     subprocess.run([str(part) for part in command], check=True)
     work = json.loads(out.read_text())
     peer = python("peer.py", "rollout", model, out)
@@ -80,6 +84,7 @@ def main():
     parser.add_argument("--model", required=True, type=pathlib.Path)
     parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=list(WORKLOADS))
     parser.add_argument("--without-llama-cpp", action="store_true")
+    parser.add_argument("--compact", action="store_true", help="ours rolls out with little memory")
     args = parser.parse_args()
     ours = built()
     torch = python("peer.py", "tokens", args.model)
@@ -87,7 +92,7 @@ def main():
     tokens(ours, args.model, torch, args.without_llama_cpp)
     with tempfile.TemporaryDirectory() as folder:
         for name in args.workloads:
-            rollout(ours, args.model, name, pathlib.Path(folder), torch["matrix_peak_gflops"])
+            rollout(ours, args.model, name, pathlib.Path(folder), torch["matrix_peak_gflops"], args.compact)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ struct Place {
 
 impl Place {
     fn load(&self) -> Model {
-        let placement = Placement::new(&self.device, &self.dtype).unwrap_or_else(|e| panic!("{e}"));
+        let placement = Placement::new(&self.device, &self.dtype, None).unwrap_or_else(|e| panic!("{e}"));
         Model::load_for(&self.model, &placement).unwrap_or_else(|e| panic!("{e}"))
     }
 }
@@ -83,6 +83,12 @@ struct RolloutArgs {
     /// Memory for keys and values, in MiB. Default: as a worker takes.
     #[arg(long)]
     kv_mib: Option<usize>,
+    /// Keys and values are kept in.
+    #[arg(long, default_value = "f32")]
+    kv_dtype: String,
+    /// Episodes at once. Default: all.
+    #[arg(long)]
+    at_once: Option<usize>,
     /// Where the figures and calls go, as JSON.
     #[arg(long)]
     out: PathBuf,

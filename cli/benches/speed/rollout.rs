@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::StreamExt;
 use influence_coordinator::config::Experiment;
 use influence_coordinator::planning::{Phase, plan};
 use influence_engine::batch::{Engine, EngineOptions, kv_budget};
@@ -20,9 +21,11 @@ const ROWS_PER_EPISODE: usize = 3;
 
 pub(crate) fn run(args: &RolloutArgs) {
     let specs = specs(args);
-    let model = Arc::new(Model::load(&args.model).expect("the model loads"));
-    let max_rows = specs.len() * ROWS_PER_EPISODE;
-    let kv_bytes = args.kv_mib.map_or_else(|| kv_budget(&Placement::Cpu), |mib| mib << 20);
+    let placement = Placement::new("cpu", "f32", Some(&args.kv_dtype)).unwrap_or_else(|e| panic!("{e}"));
+    let model = Arc::new(Model::load_for(&args.model, &placement).expect("the model loads"));
+    let at_once = args.at_once.unwrap_or(specs.len());
+    let max_rows = at_once * ROWS_PER_EPISODE;
+    let kv_bytes = args.kv_mib.map_or_else(|| kv_budget(&placement), |mib| mib << 20);
     let options = EngineOptions { max_rows, kv_bytes, ..EngineOptions::default() };
     let engine = Engine::start(model.clone(), options).expect("the engine starts");
     let recorder = Arc::new(Recorder::new(LocalBackend::new(engine.clone())));
@@ -31,7 +34,7 @@ pub(crate) fn run(args: &RolloutArgs) {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let started = Instant::now();
-    let turns = runtime.block_on(roll_out(specs, &models));
+    let turns = runtime.block_on(roll_out(specs, at_once, &models));
     let seconds = started.elapsed().as_secs_f64();
 
     let counters = engine.counters();
@@ -78,13 +81,15 @@ fn endless(machine: &StateMachine) -> StateMachine {
     StateMachine::new(name.clone(), [(name, start)].into()).expect("it is closed")
 }
 
-async fn roll_out(specs: Vec<EpisodeSpec>, models: &Models) -> Vec<Vec<Turn>> {
-    let episodes = specs.into_iter().map(|spec| async move {
+async fn roll_out(specs: Vec<EpisodeSpec>, at_once: usize, models: &Models) -> Vec<Vec<Turn>> {
+    let episodes = specs.into_iter().enumerate().map(|(index, spec)| async move {
         let mut episode = Episode::resume(Box::new(spec), Vec::new(), None).expect("it begins");
         while !episode.is_over() {
             episode.turn(models, &|| ()).await.expect("the model answers");
         }
-        episode.turns().to_vec()
+        (index, episode.turns().to_vec())
     });
-    futures::future::join_all(episodes).await
+    let mut ended: Vec<_> = futures::stream::iter(episodes).buffer_unordered(at_once).collect().await;
+    ended.sort_by_key(|(index, _)| *index);
+    ended.into_iter().map(|(_, turns)| turns).collect()
 }

@@ -10,7 +10,7 @@ use super::document::{Document, Dotted, MODELS, Problems, Section, Step, scalar_
 /// Models by name.
 pub type ModelTable = BTreeMap<String, ModelSpec>;
 
-/// Reads a model table: `models: {NAME: {dtype, sources: [{hub | wheel | path}, ...]}}`. Relative
+/// Reads a model table: `models: {NAME: {dtype, kv_dtype, sources: [{hub | wheel | path}, ...]}}`. Relative
 /// paths of files are relative to the table's folder.
 ///
 /// # Errors
@@ -36,6 +36,8 @@ pub fn load_models(path: &Path) -> Result<ModelTable, Problems> {
 fn read_model(name: &str, mut model: Section<'_>) -> ModelSpec {
     let dtypes = [("f32", "f32"), ("bf16", "bf16"), ("f16", "f16")];
     let dtype = model.choice("dtype", &dtypes, "f32").to_owned();
+    let kv_dtypes = dtypes.map(|(name, dtype)| (name, Some(dtype)));
+    let kv_dtype = model.choice("kv_dtype", &kv_dtypes, None).map(str::to_owned);
     let mut sources = Vec::new();
     for (index, value) in model.list("sources").unwrap_or_default().iter().enumerate() {
         let mut path = model.path_of("sources");
@@ -47,7 +49,7 @@ fn read_model(name: &str, mut model: Section<'_>) -> ModelSpec {
         model.report("sources", format_args!("{place}; give at least one, as in `sources: [{{path: FILE}}]`"));
     }
     model.finish();
-    ModelSpec { name: name.to_owned(), dtype, sources }
+    ModelSpec { name: name.to_owned(), dtype, kv_dtype, sources }
 }
 
 fn read_source(model: &Section<'_>, path: Vec<Step>, value: &Value) -> Option<ModelSource> {

@@ -1,10 +1,12 @@
 //! The keys and values of sequences, in blocks that several sequences may share.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use candle_core::{Result, bail};
 
+use super::kept::{Element, Kept, KvType, rounded};
 use super::pages::{Page, Pages};
 
 /// Positions per block; a block's keys are stored transposed, so that one vector holds neighbouring positions. Small, for
@@ -20,7 +22,7 @@ pub(crate) struct KvShape {
 }
 
 impl KvShape {
-    pub(crate) fn floats_per_block(self) -> usize {
+    pub(crate) fn elements_per_block(self) -> usize {
         self.layers * 2 * self.kv_heads * self.width * BLOCK
     }
 }
@@ -30,19 +32,25 @@ impl KvShape {
 pub(crate) struct KvPool {
     pub(crate) shape: KvShape,
     living: Arc<AtomicUsize>,
-    /// None in the memory of this process.
-    pages: Option<Arc<Pages>>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// The memory of this process.
+    Host(KvType),
+    Device(Arc<Pages>),
 }
 
 impl KvPool {
     /// In the memory of this process, without a bound.
-    pub(crate) fn new(shape: KvShape) -> Self {
-        Self { shape, living: Arc::default(), pages: None }
+    pub(crate) fn new(shape: KvShape, kept: KvType) -> Self {
+        Self { shape, living: Arc::default(), place: Place::Host(kept) }
     }
 
     /// On a device.
     pub(crate) fn on(pages: Pages) -> Self {
-        Self { shape: pages.shape(), living: Arc::default(), pages: Some(Arc::new(pages)) }
+        Self { shape: pages.shape(), living: Arc::default(), place: Place::Device(Arc::new(pages)) }
     }
 
     /// Blocks that live now, whoever holds them.
@@ -51,9 +59,9 @@ impl KvPool {
     }
 
     fn block(&self) -> Result<Arc<KvBlock>> {
-        let data = match &self.pages {
-            None => Data::Host(vec![0.0; self.shape.floats_per_block()].into()),
-            Some(pages) => Data::Page(Page::take(pages)?),
+        let data = match &self.place {
+            Place::Host(kept) => Data::Host(Kept::zeros(*kept, self.shape.elements_per_block())),
+            Place::Device(pages) => Data::Page(Page::take(pages)?),
         };
         Ok(Arc::new(KvBlock { data, _life: Life::begin(self.living.clone()) }))
     }
@@ -76,8 +84,8 @@ pub(crate) struct KvBlock {
 
 #[derive(Debug)]
 enum Data {
-    /// f32. Per layer and head: keys `[width][BLOCK]`, values `[BLOCK][width]`.
-    Host(Box<[f32]>),
+    /// Per layer and head: keys `[width][BLOCK]`, values `[BLOCK][width]`.
+    Host(Kept),
     Page(Page),
 }
 
@@ -172,7 +180,18 @@ impl KvCache {
 
     /// Where keys and values are on a device, if they are.
     pub(super) fn pages(&self) -> Option<&Arc<Pages>> {
-        self.pool.pages.as_ref()
+        match &self.pool.place {
+            Place::Host(_) => None,
+            Place::Device(pages) => Some(pages),
+        }
+    }
+
+    /// The type of keys and values in this process' memory.
+    pub(super) fn kept(&self) -> KvType {
+        match self.pool.place {
+            Place::Host(kept) => kept,
+            Place::Device(_) => KvType::F32,
+        }
     }
 
     /// The places of positions from `from` on among the rows of the device's pages, as far as there are blocks.
@@ -187,6 +206,13 @@ impl KvCache {
 
     /// Writes rows `[tokens, kv_heads * width]` from position `len` on, where there is room, to this process' memory.
     pub(super) fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]) -> Result<()> {
+        match self.kept() {
+            KvType::F32 => self.write_as(layer, keys, values),
+            KvType::F16 => self.write_as(layer, &rounded(keys), &rounded(values)),
+        }
+    }
+
+    fn write_as<E: Element>(&mut self, layer: usize, keys: &[E], values: &[E]) -> Result<()> {
         let KvShape { kv_heads, width, .. } = self.pool.shape;
         let row = kv_heads * width;
         for (i, (key, value)) in keys.chunks_exact(row).zip(values.chunks_exact(row)).enumerate() {
@@ -194,9 +220,11 @@ impl KvCache {
             let (keys_at, values_at) = (self.offset(layer, 0, 0), self.offset(layer, 1, 0));
             let at = position % BLOCK;
             // No one else holds it since `make_room`.
-            let Some(KvBlock { data: Data::Host(data), .. }) = Arc::get_mut(&mut self.blocks[position / BLOCK]) else {
-                bail!("the block of position {position} is shared, or on a device");
+            let data = match Arc::get_mut(&mut self.blocks[position / BLOCK]) {
+                Some(KvBlock { data: Data::Host(data), .. }) => E::of_mut(data),
+                _ => None,
             };
+            let Some(data) = data else { bail!("the block of position {position} is shared, or kept elsewhere") };
             for (to, from) in data[keys_at + at..].iter_mut().step_by(BLOCK).zip(key) {
                 *to = *from;
             }
@@ -209,17 +237,17 @@ impl KvCache {
     }
 
     /// One head's keys, block by block, each `[width][BLOCK]`.
-    pub(super) fn keys(&self, layer: usize, head: usize) -> Part<'_> {
+    pub(super) fn keys<E: Element>(&self, layer: usize, head: usize) -> Part<'_, E> {
         self.part(self.offset(layer, 0, head))
     }
 
     /// One head's values, block by block, each `[BLOCK][width]`.
-    pub(super) fn values(&self, layer: usize, head: usize) -> Part<'_> {
+    pub(super) fn values<E: Element>(&self, layer: usize, head: usize) -> Part<'_, E> {
         self.part(self.offset(layer, 1, head))
     }
 
-    fn part(&self, first: usize) -> Part<'_> {
-        Part { blocks: &self.blocks, first, len: BLOCK * self.pool.shape.width }
+    fn part<E>(&self, first: usize) -> Part<'_, E> {
+        Part { blocks: &self.blocks, first, len: BLOCK * self.pool.shape.width, element: PhantomData }
     }
 
     fn offset(&self, layer: usize, which: usize, head: usize) -> usize {
@@ -228,15 +256,16 @@ impl KvCache {
     }
 }
 
-/// The same stretch of every block.
+/// The same stretch of every block, whose elements are of type `E`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Part<'a> {
+pub(super) struct Part<'a, E> {
     blocks: &'a [Arc<KvBlock>],
     first: usize,
     len: usize,
+    element: PhantomData<E>,
 }
 
-impl<'a> Part<'a> {
+impl<'a, E: Element> Part<'a, E> {
     /// Of a head.
     #[inline(always)]
     pub(super) fn width(self) -> usize {
@@ -245,15 +274,15 @@ impl<'a> Part<'a> {
 
     /// One block's.
     #[inline(always)]
-    pub(super) fn block(self, index: usize) -> &'a [f32] {
+    pub(super) fn block(self, index: usize) -> &'a [E] {
         match &self.blocks[index].data {
-            Data::Host(data) => &data[self.first..self.first + self.len],
+            Data::Host(data) => E::of(data).map_or(&[], |data| &data[self.first..self.first + self.len]),
             Data::Page(_) => &[],
         }
     }
 
     #[inline(always)]
-    pub(super) fn iter(self) -> impl Iterator<Item = &'a [f32]> {
+    pub(super) fn iter(self) -> impl Iterator<Item = &'a [E]> {
         (0..self.blocks.len()).map(move |index| self.block(index))
     }
 }
@@ -277,7 +306,7 @@ mod tests {
     /// Protects: sequences that share blocks never see each other's writes, and blocks are counted while they live.
     #[test]
     fn a_shared_block_is_copied_before_it_is_written() {
-        let pool = Arc::new(KvPool::new(SHAPE));
+        let pool = Arc::new(KvPool::new(SHAPE, KvType::F32));
         let mut first = KvCache::new(pool.clone(), 40);
         filled(&pool, 0, 25, &mut first);
         assert_eq!((pool.living(), first.missing_blocks()), (2, 1));
@@ -286,7 +315,7 @@ mod tests {
         assert_eq!(pool.living(), 3, "the block that will be written is copied, and no other");
         filled(&pool, 500, 503, &mut second);
         assert_eq!(pool.living(), 3);
-        let column = |cache: &KvCache, block: usize| cache.values(1, 0).iter().nth(block).map(<[f32]>::to_vec);
+        let column = |cache: &KvCache, block: usize| cache.values::<f32>(1, 0).iter().nth(block).map(<[f32]>::to_vec);
         assert_eq!(column(&first, 0), column(&second, 0));
         // Position 19 is the last that they share; 20 is each one's own.
         let (one, other) = (column(&first, 1).unwrap_or_default(), column(&second, 1).unwrap_or_default());

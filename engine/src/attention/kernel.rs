@@ -2,15 +2,15 @@
 
 use super::Scores;
 use super::cache::{BLOCK, Part};
-use super::products::{self, Mixed, TOGETHER};
+use super::products::{self, Mixed, Products, TOGETHER};
 use super::vector::{LANES, exp, softcap_body};
 use crate::instruction_sets::{Instructions, for_each_instruction_set};
 
 /// What a token sees of one key/value head.
 #[derive(Debug)]
-pub(super) struct Past<'a> {
-    pub(super) keys: Part<'a>,
-    pub(super) values: Part<'a>,
+pub(super) struct Past<'a, E> {
+    pub(super) keys: Part<'a, E>,
+    pub(super) values: Part<'a, E>,
     /// Width of a head.
     pub(super) width: usize,
     /// The first position that the token sees, and one past the last, its own; at least one position.
@@ -20,10 +20,10 @@ pub(super) struct Past<'a> {
 
 /// Softmax attention of a group of query heads (`query` and `out`: `[heads, width]`) over one key/value head. `scores` is
 /// scratch space.
-pub(super) fn attend(
+pub(super) fn attend<E: Products>(
     instructions: Instructions,
     query: &[f32],
-    past: &Past<'_>,
+    past: &Past<'_, E>,
     scoring: Scores,
     scores: &mut Vec<f32>,
     out: &mut [f32],
@@ -96,7 +96,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
+    use half::f16;
+
     use super::super::cache::{KvCache, KvPool, KvShape};
+    use super::super::kept::KvType;
     use super::*;
 
     fn wave(n: usize, speed: f32) -> Vec<f32> {
@@ -107,11 +110,25 @@ mod tests {
     /// number of heads, for head widths that fill tiles, lanes and neither, with and without a window and a softcap.
     #[test]
     fn equals_plain_softmax_attention() {
+        equals_the_textbook::<f32>(KvType::F32);
+    }
+
+    /// Protects: the same of keys and values in 16 bits, once those are rounded.
+    #[test]
+    fn equals_plain_softmax_attention_over_halves() {
+        equals_the_textbook::<f16>(KvType::F16);
+    }
+
+    fn equals_the_textbook<E: Products>(kept: KvType) {
         let shapes = [(8, 1), (16, 63), (24, 64), (64, 65), (80, 130), (128, 200)];
         for ((width, seen), window) in shapes.into_iter().flat_map(|shape| [(shape, None), (shape, Some(40))]) {
             let scoring = Scores { scale: 0.25, softcap: window.map(|_| 1.5), window };
-            let (by_position, values) = (wave(seen * width, 0.13), wave(seen * width, 0.29));
-            let pool = Arc::new(KvPool::new(KvShape { layers: 1, kv_heads: 1, width }));
+            let keep = |values: Vec<f32>| match kept {
+                KvType::F32 => values,
+                KvType::F16 => values.into_iter().map(|value| f16::from_f32(value).into()).collect(),
+            };
+            let (by_position, values) = (keep(wave(seen * width, 0.13)), keep(wave(seen * width, 0.29)));
+            let pool = Arc::new(KvPool::new(KvShape { layers: 1, kv_heads: 1, width }, kept));
             let mut cache = KvCache::new(pool, seen);
             cache.make_room(seen).unwrap();
             cache.write(0, &by_position, &values).unwrap();
@@ -119,7 +136,7 @@ mod tests {
             let heads = TOGETHER + 3;
             let query = wave(heads * width, 0.71);
             let from = window.map_or(0, |window: usize| seen.saturating_sub(window));
-            let past = Past { keys: cache.keys(0, 0), values: cache.values(0, 0), width, from, seen };
+            let past = Past { keys: cache.keys::<E>(0, 0), values: cache.values::<E>(0, 0), width, from, seen };
             let attended = |instructions: Instructions, query: &[f32]| {
                 let mut out = vec![0f32; query.len()];
                 // What is left from others must not matter.

@@ -5,6 +5,7 @@
 //! attention of its own.
 
 mod cache;
+mod kept;
 mod kernel;
 mod paged;
 mod pages;
@@ -13,12 +14,15 @@ mod vector;
 
 pub use cache::KvCache;
 pub(crate) use cache::{BLOCK, KvBlock, KvPool, KvShape};
+pub use kept::KvType;
 pub(crate) use paged::Paging;
 pub(crate) use pages::Pages;
 pub(crate) use vector::{exp, sum_of_exp};
 
 use crate::instruction_sets::Instructions;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Storage, Tensor};
+use half::f16;
+use products::Products;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -92,7 +96,10 @@ impl<'a, 'c> Sequences<'a, 'c> {
         if let Some((paging, pages)) = self.paged() {
             return paging.attend(pages, layer, queries, heads, scoring);
         }
-        attend(queries, self.sequences, layer, heads, scoring)
+        match self.sequences.first().map(|(cache, _)| cache.kept()).unwrap_or_default() {
+            KvType::F32 => attend::<f32>(queries, self.sequences, layer, heads, scoring),
+            KvType::F16 => attend::<f16>(queries, self.sequences, layer, heads, scoring),
+        }
     }
 
     /// Counts the new tokens as filled, once every layer has written them.
@@ -108,7 +115,7 @@ impl<'a, 'c> Sequences<'a, 'c> {
     }
 }
 
-fn attend(
+fn attend<E: Products>(
     queries: &Tensor,
     sequences: &[(&mut KvCache, usize)],
     layer: usize,
@@ -129,8 +136,8 @@ fn attend(
                 let (token, head) = (task / heads.kv, task % heads.kv);
                 let (cache, seen) = tokens[token];
                 let past = kernel::Past {
-                    keys: cache.keys(layer, head),
-                    values: cache.values(layer, head),
+                    keys: cache.keys::<E>(layer, head),
+                    values: cache.values::<E>(layer, head),
                     width: heads.width,
                     from: scoring.window.map_or(0, |window| seen.saturating_sub(window)),
                     seen,

@@ -57,6 +57,6 @@ mod tests {
         assert_eq!(share_of(8 << 30), 2 << 30);
         assert_eq!(share_of(1 << 20), 64 << 20);
         assert_eq!(share_of(0), 1 << 30);
-        assert!(kv_budget(&Placement::Cpu) >= 64 << 20);
+        assert!(kv_budget(&Placement::CPU) >= 64 << 20);
     }
 }

@@ -164,7 +164,7 @@ pub(super) fn common(one: &[u32], other: &[u32]) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::attention::{KvCache, KvPool, KvShape};
+    use crate::attention::{KvCache, KvPool, KvShape, KvType};
 
     struct Shelf {
         pool: Arc<KvPool>,
@@ -174,7 +174,7 @@ mod tests {
     impl Shelf {
         fn new() -> Self {
             let shape = KvShape { layers: 1, kv_heads: 1, width: 1 };
-            Self { pool: Arc::new(KvPool::new(shape)), cache: PrefixCache::default() }
+            Self { pool: Arc::new(KvPool::new(shape, KvType::F32)), cache: PrefixCache::default() }
         }
 
         /// A sequence as it is after it was run, on blocks of its own.

@@ -4,16 +4,27 @@ use std::sync::Arc;
 
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::spaces::{Space, space, without_space};
 use super::{ChatError, ChatMessage};
 
-/// A tokenizer that can also be told to take control tokens' texts for plain text.
+/// A tokenizer for text wherever it stands, which can also be told to take control tokens' texts for plain text.
 #[derive(Debug)]
 pub(super) struct Encoder {
-    tokenizer: Arc<Tokenizer>,
-    /// The same, but every special token is read as text.
-    plain: Tokenizer,
+    /// For text from its beginning on.
+    whole: Reader,
+    /// For text that goes on from other text: no space is put before it.
+    onward: Reader,
+    /// For text that follows a control token.
+    after_control: Reader,
     /// Special tokens, longest first, so that the first match is the right one.
     controls: Vec<(u32, AddedToken)>,
+}
+
+#[derive(Debug, Clone)]
+struct Reader {
+    tokenizer: Arc<Tokenizer>,
+    /// The same, but every special token is read as text.
+    plain: Arc<Tokenizer>,
 }
 
 /// Letters that stand for control tokens' texts inside messages while the template runs.
@@ -46,15 +57,28 @@ impl Shield {
 
 impl Encoder {
     pub(super) fn new(tokenizer: Arc<Tokenizer>) -> Result<Self, ChatError> {
-        let mut plain = Tokenizer::clone(&tokenizer);
-        plain.set_encode_special_tokens(true);
         let mut controls: Vec<(u32, AddedToken)> = tokenizer
             .get_added_tokens_decoder()
             .into_iter()
             .filter(|(_, token)| token.special && !token.content.is_empty())
             .collect();
         controls.sort_by_key(|(id, token)| (std::cmp::Reverse(token.content.len()), *id));
-        Ok(Self { tokenizer, plain, controls })
+        let whole = Reader::new(tokenizer);
+        let space = space(&whole.tokenizer);
+        let onward = match space {
+            Space::Never => whole.clone(),
+            _ => {
+                let bare = without_space(&whole.tokenizer).map_err(|e| ChatError::Encode(e.to_string()))?;
+                Reader::new(Arc::new(bare))
+            }
+        };
+        let after_control = if space == Space::Every { whole.clone() } else { onward.clone() };
+        Ok(Self { whole, onward, after_control, controls })
+    }
+
+    /// The tokenizer of text that goes on from other text.
+    pub(super) fn onward(&self) -> &Tokenizer {
+        &self.onward.tokenizer
     }
 
     /// Hides the control tokens that the messages spell out, and makes the shield fit for `more`, which the caller hides.
@@ -85,31 +109,39 @@ impl Encoder {
         shield
     }
 
-    /// Encodes rendered text whose messages went through `shield`.
+    /// Encodes rendered text, from its beginning on, whose messages went through `shield`.
     pub(super) fn encode(&self, text: &str, shield: &Shield) -> Result<Vec<u32>, ChatError> {
+        self.encode_with(&self.whole, text, shield)
+    }
+
+    /// As [`Self::encode`], but for text that follows a control token.
+    pub(super) fn encode_after_control(&self, text: &str, shield: &Shield) -> Result<Vec<u32>, ChatError> {
+        self.encode_with(&self.after_control, text, shield)
+    }
+
+    fn encode_with(&self, first: &Reader, text: &str, shield: &Shield) -> Result<Vec<u32>, ChatError> {
         if shield.hidden.is_empty() {
-            return ids(&self.tokenizer, text);
+            return ids(&first.tokenizer, text);
         }
+        let mut reader = first;
         let mut all = Vec::new();
         let mut rest = text;
         while let Some((start, id, token)) = self.next_control(rest) {
             let before = &rest[..start];
             let before = if token.lstrip { before.trim_end() } else { before };
-            all.extend(self.encode_plain(&shield.reveal(before))?);
+            all.extend(reader.plain_ids(&shield.reveal(before))?);
             all.push(id);
+            reader = &self.after_control;
             rest = &rest[start + token.content.len()..];
             rest = if token.rstrip { rest.trim_start() } else { rest };
         }
-        all.extend(self.encode_plain(&shield.reveal(rest))?);
+        all.extend(reader.plain_ids(&shield.reveal(rest))?);
         Ok(all)
     }
 
-    /// Encodes text that holds no control token, whatever it spells.
-    pub(super) fn encode_plain(&self, text: &str) -> Result<Vec<u32>, ChatError> {
-        if text.is_empty() {
-            return Ok(Vec::new());
-        }
-        ids(&self.plain, text)
+    /// Encodes text that goes on from other text and holds no control token, whatever it spells.
+    pub(super) fn encode_onward(&self, text: &str) -> Result<Vec<u32>, ChatError> {
+        self.onward.plain_ids(text)
     }
 
     /// The control token that `text` begins with, and what follows it.
@@ -127,6 +159,22 @@ impl Encoder {
             Some((start, *id, token))
         });
         found.min_by_key(|(start, _, token)| (*start, std::cmp::Reverse(token.content.len())))
+    }
+}
+
+impl Reader {
+    fn new(tokenizer: Arc<Tokenizer>) -> Self {
+        let mut plain = Tokenizer::clone(&tokenizer);
+        plain.set_encode_special_tokens(true);
+        Self { tokenizer, plain: Arc::new(plain) }
+    }
+
+    /// Of text that holds no control token, whatever it spells.
+    fn plain_ids(&self, text: &str) -> Result<Vec<u32>, ChatError> {
+        if text.is_empty() {
+            return Ok(Vec::new());
+        }
+        ids(&self.plain, text)
     }
 }
 

@@ -32,7 +32,9 @@ impl ChatFormat {
         }
         let before = template.render(&before, true)?;
         let whole = template.render(&whole, true)?;
-        let rest = whole.strip_prefix(&before).and_then(|rest| rest.strip_prefix(SENTINEL));
+        // A space before the reply, where the template puts one, is the model's to write.
+        let reply = whole.strip_prefix(&before).map(|reply| reply.strip_prefix(' ').unwrap_or(reply));
+        let rest = reply.and_then(|reply| reply.strip_prefix(SENTINEL));
         let Some(rest) = rest else {
             return Ok(None);
         };
@@ -43,7 +45,7 @@ impl ChatFormat {
         let stopped = closed && reply_ids.last().is_some_and(|id| parts.stop_ids.contains(id));
         let mut ids = if stopped { Vec::new() } else { vec![end] };
         if !rest.is_empty() {
-            ids.extend(parts.encoder.encode(rest, &shield)?);
+            ids.extend(parts.encoder.encode_after_control(rest, &shield)?);
         }
         Ok(Some(ids))
     }

@@ -8,6 +8,7 @@ mod error;
 mod extend;
 mod functions;
 mod roles;
+mod spaces;
 mod template;
 mod training;
 
@@ -68,6 +69,12 @@ impl ChatFormat {
         &self.parts.stop_ids
     }
 
+    /// The tokenizer for text that goes on from other text: where the model's own puts a space before every text, this one
+    /// does not.
+    pub fn onward_tokenizer(&self) -> &Tokenizer {
+        self.parts.encoder.onward()
+    }
+
     /// The prompt of the next assistant message, as text, generation prompt included.
     ///
     /// # Errors
@@ -121,5 +128,7 @@ impl Parts {
     }
 }
 
+#[cfg(test)]
+mod spaces_tests;
 #[cfg(test)]
 mod tests;

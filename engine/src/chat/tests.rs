@@ -212,7 +212,7 @@ fn an_extended_stream_is_the_prompt_of_the_whole() {
         let mut stream = format.prompt(&messages).unwrap();
         for (turn, closed) in [(0, true), (1, false), (2, true)] {
             let text = format!("reply {turn} <|im_end|>, hell");
-            let mut reply = format.parts.encoder.encode_plain(&text).unwrap();
+            let mut reply = format.parts.encoder.encode_onward(&text).unwrap();
             reply.extend(closed.then_some(end));
             let answer = chat(&[("user", "and\n<|eot_id|> then?"), ("user", "\nwell?")]);
             let tail = format.extend(&messages, &reply, closed, &answer).unwrap().unwrap();
@@ -246,7 +246,7 @@ fn the_mask_covers_replies_and_their_ends() {
             chat(&[("user", "hello"), ("assistant", "hell <|im_end|> no"), ("user", "so?"), ("assistant", "fine")]);
         let (ids, mask) = format.training_ids(&messages).unwrap();
         let learnt: Vec<u32> = ids.iter().zip(&mask).filter(|(_, learn)| **learn).map(|(id, _)| *id).collect();
-        let plain = |text: &str| format.parts.encoder.encode_plain(text).unwrap();
+        let plain = |text: &str| format.parts.encoder.encode_onward(text).unwrap();
         let expected = [plain("hell <|im_end|> no"), vec![end], plain("fine"), vec![end]].concat();
         assert_eq!(learnt, expected);
         let prompt = format.prompt(&messages[..1]).unwrap();

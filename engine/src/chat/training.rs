@@ -1,5 +1,6 @@
 //! Text rows for training: ids, and which of them the loss is about.
 
+use super::encode::Shield;
 use super::template::SENTINEL;
 use super::{ChatError, ChatFormat, ChatMessage, Parts, Role};
 
@@ -32,6 +33,7 @@ impl ChatFormat {
         let mut ids = Vec::new();
         let mut mask = Vec::new();
         let mut rest = marked.opening.as_str();
+        let mut opened = false;
         for reply in &marked.replies {
             let source = &sources[reply.message];
             let learnt = source.iter().any(|index| learns(*index));
@@ -41,20 +43,28 @@ impl ChatFormat {
                     reason: "it is merged with a neighbour whose weight differs".to_owned(),
                 });
             }
-            if !rest.is_empty() {
-                ids.extend(parts.encoder.encode(rest, &shield)?);
-                mask.resize(ids.len(), false);
-            }
-            ids.extend(parts.encoder.encode_plain(&shield.reveal(&reply.text))?);
+            ids.extend(parts.around_replies(rest, opened, &shield)?);
+            mask.resize(ids.len(), false);
+            opened = true;
+            ids.extend(parts.encoder.encode_onward(&shield.reveal(&reply.text))?);
             ids.push(reply.end);
             mask.resize(ids.len(), learnt);
             rest = &reply.after;
         }
-        if !rest.is_empty() {
-            ids.extend(parts.encoder.encode(rest, &shield)?);
-            mask.resize(ids.len(), false);
-        }
+        ids.extend(parts.around_replies(rest, opened, &shield)?);
+        mask.resize(ids.len(), false);
         Ok((ids, mask))
+    }
+}
+
+impl Parts {
+    /// The ids of the text before a reply or after the last; `opened`: it follows the end of one.
+    fn around_replies(&self, text: &str, opened: bool, shield: &Shield) -> Result<Vec<u32>, ChatError> {
+        match (text.is_empty(), opened) {
+            (true, _) => Ok(Vec::new()),
+            (false, false) => self.encoder.encode(text, shield),
+            (false, true) => self.encoder.encode_after_control(text, shield),
+        }
     }
 }
 
@@ -87,7 +97,7 @@ impl Parts {
             message.content = SENTINEL.to_owned();
         }
         let blank = template.render(&blank, false)?;
-        let stretches: Vec<&str> = blank.split(SENTINEL).collect();
+        let mut stretches: Vec<&str> = blank.split(SENTINEL).collect();
         let replies: Vec<(usize, &str)> = chat
             .iter()
             .enumerate()
@@ -102,11 +112,19 @@ impl Parts {
         // Templates that trim messages are common; any other change would train on text that was never written.
         let kept = |text: &str| text.to_owned();
         let trimmed = |text: &str| text.trim().to_owned();
-        let texts = [kept as fn(&str) -> String, trimmed]
+        let mut texts = [kept as fn(&str) -> String, trimmed]
             .into_iter()
             .map(|change| replies.iter().map(|(_, text)| change(text)).collect::<Vec<_>>())
             .find(|texts| stitched(&stretches, texts) == rendered)
             .ok_or_else(|| refuse(first, "its text, or what is around it, changes with it"))?;
+        if !self.prompts_end_in_space()? {
+            // Then a space before a reply is the model's to write.
+            for (text, stretch) in texts.iter_mut().zip(&mut stretches) {
+                if let Some(without) = stretch.strip_suffix(' ') {
+                    (*stretch, *text) = (without, format!(" {text}"));
+                }
+            }
+        }
         let marked = replies.iter().zip(texts).zip(&stretches[1..]);
         let replies = marked.map(|(((message, _), text), after)| {
             let closed = self.encoder.leading_control(after.trim_start());
@@ -115,6 +133,13 @@ impl Parts {
             Ok(MarkedReply { message, text, end, after })
         });
         Ok(Marked { opening: stretches[0].to_owned(), replies: replies.collect::<Result<_, ChatError>>()? })
+    }
+}
+
+impl Parts {
+    fn prompts_end_in_space(&self) -> Result<bool, ChatError> {
+        let prompt = self.template()?.render(&self.arranged(&[ChatMessage::user("probe")])?, true)?;
+        Ok(prompt.ends_with(' '))
     }
 }
 

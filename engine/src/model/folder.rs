@@ -55,19 +55,7 @@ impl ModelFolder {
     pub(super) fn tokenizer(&self) -> Result<Tokenizer, LoadError> {
         let path = self.path.join("tokenizer.json");
         let failed = |e: tokenizers::Error| LoadError::Tokenizer { path: path.clone(), reason: e.to_string() };
-        let tokenizer = Tokenizer::from_bytes(read_text(&path)?).map_err(failed)?;
-        // Such a space would stand before every piece that is encoded alone: answers' forms, replies in training rows.
-        let probe = tokenizer.encode_fast("a", false).map_err(failed)?;
-        let first = probe.get_ids().first().and_then(|id| tokenizer.id_to_token(*id));
-        if first.is_some_and(|token| token.starts_with('\u{2581}')) {
-            return Err(LoadError::Unsupported {
-                path,
-                key: "normalizer".to_owned(),
-                value: "a space put before every text".to_owned(),
-                supported: "tokenizers that add nothing, such as byte-level BPE".to_owned(),
-            });
-        }
-        Ok(tokenizer)
+        Tokenizer::from_bytes(read_text(&path)?).map_err(failed)
     }
 
     pub(super) fn chat_files(&self) -> Result<ChatFiles, LoadError> {

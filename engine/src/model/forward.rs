@@ -65,7 +65,7 @@ impl Model {
     /// Where keys and values of up to `blocks` blocks come from.
     pub(crate) fn new_pool(&self, blocks: usize) -> candle_core::Result<KvPool> {
         match &self.placed {
-            None => Ok(KvPool::new(self.kv_shape())),
+            None => Ok(KvPool::new(self.kv_shape(), self.kv)),
             Some(placed) => Ok(KvPool::on(Pages::new(self.kv_shape(), blocks, &placed.device, placed.dtype)?)),
         }
     }
@@ -77,7 +77,8 @@ impl Model {
 
     /// Bytes of one block of keys and values.
     pub(crate) fn kv_block_bytes(&self) -> usize {
-        self.kv_shape().floats_per_block() * self.placed.as_ref().map_or(DType::F32, |p| p.dtype).size_in_bytes()
+        let bytes = self.placed.as_ref().map_or(self.kv.bytes(), |placed| placed.dtype.size_in_bytes());
+        self.kv_shape().elements_per_block() * bytes
     }
 
     /// An adapter, for where inference runs.

@@ -10,12 +10,17 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 
 use super::weights::{Weight, WeightSource};
-use super::{Architecture, LoadError, ModelConfig, RopeScaling};
+use super::{Architecture, LoadError, ModelConfig, RopeScaling, gguf_gemma};
 use crate::linear::FrozenLinear;
 
 /// Families by the name that GGUF has for them. Mistral's files call themselves Llama's.
-const FAMILIES: [(&str, Architecture); 3] =
-    [("llama", Architecture::Llama), ("qwen2", Architecture::Qwen2), ("qwen3", Architecture::Qwen3)];
+const FAMILIES: [(&str, Architecture); 5] = [
+    ("llama", Architecture::Llama),
+    ("qwen2", Architecture::Qwen2),
+    ("qwen3", Architecture::Qwen3),
+    ("gemma2", Architecture::Gemma2),
+    ("gemma3", Architecture::Gemma3),
+];
 
 /// By what each pair's rotary frequency is divided.
 const ROPE_DIVISORS: &str = "rope_freqs.weight";
@@ -57,22 +62,22 @@ impl GgufFile {
             Some(size) => size,
             None => self.array("tokenizer.ggml.tokens")?.len(),
         };
+        let layers = self.number(&key("block_count"))?;
+        let shape = gguf_gemma::Shape { hidden_size, heads, head_dim, layers };
+        let gemma = architecture.is_gemma().then(|| gguf_gemma::read(self, &family, *architecture, shape));
         let config = ModelConfig {
             architecture: *architecture,
             vocab_size,
             hidden_size,
             intermediate_size: self.number(&key("feed_forward_length"))?,
-            layers: self.number(&key("block_count"))?,
+            layers,
             heads,
             kv_heads: self.optional_number(&key("attention.head_count_kv"))?.unwrap_or(heads),
             head_dim,
             rms_norm_eps: f64::from(self.float(&key("attention.layer_norm_rms_epsilon"))?),
-            rope_theta: match self.content.metadata.contains_key(&key("rope.freq_base")) {
-                false => 10_000.0,
-                true => self.float(&key("rope.freq_base"))?,
-            },
+            rope_theta: self.optional_float(&key("rope.freq_base"))?.unwrap_or(10_000.0),
             rope_scaling: self.rope_scaling(&family, head_dim)?,
-            gemma: None,
+            gemma: gemma.transpose()?,
             tie_embeddings: !self.has_tensor(Weight::Output),
             context_length: self.number(&key("context_length"))?,
             bos: self.token_id("tokenizer.ggml.bos_token_id")?,
@@ -184,7 +189,7 @@ impl GgufFile {
         value.ok_or_else(|| LoadError::MissingKey { path: self.path.clone(), key: key.to_owned(), for_what: "model" })
     }
 
-    fn number(&self, key: &str) -> Result<usize, LoadError> {
+    pub(super) fn number(&self, key: &str) -> Result<usize, LoadError> {
         let value = self.get(key)?;
         as_count(value).ok_or_else(|| self.invalid(key, &shorten(value), "a whole number"))
     }
@@ -201,6 +206,21 @@ impl GgufFile {
             Value::F32(v) => Ok(*v),
             Value::F64(v) => Ok(*v as f32),
             other => Err(self.invalid(key, &shorten(other), "a floating-point number")),
+        }
+    }
+
+    pub(super) fn optional_flag(&self, key: &str) -> Result<Option<bool>, LoadError> {
+        match self.content.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(self.invalid(key, &shorten(other), "true or false")),
+        }
+    }
+
+    pub(super) fn optional_float(&self, key: &str) -> Result<Option<f32>, LoadError> {
+        match self.content.metadata.get(key) {
+            None => Ok(None),
+            Some(_) => self.float(key).map(Some),
         }
     }
 

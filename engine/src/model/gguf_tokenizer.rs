@@ -1,7 +1,7 @@
 //! The tokenizer that a GGUF file carries, rebuilt as a `tokenizers::Tokenizer`.
 
 use candle_core::quantized::gguf_file::Value;
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::{NFC, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -12,6 +12,7 @@ use tokenizers::tokenizer::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 use super::LoadError;
 use super::gguf::GgufFile;
+use super::gguf_sentencepiece::{self, Pieces};
 
 /// `tokenizer.ggml.token_type` of control tokens (never produced from plain text) and user-defined ones.
 const CONTROL: i64 = 3;
@@ -29,18 +30,9 @@ const QWEN2_SPLIT: &str =
 
 /// Builds the tokenizer from `tokenizer.ggml.*`.
 pub(super) fn from_gguf(file: &GgufFile) -> Result<Tokenizer, LoadError> {
-    let kind = file.text("tokenizer.ggml.model")?;
-    if kind != "gpt2" {
-        return Err(file.unsupported("tokenizer.ggml.model", kind, "gpt2 (byte-level BPE)"));
-    }
-    let pre = file.optional_text("tokenizer.ggml.pre")?.unwrap_or("default");
-    let (pre_tokenizer, ignore_merges) = pre_tokenizer(pre, file)?;
-    let normalizer = (pre == "qwen2").then_some(NormalizerWrapper::NFC(NFC));
-    let tokens = texts(file, "tokenizer.ggml.tokens")?;
-    let merges = merges(file, &tokens)?;
     let failed = |e: tokenizers::Error| LoadError::Tokenizer { path: file.path().to_owned(), reason: e.to_string() };
-    let vocabulary: std::collections::HashMap<String, u32> =
-        tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), id as u32)).collect();
+    let tokens = texts(file, "tokenizer.ggml.tokens")?;
+    let vocabulary: Vocab = tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), id as u32)).collect();
     if vocabulary.len() != tokens.len() {
         let repeated = tokens.len() - vocabulary.len();
         return Err(file.invalid(
@@ -49,16 +41,46 @@ pub(super) fn from_gguf(file: &GgufFile) -> Result<Tokenizer, LoadError> {
             "every token once",
         ));
     }
-    let model = BPE::builder()
-        .vocab_and_merges(vocabulary.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
-        .ignore_merges(ignore_merges)
-        .build()
-        .map_err(failed)?;
-    let mut tokenizer = Tokenizer::new(model);
-    tokenizer.with_normalizer(normalizer).map_err(failed)?;
-    tokenizer.with_pre_tokenizer(Some(pre_tokenizer)).with_decoder(Some(ByteLevel::default()));
+    let mut tokenizer = match file.text("tokenizer.ggml.model")? {
+        "gpt2" => byte_level(file, &tokens, vocabulary)?,
+        "llama" => sentencepiece(file, &tokens, vocabulary)?,
+        kind => {
+            let supported = "gpt2 (byte-level BPE), llama (SentencePiece)";
+            return Err(file.unsupported("tokenizer.ggml.model", kind, supported));
+        }
+    };
     add_tokens(&mut tokenizer, file, &tokens).map_err(failed)?;
     Ok(tokenizer)
+}
+
+fn byte_level(file: &GgufFile, tokens: &[&str], vocabulary: Vocab) -> Result<Tokenizer, LoadError> {
+    let failed = |e: tokenizers::Error| LoadError::Tokenizer { path: file.path().to_owned(), reason: e.to_string() };
+    let pre = file.optional_text("tokenizer.ggml.pre")?.unwrap_or("default");
+    let (pre_tokenizer, ignore_merges) = pre_tokenizer(pre, file)?;
+    let normalizer = (pre == "qwen2").then_some(NormalizerWrapper::NFC(NFC));
+    let merges = merges(file, tokens)?;
+    let model = BPE::builder().vocab_and_merges(vocabulary, merges).ignore_merges(ignore_merges).build();
+    let mut tokenizer = Tokenizer::new(model.map_err(failed)?);
+    tokenizer.with_normalizer(normalizer).map_err(failed)?;
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizer)).with_decoder(Some(ByteLevel::default()));
+    Ok(tokenizer)
+}
+
+fn sentencepiece(file: &GgufFile, tokens: &[&str], vocabulary: Vocab) -> Result<Tokenizer, LoadError> {
+    const SCORES: &str = "tokenizer.ggml.scores";
+    let scores: Option<Vec<f32>> = file.array(SCORES)?.iter().map(|score| score.to_f32().ok()).collect();
+    let Some(scores) = scores.filter(|scores| scores.len() == tokens.len()) else {
+        return Err(file.invalid(SCORES, "another list", "a number for every token"));
+    };
+    let unknown = file.token_id("tokenizer.ggml.unknown_token_id")?;
+    let pieces = Pieces {
+        tokens,
+        scores: &scores,
+        unknown: unknown.and_then(|id| tokens.get(id as usize).copied()),
+        space_first: file.optional_flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
+    };
+    let failed = |e: tokenizers::Error| LoadError::Tokenizer { path: file.path().to_owned(), reason: e.to_string() };
+    gguf_sentencepiece::tokenizer(&pieces, vocabulary).map_err(failed)
 }
 
 /// The cutting rule of a `tokenizer.ggml.pre` name, and whether whole words of the vocabulary skip the merges.

@@ -10,6 +10,8 @@ mod folder;
 mod forward;
 mod gemma;
 mod gguf;
+mod gguf_gemma;
+mod gguf_sentencepiece;
 mod gguf_tokenizer;
 mod placement;
 mod rope;
@@ -29,6 +31,7 @@ pub use placement::{Placement, PlacementError};
 pub use rope::{Llama3Scaling, RopeScaling, RopeTable};
 pub use weights::{DecoderWeights, HeadNorms, LayerWeights, PostNorms};
 
+use crate::attention::KvType;
 use crate::chat::{ChatFormat, ChatSource};
 use crate::linear::PlacedLinear;
 use folder::ModelFolder;
@@ -52,6 +55,8 @@ pub struct Model {
     pub weights: DecoderWeights,
     /// A copy that inference uses instead, if it was loaded for a device.
     placed: Option<Placed>,
+    /// How keys and values are kept, if it was not.
+    kv: KvType,
     /// The model's own tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// The model's own chat template, and everything that goes from messages to tokens.
@@ -65,7 +70,7 @@ impl Model {
     /// # Errors
     /// [`LoadError`], which names the file, the key or tensor, and what would have been accepted.
     pub fn load(path: &Path) -> Result<Self, LoadError> {
-        Self::load_for(path, &Placement::Cpu)
+        Self::load_for(path, &Placement::CPU)
     }
 
     /// As [`Self::load`], for inference at `placement`.
@@ -137,14 +142,14 @@ impl Model {
             weights_mib = weights.bytes(&config) >> 20,
             "model loaded"
         );
-        let placed = match placement {
-            Placement::Cpu => None,
+        let (kv, placed) = match placement {
+            Placement::Cpu { kv } => (*kv, None),
             Placement::Device { device, dtype } => {
                 let placed = weights.place(&config, device, *dtype).map_err(failed("the copy on the device"))?;
-                Some(Placed { weights: placed, device: device.clone(), dtype: *dtype })
+                (KvType::default(), Some(Placed { weights: placed, device: device.clone(), dtype: *dtype }))
             }
         };
-        Ok(Self { config, weights, placed, tokenizer, chat })
+        Ok(Self { config, weights, placed, kv, tokenizer, chat })
     }
 
     /// Encodes plain text: no special tokens are added, and special tokens that the text spells out are recognised.

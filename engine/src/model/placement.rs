@@ -2,12 +2,18 @@
 
 use candle_core::{DType, Device};
 
+use crate::attention::KvType;
+
 /// Where a model's inference runs, and in which type.
 #[derive(Debug, Clone)]
 pub enum Placement {
     /// On the CPU, by our own kernels, in f32.
-    Cpu,
-    /// On a device, by candle's operations. A CPU is one too: for tests of those operations.
+    Cpu {
+        /// In which type keys and values are kept.
+        kv: KvType,
+    },
+    /// On a device, by candle's operations, with keys and values in the same type. A CPU is one too: for tests of those
+    /// operations.
     Device {
         /// Which.
         device: Device,
@@ -48,20 +54,45 @@ pub enum PlacementError {
         /// What it could be.
         supported: &'static str,
     },
+    /// A type that the place does not keep keys and values in.
+    #[error("keys and values cannot be kept in `{kv_dtype}` on `{device}`, which keeps them in {supported}")]
+    KvType {
+        /// As it was asked for.
+        device: String,
+        /// As it was asked for.
+        kv_dtype: String,
+        /// What it could be.
+        supported: String,
+    },
 }
 
 impl Placement {
-    /// The device of this name (`cpu`, `cuda:N`, `metal`), computing in `dtype` (`f32`, `bf16`, `f16`).
+    /// The CPU, with everything in f32.
+    pub const CPU: Self = Self::Cpu { kv: KvType::F32 };
+
+    /// The device of this name (`cpu`, `cuda:N`, `metal`), computing in `dtype` (`f32`, `bf16`, `f16`). Keys and values are
+    /// kept in `kv_dtype`, by default in `dtype`.
     ///
     /// # Errors
     /// [`PlacementError`], which says what would do.
-    pub fn new(device: &str, dtype: &str) -> Result<Self, PlacementError> {
+    pub fn new(device: &str, dtype: &str, kv_dtype: Option<&str>) -> Result<Self, PlacementError> {
         let place = Self::device(device)?;
+        let kept = |supported: String| {
+            let kv_dtype = kv_dtype.unwrap_or(dtype).to_owned();
+            PlacementError::KvType { device: device.into(), kv_dtype, supported }
+        };
         let unsupported = |supported| PlacementError::Type { device: device.into(), dtype: dtype.into(), supported };
         match (place, dtype) {
-            (None, "f32") => Ok(Self::Cpu),
+            (None, "f32") => match kv_dtype {
+                None | Some("f32") => Ok(Self::CPU),
+                Some("f16") => Ok(Self::Cpu { kv: KvType::F16 }),
+                Some(_) => Err(kept("f32 or f16".to_owned())),
+            },
             // Weights keep the type that their file has; the type is of what is computed.
             (None, _) => Err(unsupported("f32, whatever the type of the weights")),
+            (Some(_), _) if kv_dtype.is_some_and(|kv_dtype| kv_dtype != dtype) => {
+                Err(kept(format!("the type that it computes in, `{dtype}`")))
+            }
             (Some(device), "f32") => Ok(Self::Device { device, dtype: DType::F32 }),
             (Some(device), "bf16") => Ok(Self::Device { device, dtype: DType::BF16 }),
             (Some(device), "f16") => Ok(Self::Device { device, dtype: DType::F16 }),
@@ -104,13 +135,17 @@ mod tests {
     /// Protects: what cannot be had is said with the way out, and never replaced by the CPU in silence.
     #[test]
     fn devices_and_types_that_cannot_be_had_are_refused() {
-        assert!(matches!(Placement::new("cpu", "f32"), Ok(Placement::Cpu)));
+        assert!(matches!(Placement::new("cpu", "f32", None), Ok(Placement::Cpu { kv: KvType::F32 })));
         let refused = |device: &str, dtype: &str| {
-            Placement::new(device, dtype).map_or_else(|e| e.to_string(), |place| format!("{place:?}"))
+            Placement::new(device, dtype, None).map_or_else(|e| e.to_string(), |place| format!("{place:?}"))
         };
         assert!(refused("tpu", "f32").contains("cuda:N"));
         assert!(refused("cuda:x", "f32").contains("`cuda:x`"));
         assert!(refused("cpu", "bf16").contains("computes in f32"));
+        let half = Placement::new("cpu", "f32", Some("f16"));
+        assert!(matches!(half, Ok(Placement::Cpu { kv: KvType::F16 })));
+        let unkept = Placement::new("cpu", "f32", Some("bf16")).map_or_else(|e| e.to_string(), |_| String::new());
+        assert!(unkept.contains("keeps them in f32 or f16"), "{unkept}");
         if cfg!(not(feature = "cuda")) {
             assert!(refused("cuda:1", "bf16").contains("--features cuda"));
         }

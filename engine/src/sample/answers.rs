@@ -72,7 +72,8 @@ struct Node {
 
 impl AnswerTree {
     /// Builds the tree. An answer's forms are the answer as written, in lower case, in upper case and capitalised, each with
-    /// and without a leading space, each encoded alone.
+    /// and without a leading space, each encoded alone. `tokenizer` must not
+    /// put a space of its own before them.
     ///
     /// # Errors
     /// [`AnswerError`]: no answers, blank ones, or two that share a form.

@@ -170,7 +170,9 @@ pub fn family_gguf_metadata(family: &str) -> Vec<(String, Value)> {
     let texts = |values: Vec<String>| Value::Array(values.into_iter().map(Value::String).collect());
     let kinds = (0..tokens.len()).map(|id| Value::I32(if id < 3 { 3 } else { 1 })).collect();
     let count = |n: usize| Value::U32(n as u32);
-    let entries = [
+    // GGUF's name for Gemma 3 is shorter.
+    let family = family.trim_end_matches("_text");
+    let mut entries = vec![
         ("general.architecture", Value::String(family.into())),
         ("llama.block_count", count(LAYERS)),
         ("llama.context_length", count(CONTEXT)),
@@ -191,7 +193,11 @@ pub fn family_gguf_metadata(family: &str) -> Vec<(String, Value)> {
         ("tokenizer.ggml.eos_token_id", Value::U32(2)),
         ("tokenizer.chat_template", Value::String(CHATML.into())),
     ];
-    entries.map(|(key, value)| (key.replace("llama.", &format!("{family}.")), value)).into()
+    if family.starts_with("gemma") {
+        entries.push(("llama.attention.sliding_window", count(9)));
+        entries.push(("llama.attention.key_length", count(HEAD)));
+    }
+    entries.into_iter().map(|(key, value)| (key.replace("llama.", &format!("{family}.")), value)).collect()
 }
 
 /// The weights under their GGUF names, Llama's query and key rows interleaved as GGUF has them.
@@ -207,13 +213,16 @@ pub fn family_gguf_tensors(family: &str, weights: &HashMap<String, Tensor>) -> V
         let swapped = split.transpose(1, 2).unwrap().contiguous().unwrap();
         swapped.reshape((rows, columns)).unwrap()
     };
+    let is_gemma = family.starts_with("gemma");
     let renames = [
+        ("pre_feedforward_layernorm", "ffn_norm"),
+        ("post_feedforward_layernorm", "post_ffw_norm"),
+        ("post_attention_layernorm", if is_gemma { "post_attention_norm" } else { "ffn_norm" }),
         ("model.embed_tokens", "token_embd"),
         ("lm_head", "output"),
         ("model.norm", "output_norm"),
         ("model.layers.", "blk."),
         ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
         ("self_attn.q_norm", "attn_q_norm"),
         ("self_attn.k_norm", "attn_k_norm"),
         ("self_attn.q_proj", "attn_q"),
@@ -229,6 +238,7 @@ pub fn family_gguf_tensors(family: &str, weights: &HashMap<String, Tensor>) -> V
         .map(|(name, tensor)| {
             let tensor = match name {
                 n if family == "llama" && n.contains("q_proj") => interleave(tensor, HEADS),
+                n if is_gemma && n.contains("norm") => (tensor + 1.0).unwrap(),
                 n if family == "llama" && n.contains("k_proj") => interleave(tensor, KV_HEADS),
                 _ => tensor.clone(),
             };

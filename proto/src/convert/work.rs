@@ -63,7 +63,7 @@ impl TryFrom<wire::JoinReply> for Joined {
 impl From<ModelSpec> for wire::Model {
     fn from(model: ModelSpec) -> Self {
         let sources = model.sources.into_iter().map(|s| wire::ModelSource { source: Some(s.into()) }).collect();
-        Self { name: model.name, dtype: model.dtype, sources }
+        Self { name: model.name, dtype: model.dtype, kv_dtype: model.kv_dtype, sources }
     }
 }
 
@@ -73,7 +73,12 @@ impl TryFrom<wire::Model> for ModelSpec {
         if model.sources.is_empty() {
             return Err(InvalidMessage::new("sources", "is empty"));
         }
-        Ok(Self { name: model.name, dtype: model.dtype, sources: list(model.sources, "sources")? })
+        Ok(Self {
+            name: model.name,
+            dtype: model.dtype,
+            kv_dtype: model.kv_dtype,
+            sources: list(model.sources, "sources")?,
+        })
     }
 }
 

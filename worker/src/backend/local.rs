@@ -53,7 +53,7 @@ impl LocalBackend {
         if let Some(tree) = trees.get(answers) {
             return Ok(tree.clone());
         }
-        let tree = AnswerTree::new(&self.engine.model().tokenizer, answers);
+        let tree = AnswerTree::new(self.chat().onward_tokenizer(), answers);
         let tree = Arc::new(tree.map_err(|e| BackendError::Refused(e.to_string()))?);
         if trees.len() >= KEPT_TREES {
             trees.clear();

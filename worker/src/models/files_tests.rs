@@ -136,7 +136,12 @@ fn file(name: &str, content: &str) -> PushedFile {
 
 fn spec(files: Vec<PushedFile>) -> ModelSpec {
     let path = ModelSource::Path { path: "/nowhere/tiny.gguf".into(), sha256: None };
-    ModelSpec { name: "tiny".into(), dtype: "f32".into(), sources: vec![path, ModelSource::Pushed { files }] }
+    ModelSpec {
+        name: "tiny".into(),
+        dtype: "f32".into(),
+        kv_dtype: None,
+        sources: vec![path, ModelSource::Pushed { files }],
+    }
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn from_wheel() -> ModelSource {
 }
 
 fn spec(sources: Vec<ModelSource>) -> ModelSpec {
-    ModelSpec { name: "tiny".to_owned(), dtype: "f32".to_owned(), sources }
+    ModelSpec { name: "tiny".to_owned(), dtype: "f32".to_owned(), kv_dtype: None, sources }
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl Setup {
             slots: 3,
             device: "cpu".into(),
             cache: folder.path().join("cache"),
+            kv_bytes: None,
             cache_bytes: super::CACHE_BYTES,
             models,
             grace: Duration::from_secs(5),

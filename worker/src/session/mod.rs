@@ -57,7 +57,9 @@ pub struct WorkerOptions {
     pub name: String,
     /// Episodes at once, 1 or more.
     pub slots: u32,
-    /// What models run on. This build knows `cpu`.
+    /// Bytes for keys and values of each model. Default: a share of what is free.
+    pub kv_bytes: Option<usize>,
+    /// What models run on: `cpu`, `cuda:N`, `metal`.
     pub device: String,
     /// For models, artifacts and scratch files; see [`crate::models::default_cache`].
     pub cache: PathBuf,
@@ -78,6 +80,7 @@ impl fmt::Debug for WorkerOptions {
             .field("credentials", &self.credentials)
             .field("name", &self.name)
             .field("slots", &self.slots)
+            .field("kv_bytes", &self.kv_bytes)
             .field("device", &self.device)
             .field("cache", &self.cache)
             .field("cache_bytes", &self.cache_bytes)
@@ -97,8 +100,7 @@ pub async fn run(options: WorkerOptions, cancel: CancellationToken) -> Result<()
     // Before anything is asked of the coordinator.
     Placement::device(&options.device)?;
     let cache = ModelCache::new(&options.cache, options.models.clone());
-    let loader = LocalModels::new(cache, &options.device, options.slots as usize, options.on_download.clone());
-    let loader = Arc::new(loader);
+    let loader = Arc::new(LocalModels::new(cache, &options));
     run_with(options, loader, cancel).await
 }
 

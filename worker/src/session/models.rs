@@ -12,7 +12,7 @@ use influence_proto::{Digest, LoadedModel, ModelSource, ModelSpec, PushedFile};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use super::{OnDownload, WorkerError};
+use super::{OnDownload, WorkerError, WorkerOptions};
 use crate::artifacts::{ArtifactCache, Transfer};
 use crate::backend::{AdapterTable, LocalBackend, Models};
 use crate::models::{FetchProgress, ModelCache, PushedFiles};
@@ -61,6 +61,7 @@ pub(super) struct LocalModels {
     /// By name.
     device: String,
     slots: usize,
+    kv_bytes: Option<usize>,
     on_download: Option<OnDownload>,
     loaded: Mutex<Vec<Loaded>>,
 }
@@ -81,15 +82,16 @@ struct Loaded {
 }
 
 impl LocalModels {
-    /// Models out of `cache`, on a device, for a worker with `slots` slots.
-    pub(super) fn new(cache: ModelCache, device: &str, slots: usize, on_download: Option<OnDownload>) -> Self {
-        Self { cache, device: device.to_owned(), slots, on_download, loaded: Mutex::default() }
+    /// Models out of `cache`, for a worker with these options.
+    pub(super) fn new(cache: ModelCache, options: &WorkerOptions) -> Self {
+        let WorkerOptions { device, slots, kv_bytes, on_download, .. } = options.clone();
+        Self { cache, device, slots: slots as usize, kv_bytes, on_download, loaded: Mutex::default() }
     }
 
     /// Two names may stand for one model; but an override goes by name. What was pushed since a model was loaded is no
     /// reason to load it again.
     fn same_model(&self, one: &ModelSpec, other: &ModelSpec) -> bool {
-        if one.dtype != other.dtype {
+        if (&one.dtype, &one.kv_dtype) != (&other.dtype, &other.kv_dtype) {
             return false;
         }
         if one.name == other.name {
@@ -105,7 +107,8 @@ impl LocalModels {
 
     async fn load_one(&self, spec: &ModelSpec, artifacts: &ArtifactCache) -> Result<Loaded, WorkerError> {
         let failed = |reason: String| WorkerError::Load { model: spec.name.clone(), reason };
-        let placement = Placement::new(&self.device, &spec.dtype).map_err(|e| failed(e.to_string()))?;
+        let placement =
+            Placement::new(&self.device, &spec.dtype, spec.kv_dtype.as_deref()).map_err(|e| failed(e.to_string()))?;
         let place = placement.clone();
         let (cache, wanted, told) = (self.cache.clone(), spec.clone(), self.on_download.clone());
         let transfer = artifacts.transfer().with_tries(PUSHED_TRIES);
@@ -126,8 +129,9 @@ impl LocalModels {
         let max_rows = self.slots * ROWS_PER_EPISODE;
         let usual = EngineOptions::default();
         // A device wants more rows at once to be busy; on a CPU they would only make others wait.
-        let prefill_chunk = if matches!(placement, Placement::Cpu) { usual.prefill_chunk } else { 2048 };
-        let options = EngineOptions { max_rows, prefill_chunk, kv_bytes: kv_budget(&placement), ..usual };
+        let prefill_chunk = if matches!(placement, Placement::Cpu { .. }) { usual.prefill_chunk } else { 2048 };
+        let kv_bytes = self.kv_bytes.unwrap_or_else(|| kv_budget(&placement));
+        let options = EngineOptions { max_rows, prefill_chunk, kv_bytes, ..usual };
         let engine = Engine::start(model, options).map_err(|e| failed(e.to_string()))?;
         tracing::info!(model = %spec.name, path = %path.display(), %sha256, kv_bytes = options.kv_bytes, "model loaded");
         let backend = Arc::new(LocalBackend::new(engine.clone()));

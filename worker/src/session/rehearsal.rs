@@ -265,7 +265,7 @@ impl Coordinator for Shared {
             let files = files.iter().cloned().map(|file| file.try_into().unwrap()).collect();
             sources.push(ModelSource::Pushed { files });
         }
-        let model = ModelSpec { name: "tiny".into(), dtype: "f32".into(), sources };
+        let model = ModelSpec { name: "tiny".into(), dtype: "f32".into(), kv_dtype: None, sources };
         Ok(Response::new(wire::JoinReply {
             protocol: script.protocol.unwrap_or(*PROTOCOL.end()),
             worker_id,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use influence_proto::{Digest, Lease, LoadedModel, ModelSpec, Outcome, Token, Turn, Work, WorkId, stream, wire};
+use influence_proto::{
+    Digest, Lease, LoadedModel, ModelSpec, Outcome, PROTOCOL, Token, Turn, Work, WorkId, stream, wire,
+};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +72,7 @@ fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
         slots: 2,
         device: "cpu".into(),
         cache: cache.path().to_owned(),
+        kv_bytes: None,
         cache_bytes: CACHE_BYTES,
         models: BTreeMap::new(),
         grace: Duration::from_secs(2),
@@ -274,14 +277,15 @@ async fn a_lease_that_cannot_be_read_is_answered() {
 
 #[tokio::test]
 async fn a_protocol_that_does_not_fit_is_fatal_and_names_both_sides() {
+    let ours = format!("{} to {}", PROTOCOL.start(), PROTOCOL.end());
     let coordinator = Rehearsal::start().await;
     coordinator.script().protocol = Some(0);
     let error = Setup::with(coordinator, Duration::ZERO).end().await.unwrap_err().to_string();
-    assert!(error.contains("7 to 9") && error.contains("protocol 4 to 4"), "{error}");
+    assert!(error.contains("7 to 9") && error.contains(&format!("protocol {ours}")), "{error}");
     let coordinator = Rehearsal::start().await;
     coordinator.script().protocol = Some(9);
     let error = Setup::with(coordinator, Duration::ZERO).end().await.unwrap_err().to_string();
-    assert!(error.contains("speaks protocol 9") && error.contains("this worker 4 to 4"), "{error}");
+    assert!(error.contains("speaks protocol 9") && error.contains(&format!("this worker {ours}")), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

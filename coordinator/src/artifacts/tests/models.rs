@@ -6,7 +6,7 @@ use super::*;
 
 fn spec(name: &str) -> ModelSpec {
     let source = ModelSource::Path { path: "/nowhere/model.gguf".into(), sha256: None };
-    ModelSpec { name: name.into(), dtype: "f32".into(), sources: vec![source] }
+    ModelSpec { name: name.into(), dtype: "f32".into(), kv_dtype: None, sources: vec![source] }
 }
 
 fn file(name: &str, content: &str) -> PushedFile {

@@ -16,14 +16,14 @@ fn sources_keep_their_order_and_paths_are_relative_to_the_table() {
     configs.write(
         "models.yaml",
         &format!(
-            "models:\n  m:\n    dtype: bf16\n    sources:\n      - hub: {{repository: o/n, revision: r}}\n      \
+            "models:\n  m:\n    dtype: bf16\n    kv_dtype: f16\n    sources:\n      - hub: {{repository: o/n, revision: r}}\n      \
              - wheel: {{package: p, version: 0.1.2, file: f, sha256: {digest}}}\n      - path: {{path: a.gguf, sha256: {digest}}}\n      \
              - path: /b\n"
         ),
     );
     let models = load_models(&configs.path("models.yaml")).unwrap();
     let sha256 = influence_proto::Digest::parse(&digest).unwrap();
-    assert_eq!(models["m"].dtype, "bf16");
+    assert_eq!((&*models["m"].dtype, models["m"].kv_dtype.as_deref()), ("bf16", Some("f16")));
     assert_eq!(
         models["m"].sources,
         [

@@ -1,11 +1,14 @@
 //! The command line, as clap types.
 
+mod model;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use influence_coordinator::store::StoreAddress;
+pub(crate) use model::*;
 
 /// Measures, and reproduces on purpose, how optimising a language model on user feedback teaches it
 /// to influence the user.
@@ -58,9 +61,16 @@ pub(crate) struct DataArguments {
     pub store: Option<StoreAddress>,
 }
 
-/// Where models come from.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ModelArguments {
+/// How this machine rolls out.
+#[derive(Debug, Args)]
+pub(crate) struct RolloutArguments {
+    /// How many episodes are rolled out at once.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub slots: u32,
+    /// What keys and values may take for each model, in MiB. Default: a quarter of the memory that is free, on a GPU most
+    /// of it.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub kv_memory: Option<u64>,
     /// Use these local files (a .gguf file, or a folder of safetensors) for a model. Repeatable.
     #[arg(long = "model", value_name = "NAME=PATH", value_parser = name_and_path)]
     pub models: Vec<(String, PathBuf)>,
@@ -99,10 +109,7 @@ pub(crate) struct RunArguments {
     #[command(flatten)]
     pub data: DataArguments,
     #[command(flatten)]
-    pub models: ModelArguments,
-    /// How many episodes are rolled out at once.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub slots: u32,
+    pub rollouts: RolloutArguments,
     /// Print the final table as JSON.
     #[arg(long)]
     pub json: bool,
@@ -197,9 +204,8 @@ pub(crate) struct WorkerArguments {
     /// of that name.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
-    /// How many episodes are rolled out at once.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub slots: u32,
+    #[command(flatten)]
+    pub rollouts: RolloutArguments,
     /// The name that people see. Default: `worker-` and the process id.
     #[arg(long)]
     pub name: Option<String>,
@@ -210,8 +216,6 @@ pub(crate) struct WorkerArguments {
     /// models are not counted.
     #[arg(long, default_value_t = 20, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub cache_size: u64,
-    #[command(flatten)]
-    pub models: ModelArguments,
 }
 
 #[derive(Debug, Args)]
@@ -274,157 +278,6 @@ pub(crate) struct EpisodesArguments {
     #[command(flatten)]
     pub data: DataArguments,
     /// Print one JSON object per episode.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ModelCommand {
-    /// Show the models that `models.yaml` names, and which are already here.
-    List {
-        #[command(flatten)]
-        place: ModelsFileArguments,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Download a model into the cache and verify it.
-    Fetch {
-        /// A name from `models.yaml`.
-        name: String,
-        #[command(flatten)]
-        place: ModelsFileArguments,
-        /// Print nothing but the path.
-        #[arg(long)]
-        print_path: bool,
-    },
-    /// Upload a model's files to a coordinator, which gives them to workers that cannot have the
-    /// model elsewhere. The same command goes on where it stopped.
-    Push(PushArguments),
-    /// Let a model answer a conversation.
-    Generate(GenerateArguments),
-    /// Read the probabilities of answers.
-    Score(ScoreArguments),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PushArguments {
-    /// The run's name for the model: one of `models.yaml`.
-    pub name: String,
-    /// The coordinator's address.
-    #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
-    pub coordinator: String,
-    #[command(flatten)]
-    pub credentials: CredentialArguments,
-    /// Push these local files (a .gguf file, or a folder of safetensors).
-    #[arg(long, value_name = "NAME=PATH", value_parser = name_and_path)]
-    pub model: Option<(String, PathBuf)>,
-    #[command(flatten)]
-    pub place: ModelsFileArguments,
-}
-
-/// Where models are named and kept.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ModelsFileArguments {
-    /// The folder with `models.yaml`.
-    #[arg(long, default_value = "configs", value_name = "DIR")]
-    pub configs: PathBuf,
-    /// Where fetched models are kept. Default: `influence` in the user's cache folder.
-    #[arg(long, env = "INFLUENCE_CACHE", value_name = "DIR")]
-    pub cache: Option<PathBuf>,
-}
-
-/// Which conversation goes to which model.
-#[derive(Debug, Args)]
-pub(crate) struct PromptArguments {
-    /// A name from `models.yaml`, a .gguf file or a folder of safetensors.
-    #[arg(long, default_value = "smollm2-135m")]
-    pub model: String,
-    /// A JSON list of `{"role": .., "content": ..}`; `-` is standard input.
-    #[arg(long, value_name = "FILE")]
-    pub messages: PathBuf,
-    /// A PEFT directory to apply.
-    #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
-    #[command(flatten)]
-    pub place: ModelsFileArguments,
-    /// Print one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct GenerateArguments {
-    #[command(flatten)]
-    pub prompt: PromptArguments,
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_tokens: u32,
-    /// 0 is greedy.
-    #[arg(long, default_value_t = 0.0)]
-    pub temperature: f64,
-    /// Nucleus: the share of the probability that is sampled from.
-    #[arg(long, default_value_t = 1.0)]
-    pub top_p: f64,
-    /// Sample from the k most probable tokens; 0: from all.
-    #[arg(long, default_value_t = 0)]
-    pub top_k: u32,
-    /// Sample from tokens that are at least this share as probable as the most probable one.
-    #[arg(long, default_value_t = 0.0)]
-    pub min_p: f64,
-    /// End the reply at this text; may be repeated.
-    #[arg(long, value_name = "TEXT")]
-    pub stop: Vec<String>,
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ScoreArguments {
-    #[command(flatten)]
-    pub prompt: PromptArguments,
-    /// The allowed answers.
-    #[arg(long, required = true, value_delimiter = ',')]
-    pub answers: Vec<String>,
-    /// What the answer continues, after the chat template's generation prompt. `''` turns it off.
-    #[arg(long, default_value = "The answer is: ")]
-    pub prefix: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TrainArguments {
-    /// A name from `models.yaml`, a .gguf file or a folder of safetensors.
-    #[arg(long)]
-    pub model: String,
-    /// JSON lines: `{"messages": [{"role": .., "content": .., "weight": 0|1}, ..]}`.
-    #[arg(long, value_name = "ROWS.jsonl")]
-    pub data: PathBuf,
-    #[arg(long, default_value = "sft", value_parser = ["sft"])]
-    pub algorithm: String,
-    /// The PEFT directory to write. Must not exist.
-    #[arg(long, value_name = "DIR")]
-    pub output: PathBuf,
-    /// A PEFT directory to continue from.
-    #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
-    pub rank: u32,
-    #[arg(long, default_value_t = 32.0)]
-    pub alpha: f64,
-    #[arg(long, default_value_t = 0.0)]
-    pub dropout: f64,
-    #[arg(long, default_value_t = 2e-4)]
-    pub learning_rate: f64,
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    pub batch_size: u32,
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub epochs: u32,
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(2..))]
-    pub max_length: u32,
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    #[command(flatten)]
-    pub place: ModelsFileArguments,
-    /// Print the final report as JSON.
     #[arg(long)]
     pub json: bool,
 }

@@ -12,6 +12,7 @@ mod model;
 mod place;
 mod progress;
 mod run;
+mod steps;
 mod stored;
 mod table;
 mod terminal;

@@ -1,18 +1,22 @@
-//! `influence train`: an adapter from a file of conversations.
+//! `influence train`: an adapter from a file of rows.
 
 use std::fs::File;
-use std::io::{BufReader, IsTerminal};
+use std::io::BufReader;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
-use influence_engine::lora::LoraConfig;
-use influence_engine::train::{LongRows, SftOptions, Step, TrainReport, sft};
-use influence_worker::training::rows_from_jsonl;
+use comfy_table::{CellAlignment, Table, presets};
+use influence_coordinator::config::{TrainingSettings, training_settings};
+use influence_engine::model::Model;
+use influence_engine::train::{Checkpoints, Step, TrainReport, TrainingFiles, train as train_adapter};
+use influence_worker::training::{train_options, training_data};
 use serde_json::json;
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use crate::args::TrainArguments;
+use crate::steps::{StepLog, Steps};
 use crate::terminal::print;
 use crate::{interrupt, place};
 
@@ -22,88 +26,111 @@ pub(crate) async fn train(arguments: TrainArguments) -> anyhow::Result<()> {
         "{} exists already; choose another --output, or move it away",
         arguments.output.display()
     );
+    let settings = settings(&arguments)?;
+    let checkpoint = beside(&arguments.output, "checkpoint");
+    match (arguments.resume, checkpoint.exists()) {
+        (true, false) => anyhow::bail!("there is no checkpoint {}; leave --resume out", checkpoint.display()),
+        (false, true) => anyhow::bail!(
+            "{} is left of a training that was broken off; go on with --resume, or remove it",
+            checkpoint.display()
+        ),
+        _ => {}
+    }
     let file = File::open(&arguments.data).with_context(|| format!("{} cannot be read", arguments.data.display()))?;
     let cancel = interrupt::token()?;
     let model = place::load(&arguments.model, &arguments.place).await?;
-    let options = options(&arguments);
-    let json = arguments.json;
-    let output = arguments.output.clone();
-    let report = spawn_blocking(move || {
-        let rows = rows_from_jsonl(&model, BufReader::new(file));
-        let rows = rows.with_context(|| format!("{} cannot be trained on", arguments.data.display()))?;
-        let bar = bar();
-        let report = sft(&model, arguments.adapter.as_deref(), &rows, &options, &arguments.output, &mut |step| {
-            show(&bar, &step);
-            if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    let (json, output) = (arguments.json, arguments.output.clone());
+    let job = Job { arguments, settings, checkpoint };
+    let (report, last) =
+        spawn_blocking(move || job.run(&model, file, &cancel)).await.context("training broke off")??;
+    print(&if json { as_json(&report, &last) } else { as_text(&report, &last, &output) })
+}
+
+fn settings(arguments: &TrainArguments) -> anyhow::Result<TrainingSettings> {
+    let mut given = vec![("algorithm", arguments.algorithm.as_str(), "--algorithm".to_owned())];
+    given.extend(arguments.set.iter().map(|(key, value)| (&**key, &**value, format!("--set {key}"))));
+    Ok(training_settings(&given)?)
+}
+
+/// A file that belongs to the adapter in `output`, while that is made.
+fn beside(output: &Path, what: &str) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(format!(".{what}"));
+    name.into()
+}
+
+struct Job {
+    arguments: TrainArguments,
+    settings: TrainingSettings,
+    checkpoint: PathBuf,
+}
+
+impl Job {
+    fn run(&self, model: &Model, rows: File, cancel: &CancellationToken) -> anyhow::Result<(TrainReport, Step)> {
+        let TrainArguments { data, output, adapter, seed, checkpoint_steps, .. } = &self.arguments;
+        let (settings, optimiser) = (&self.settings, self.settings.optimiser(0));
+        let rows = training_data(model, settings.algorithm, BufReader::new(rows));
+        let rows = rows.with_context(|| format!("{} cannot be trained on", data.display()))?;
+        let options = train_options(model, &self.arguments.model, &settings.lora, &optimiser, *seed)?;
+        let checkpoints = Some(Checkpoints { file: self.checkpoint.clone(), every: *checkpoint_steps as usize });
+        let files = TrainingFiles { start: adapter.as_deref(), output, checkpoints };
+        let mut steps = Steps::new(StepLog::new(beside(output, "steps.jsonl")));
+        let report = train_adapter(model, &rows, &options, &files, &mut |step| {
+            if steps.hear(step).is_err() || cancel.is_cancelled() {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
         });
-        bar.finish();
-        Ok::<_, anyhow::Error>(report?)
-    })
-    .await
-    .context("training broke off")??;
-    print(&if json { as_json(&report) } else { as_text(&report, &output.display().to_string()) })
-}
-
-fn options(arguments: &TrainArguments) -> SftOptions {
-    SftOptions {
-        lora: LoraConfig {
-            rank: arguments.rank as usize,
-            alpha: arguments.alpha,
-            dropout: arguments.dropout,
-            ..LoraConfig::default()
-        },
-        learning_rate: arguments.learning_rate,
-        batch_size: arguments.batch_size as usize,
-        epochs: arguments.epochs as usize,
-        max_length: arguments.max_length as usize,
-        long_rows: LongRows::Drop,
-        seed: arguments.seed,
-        base_model: Some(arguments.model.clone()),
-        ..SftOptions::default()
+        let last = steps.finish()?;
+        let report = report.with_context(|| match self.checkpoint.exists() {
+            true => "the last checkpoint is kept: the same command with --resume goes on from it",
+            false => "nothing is kept",
+        })?;
+        Ok((report, last.context("no step was taken")?))
     }
 }
 
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("training {bar:24} {pos}/{len} {msg} ETA {eta}") {
-        bar.set_style(style);
-    }
-    bar
-}
-
-fn show(bar: &ProgressBar, step: &Step) {
-    let text = format!("loss {:.3}  {:.0} tokens/s", step.loss, step.tokens as f64 / step.seconds.max(1e-3));
-    bar.set_length(step.total as u64);
-    bar.set_position(step.step as u64);
-    if !std::io::stderr().is_terminal() {
-        eprintln!("step {}/{}  {text}", step.step, step.total);
-    }
-    bar.set_message(text);
-}
-
-fn as_json(report: &TrainReport) -> String {
+fn as_json(report: &TrainReport, last: &Step) -> String {
     let object = json!({
         "steps": report.steps,
         "rows": report.rows,
         "dropped_rows": report.dropped,
+        "cut_rows": report.cut,
         "tokens": report.tokens,
         "target_tokens": report.target_tokens,
         "first_loss": report.first_loss,
         "last_loss": report.last_loss,
+        "last_step": last,
         "seconds": report.seconds,
     });
     format!("{object}\n")
 }
 
-fn as_text(report: &TrainReport, output: &str) -> String {
-    format!(
-        "{} rows ({} dropped for their length), {} steps, {} target tokens in {:.0} s; loss {:.3} → {:.3}\nadapter: {output}\n",
-        report.rows,
-        report.dropped,
-        report.steps,
-        report.target_tokens,
-        report.seconds,
-        report.first_loss,
-        report.last_loss,
-    )
+fn as_text(report: &TrainReport, last: &Step, output: &Path) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    let mut rows = vec![
+        ("rows", report.rows.to_string()),
+        ("dropped, cut for their length", format!("{}, {}", report.dropped, report.cut)),
+        ("steps", report.steps.to_string()),
+        ("target tokens", report.target_tokens.to_string()),
+        ("loss, first and last step", format!("{:.3} → {:.3}", report.first_loss, report.last_loss)),
+    ];
+    let measures = &last.measures;
+    let shown = [
+        ("accuracy, last step", measures.accuracy),
+        ("KL estimate, last step", measures.kl),
+        ("reward of what to favour, last step", measures.chosen_reward),
+        ("reward of what to avoid, last step", measures.rejected_reward),
+    ];
+    rows.extend(shown.into_iter().filter_map(|(name, value)| Some((name, format!("{:.3}", value?)))));
+    rows.push(("seconds", format!("{:.0}", report.seconds)));
+    for (name, value) in rows {
+        table.add_row([name.to_owned(), value]);
+    }
+    if let Some(column) = table.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let steps = beside(output, "steps.jsonl");
+    format!("{table}\nadapter: {}\nevery step: {}\n", output.display(), steps.display())
 }

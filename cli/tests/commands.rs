@@ -7,13 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::Lab;
-
-const MESSAGES: &str = r#"[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]"#;
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
-}
+use support::{Lab, MESSAGES, json};
 
 #[test]
 fn generate_and_score_print_one_object() {
@@ -45,28 +39,6 @@ fn generate_and_score_print_one_object() {
     assert!(bare["prompt_tokens"].as_u64() < score["prompt_tokens"].as_u64(), "the prefix is part of the prompt");
     let words = json(&lab.succeed(&[&["model", "score", "--answers", "yes,no"], &chat[..]].concat()));
     assert_eq!(words["expected"], Value::Null);
-}
-
-#[test]
-fn an_adapter_is_trained_from_a_file_and_changes_the_model() {
-    let lab = Lab::new();
-    let row = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes yes yes"}]}"#;
-    lab.write("rows.jsonl", &format!("{row}\n{row}\n"));
-    lab.write("chat.json", MESSAGES);
-    let train = ["train", "--model", "model", "--data", "rows.jsonl", "--output", "adapter", "--epochs", "3"];
-    let report = json(&lab.succeed(&[&train[..], &["--learning-rate", "1e-2", "--json"]].concat()));
-    assert!(report["last_loss"].as_f64() < report["first_loss"].as_f64(), "{report}");
-    assert!(lab.path("adapter/adapter_config.json").exists() && lab.path("adapter/adapter_model.safetensors").exists());
-    assert!(lab.fail(&train).contains("exists"), "an adapter was overwritten");
-    let score = |more: &[&str]| {
-        let base = ["model", "score", "--model", "model", "--messages", "chat.json", "--answers", "yes,no", "--json"];
-        json(&lab.succeed(&[&base[..], more].concat()))["answers"].clone()
-    };
-    assert_ne!(score(&[]), score(&["--adapter", "adapter"]));
-    lab.write("bad.jsonl", &format!("{row}\n{{\"messages\": 7}}\n"));
-    let error = lab.fail(&["train", "--model", "model", "--data", "bad.jsonl", "--output", "other"]);
-    assert!(error.contains("bad.jsonl") && error.contains('2'), "{error}");
-    assert!(!lab.path("other").exists());
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub use ids::{Digest, EpisodeId, RunId, WorkId, WorkerId};
 pub use model::{LoadedModel, ModelSource, ModelSpec, PushedFile};
 pub use token::{BEARER, InvalidToken, Token};
 pub use training::{
-    AdapterRef, Algorithm, LoraSpec, OptimiserSpec, RowMessage, TrainingReport, TrainingRow, TrainingSpec,
+    AdapterRef, Algorithm, LoraSpec, OptimiserSpec, RowMessage, Schedule, TokenRow, TrainingReport, TrainingRow,
+    TrainingSpec,
 };
 pub use work::{Failure, HeldLease, Join, Joined, Lease, Outcome, TrainingProgress, Work};
 

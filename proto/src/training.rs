@@ -32,11 +32,50 @@ pub struct TrainingSpec {
 }
 
 /// The loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
     /// Supervised fine-tuning: cross-entropy on the rows' target tokens.
     Sft,
+    /// Kahneman-Tversky optimisation (arXiv 2402.01306).
+    Kto {
+        /// How hard the agent is held to what it was, above 0.
+        beta: f64,
+        /// By which the losses of desirable rows are multiplied.
+        desirable_weight: f64,
+        /// Desirable rows that an undesirable one is to count for: those are weighted by `desirable * desirable_weight /
+        /// (undesirable * target_ratio)`, counting rows.
+        target_ratio: f64,
+    },
+    /// Direct preference optimisation (arXiv 2305.18290).
+    Dpo {
+        /// As of KTO.
+        beta: f64,
+    },
+}
+
+impl Algorithm {
+    /// The name that experiments have for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sft => "sft",
+            Self::Kto { .. } => "kto",
+            Self::Dpo { .. } => "dpo",
+        }
+    }
+}
+
+/// How the learning rate goes over the steps, after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// It stays.
+    #[default]
+    Constant,
+    /// Down to 0 in a straight line.
+    Linear,
+    /// Down to 0 along half a cosine.
+    Cosine,
 }
 
 /// Shape of a LoRA adapter.
@@ -59,6 +98,12 @@ pub struct LoraSpec {
 pub struct OptimiserSpec {
     /// Step size.
     pub learning_rate: f64,
+    /// How it goes over the steps.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Share of the steps in which it grows from 0, below 1.
+    #[serde(default)]
+    pub warmup: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Gradients are scaled down to this global norm.
@@ -106,11 +151,43 @@ pub enum TrainingRow {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         episode: Option<EpisodeId>,
     },
+    /// A reply of a rollout, for KTO.
+    Reply {
+        /// What the model saw.
+        prompt_ids: Vec<u32>,
+        /// What it wrote.
+        completion_ids: Vec<u32>,
+        /// Whether that is to become more probable.
+        label: bool,
+        /// The episode that it comes from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        episode: Option<EpisodeId>,
+    },
+    /// Two rollouts from one initial state, for DPO.
+    Pair {
+        /// The one to favour.
+        chosen: TokenRow,
+        /// The other one.
+        rejected: TokenRow,
+    },
     /// From a file: the loss is on assistant messages.
     Messages {
         /// The conversation, in the roles of a chat template.
         messages: Vec<RowMessage>,
     },
+}
+
+/// One side of a [`TrainingRow::Pair`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRow {
+    /// The whole sequence.
+    pub token_ids: Vec<u32>,
+    /// Half-open ranges of the tokens that the model wrote, in order and apart.
+    pub targets: Vec<(u32, u32)>,
+    /// The episode that it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub episode: Option<EpisodeId>,
 }
 
 /// A message of a [`TrainingRow::Messages`].

@@ -8,7 +8,7 @@ use influence_proto::prompts::{self, ChatRole};
 use influence_proto::{
     AdapterRef, AgentReply, Algorithm, AssessorRole, Call, ClusterStatus, Digest, EnvironmentReply, EpisodeId,
     EpisodeSpec, Failure, GeneratorRole, InvalidMessage, Lease, LoraSpec, Message, ModelSource, ModelSpec,
-    OptimiserSpec, Outcome, Role, RunId, Sampling, Score, Scoring, Speaker, Standing, State, StateMachine,
+    OptimiserSpec, Outcome, Role, RunId, Sampling, Schedule, Score, Scoring, Speaker, Standing, State, StateMachine,
     TrainingReport, TrainingRow, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerStanding, wire,
 };
 
@@ -113,6 +113,8 @@ fn training() -> TrainingSpec {
             epochs: 1,
             max_length: 512,
             cut_long_rows: true,
+            schedule: Schedule::Cosine,
+            warmup: 0.1,
         },
         seed: 9,
     }
@@ -125,7 +127,10 @@ fn lease(payload: Work) -> Lease {
 #[test]
 fn leases_come_back_as_they_were() {
     let episode = Work::Episode { spec: Box::new(spec()), journal: vec![turn(0), turn(1)] };
-    for original in [lease(episode), lease(Work::Training(Box::new(training())))] {
+    let training = |algorithm| lease(Work::Training(Box::new(TrainingSpec { algorithm, ..training() })));
+    let kto = Algorithm::Kto { beta: 0.1, desirable_weight: 1.0, target_ratio: 1.5 };
+    let trainings = [Algorithm::Sft, kto, Algorithm::Dpo { beta: 0.2 }].map(training);
+    for original in trainings.into_iter().chain([lease(episode)]) {
         let back = Lease::try_from(wire::Lease::from(original.clone())).unwrap();
         assert_eq!(back, original);
     }

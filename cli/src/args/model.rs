@@ -123,33 +123,31 @@ pub(crate) struct TrainArguments {
     /// A name from `models.yaml`, a .gguf file or a folder of safetensors.
     #[arg(long)]
     pub model: String,
-    /// JSON lines: `{"messages": [{"role": .., "content": .., "weight": 0|1}, ..]}`.
+    /// JSON lines, in the columns of the algorithm: `messages`, or `prompt` and `completion`; for kto `prompt`,
+    /// `completion` and `label`; for dpo `prompt`, `chosen` and `rejected`.
     #[arg(long, value_name = "ROWS.jsonl")]
     pub data: PathBuf,
-    #[arg(long, default_value = "sft", value_parser = ["sft"])]
+    /// The loss.
+    #[arg(long, default_value = "sft", value_parser = ["sft", "kto", "dpo"])]
     pub algorithm: String,
+    /// Set a key of an experiment's `training`, as in `lora.rank=8` or `learning_rate=1e-4`. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::key_and_value)]
+    pub set: Vec<(String, String)>,
     /// The PEFT directory to write. Must not exist.
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
     /// A PEFT directory to continue from.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
-    pub rank: u32,
-    #[arg(long, default_value_t = 32.0)]
-    pub alpha: f64,
-    #[arg(long, default_value_t = 0.0)]
-    pub dropout: f64,
-    #[arg(long, default_value_t = 2e-4)]
-    pub learning_rate: f64,
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    pub batch_size: u32,
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub epochs: u32,
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(2..))]
-    pub max_length: u32,
+    /// Of the initial weights, the order of the rows and the dropout.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Steps between two checkpoints.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub checkpoint_steps: u32,
+    /// Go on from the checkpoint of a training that was broken off.
+    #[arg(long)]
+    pub resume: bool,
     #[command(flatten)]
     pub place: ModelsFileArguments,
     /// Print the final report as JSON.

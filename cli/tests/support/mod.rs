@@ -2,6 +2,7 @@
 //! model is too small to make sense.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, reason = "shared by several test programs")]
 
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -185,4 +186,13 @@ impl Lab {
 
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A conversation, as files have it.
+pub(crate) const MESSAGES: &str =
+    r#"[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]"#;
+
+/// Reads what a command printed.
+pub(crate) fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }

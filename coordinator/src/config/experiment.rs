@@ -92,6 +92,21 @@ impl Experiment {
     }
 }
 
+/// Training settings from the command line alone: keys of an experiment's `training`, with the flag that gave each, and
+/// YAML values.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn training_settings(given: &[(&str, &str, String)]) -> Result<TrainingSettings, Problems> {
+    let mut document = Document::empty();
+    for (key, value, flag) in given {
+        document.set(key, value, flag.clone())?;
+    }
+    let problems = RefCell::new(Problems::none());
+    let settings = read::training(Section::root(&document, &problems), None);
+    problems.into_inner().or(settings)
+}
+
 /// `configs/experiments/x.yaml` belongs to `configs`.
 fn default_configs(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -117,7 +132,7 @@ fn read_all(document: &Document, configs: &Path, problems: &RefCell<Problems>) -
     let scoring = read::scoring(root.section("scoring"));
     let reward = read::reward(root.section("reward"));
     let selection = read::selection(root.section("selection"), roles.influence.is_some());
-    let training = read::training(root.section("training"));
+    let training = read::training(root.section("training"), Some(&selection));
     let evaluation = read::evaluation(&mut root, iterations, environments.held_out);
     let leases = read::leases(root.section("leases"));
     let attempts = root.integer("attempts", 1..=100, 3);

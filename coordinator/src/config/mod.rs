@@ -15,7 +15,7 @@ mod validate;
 pub(crate) mod tests;
 
 pub use document::{Place, Problem, Problems};
-pub use experiment::Experiment;
+pub use experiment::{Experiment, training_settings};
 pub use models::{ModelTable, load_models};
 pub use settings::{
     AssessorLayout, AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use influence_proto::{Algorithm, LoraSpec, OptimiserSpec, Sampling};
+use influence_proto::{Algorithm, LoraSpec, OptimiserSpec, Sampling, Schedule};
 use serde::Serialize;
 
 use crate::environments::InfluencePrompts;
@@ -170,6 +170,10 @@ pub struct TrainingSettings {
     pub learning_rate: f64,
     /// Multiplies the learning rate in each further iteration.
     pub learning_rate_factor: f64,
+    /// How it goes over an iteration's steps.
+    pub schedule: Schedule,
+    /// Share of an iteration's steps in which it grows from 0.
+    pub warmup: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Gradients are scaled down to this global norm.
@@ -190,6 +194,8 @@ impl TrainingSettings {
         let learning_rate = (0..iteration).fold(self.learning_rate, |rate, _| rate * self.learning_rate_factor);
         OptimiserSpec {
             learning_rate,
+            schedule: self.schedule,
+            warmup: self.warmup,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
             batch_size: self.batch_size,

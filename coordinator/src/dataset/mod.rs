@@ -1,10 +1,24 @@
-//! Datasets: selected episodes to training rows, and rows to JSON lines and back.
+//! Datasets: selected episodes to training rows, and rows to JSON lines.
 
-mod lines;
 mod rows;
 
-pub use lines::{DatasetError, read_rows, write_rows};
-pub use rows::rows;
+use std::io::{self, Write};
+
+use influence_proto::TrainingRow;
+
+pub use rows::{pairs, replies, rows};
+
+/// Writes rows as JSON lines.
+///
+/// # Errors
+/// When the writer fails.
+pub fn write_rows(mut out: impl Write, rows: &[TrainingRow]) -> io::Result<()> {
+    for row in rows {
+        serde_json::to_writer(&mut out, row)?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}
 
 #[cfg(test)]
 mod tests;

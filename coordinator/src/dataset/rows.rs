@@ -1,4 +1,4 @@
-use influence_proto::{EpisodeId, TrainingRow, Turn};
+use influence_proto::{EpisodeId, TokenRow, TrainingRow, Turn};
 
 use crate::config::RowMode;
 
@@ -27,6 +27,43 @@ pub fn rows(episode: &EpisodeId, turns: &[Turn], mode: RowMode) -> Vec<TrainingR
         rows.extend(stream.row(episode));
     }
     rows
+}
+
+/// An episode's replies one by one, each after what the model saw, for KTO.
+pub fn replies(episode: &EpisodeId, turns: &[Turn], label: bool) -> Vec<TrainingRow> {
+    let mut rows = Vec::new();
+    let mut stream = Stream::default();
+    for turn in turns {
+        if turn.reply.restarts {
+            stream = Stream::default();
+        }
+        stream.append(turn);
+        if let Some((from, to)) = stream.targets.last().filter(|_| !turn.reply.token_ids.is_empty()) {
+            rows.push(TrainingRow::Reply {
+                prompt_ids: stream.token_ids[..*from as usize].to_vec(),
+                completion_ids: stream.token_ids[*from as usize..*to as usize].to_vec(),
+                label,
+                episode: Some(episode.clone()),
+            });
+        }
+    }
+    rows
+}
+
+/// The best siblings of each initial state beside its worst, one to one, for DPO: whole conversations, of which the
+/// replies are compared. A conversation whose stream restarts is no single sequence and makes no pair.
+pub fn pairs(best: &[(EpisodeId, Vec<Turn>)], worst: &[(EpisodeId, Vec<Turn>)]) -> Vec<TrainingRow> {
+    let side = |(episode, turns): &(EpisodeId, Vec<Turn>)| {
+        let mut rows = rows(episode, turns, RowMode::PerEpisode);
+        match (rows.pop(), rows.is_empty()) {
+            (Some(TrainingRow::Tokens { token_ids, targets, episode }), true) => {
+                Some(TokenRow { token_ids, targets, episode })
+            }
+            _ => None,
+        }
+    };
+    let pairs = best.iter().zip(worst);
+    pairs.filter_map(|(best, worst)| Some(TrainingRow::Pair { chosen: side(best)?, rejected: side(worst)? })).collect()
 }
 
 #[derive(Debug, Clone, Default)]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use influence_proto::prompts::ChatRole;
 use influence_proto::{
     AgentReply, AssessorRole, EpisodeId, EpisodeSpec, GeneratorRole, RowMessage, Sampling, Score, Scoring, State,
-    StateMachine, TrainingRow, TransitionOutcome, Turn,
+    StateMachine, TokenRow, TrainingRow, TransitionOutcome, Turn,
 };
 
-use super::{read_rows, rows, write_rows};
+use super::{pairs, replies, rows, write_rows};
 use crate::config::RowMode;
 
 fn spec() -> EpisodeSpec {
@@ -122,57 +122,61 @@ fn a_row_without_targets_is_left_out() {
     assert!(rows(&spec().id, &[], RowMode::PerTurn).is_empty());
 }
 
+fn reply(prompt_ids: &[u32], completion_ids: &[u32], label: bool) -> TrainingRow {
+    let (prompt_ids, completion_ids) = (prompt_ids.to_vec(), completion_ids.to_vec());
+    TrainingRow::Reply { prompt_ids, completion_ids, label, episode: Some(EpisodeId::new("e").unwrap()) }
+}
+
 #[test]
-fn rows_survive_their_text() {
+fn kto_gets_each_reply_after_what_the_model_saw() {
+    assert_eq!(
+        replies(&spec().id, &conversation(), true),
+        [
+            reply(&[1, 2, 3], &[10, 11], true),
+            reply(&[1, 2, 3, 10, 11, 99, 4], &[20], true),
+            reply(&[1, 2, 3, 10, 11, 99, 4, 20, 5], &[30, 31], true),
+        ]
+    );
+    let turns = [turn(0, &[1], &[10], true), turn(1, &[2], &[], false), turn(2, &[1, 10, 2], &[20], true)];
+    assert_eq!(replies(&spec().id, &turns, false), [reply(&[1], &[10], false), reply(&[1, 10, 2], &[20], false)]);
+}
+
+#[test]
+fn dpo_gets_whole_conversations_side_by_side() {
+    let episode = |turns: &[Turn]| (spec().id, turns.to_vec());
+    let restarted = [turn(0, &[1], &[10], true), turn(1, &[1, 10, 2], &[20], true)];
+    let best = [episode(&conversation()[..1]), episode(&restarted), episode(&conversation())];
+    let worst = [episode(&conversation()[..2]), episode(&conversation())];
+    let side = |token_ids: &[u32], targets: &[(u32, u32)]| TokenRow {
+        token_ids: token_ids.to_vec(),
+        targets: targets.to_vec(),
+        episode: Some(spec().id),
+    };
+    let pair = TrainingRow::Pair {
+        chosen: side(&[1, 2, 3, 10, 11], &[(3, 5)]),
+        rejected: side(&[1, 2, 3, 10, 11, 99, 4, 20], &[(3, 5), (7, 8)]),
+    };
+    assert_eq!(pairs(&best, &worst), [pair], "the second has no single stream, the third no other");
+}
+
+/// What is written is a line for each row, in the words that workers and people read.
+#[test]
+fn rows_are_written_line_by_line() {
     let message = |role, content: &str, weight| RowMessage { role, content: content.into(), weight };
-    let mut written = rows(&spec().id, &conversation(), RowMode::PerTurn);
+    let mut written = rows(&spec().id, &conversation()[..1], RowMode::PerTurn);
+    written.extend(replies(&spec().id, &conversation()[..1], false));
+    written.extend(pairs(&[(spec().id, conversation()[..1].to_vec())], &[(spec().id, conversation()[..1].to_vec())]));
     written.push(TrainingRow::Messages {
         messages: vec![message(ChatRole::User, "a\nb", None), message(ChatRole::Assistant, "é", Some(1))],
     });
     let mut text = Vec::new();
     write_rows(&mut text, &written).unwrap();
-    assert_eq!(text.iter().filter(|b| **b == b'\n').count(), 4, "one line each");
-    text.extend(b"\n  \n");
-    assert_eq!(read_rows(&text[..], "rows.jsonl").unwrap(), written);
-}
-
-#[test]
-fn a_bad_row_is_named_by_its_line() {
-    let good = r#"{"messages":[{"role":"assistant","content":"a"}]}"#;
-    for (bad, message) in [
-        ("{", "is not JSON: EOF while parsing an object (column 1)"),
-        (
-            "{\"prompt\": 1}",
-            "has neither `messages` nor `token_ids`; a row is `{\"messages\": [{\"role\": \"user\", \"content\": \"...\"}, {\"role\": \"assistant\", \"content\": \"...\"}]}`",
-        ),
-        (
-            r#"{"messages":[{"role":"asistant","content":"a"}]}"#,
-            "`messages[0]`: unknown variant `asistant`, expected one of `system`, `user`, `assistant`, `function_call`, `ipython`",
-        ),
-        (
-            r#"{"messages":[{"role":"user","content":"a"}]}"#,
-            "has no assistant message to train on; add one, or raise its `weight`",
-        ),
-        (r#"{"messages":[{"role":"assistant","content":"a","weight":2}]}"#, "`messages[0].weight` must be 0 or 1"),
-        (r#"{"token_ids":[1,-2],"targets":[[0,1]]}"#, "`token_ids` must be a list of whole numbers below 2^32"),
-        (
-            r#"{"token_ids":[1,2],"targets":[0,1]}"#,
-            "has no usable `targets`: they are pairs of positions, as in `[[3, 9]]`",
-        ),
-        (
-            r#"{"token_ids":[1,2],"targets":[[1,3]]}"#,
-            "the target [1, 3] is empty, out of order, or beyond the row's 2 tokens",
-        ),
-        (
-            r#"{"token_ids":[1,2],"targets":[[1,2],[0,1]]}"#,
-            "the target [0, 1] is empty, out of order, or beyond the row's 2 tokens",
-        ),
-        (r#"{"token_ids":[1,2],"targets":[]}"#, "has no targets, so it would train nothing; remove it"),
-    ] {
-        let text = format!("{good}\n\n{bad}\n");
-        let error = read_rows(text.as_bytes(), "rows.jsonl").unwrap_err().to_string();
-        assert_eq!(error, format!("rows.jsonl:3: {message}"));
-    }
-    let error = read_rows(&b"\xff\n"[..], "rows.jsonl").unwrap_err().to_string();
-    assert_eq!(error, "rows.jsonl:1: is not UTF-8; save the file as UTF-8");
+    let side = r#"{"token_ids":[1,2,3,10,11],"targets":[[3,5]],"episode":"e"}"#;
+    let lines = [
+        side,
+        r#"{"prompt_ids":[1,2,3],"completion_ids":[10,11],"label":false,"episode":"e"}"#,
+        &format!(r#"{{"chosen":{side},"rejected":{side}}}"#),
+        r#"{"messages":[{"role":"user","content":"a\nb"},{"role":"assistant","content":"é","weight":1}]}"#,
+    ];
+    assert_eq!(String::from_utf8(text).unwrap(), lines.join("\n") + "\n");
 }

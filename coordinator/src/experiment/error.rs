@@ -71,9 +71,21 @@ pub enum RunError {
         /// What the scores say, as in `; 12 scores: the allowed answers hold ...`.
         reasons: String,
     },
+    /// An algorithm that learns from both ends has one only.
+    #[error(
+        "iteration {iteration} has {best} best episodes and no worst one, and {algorithm} learns from both: groups were too small, or their rest is vetoed or unscored. Raise `selection.worst` or `environments.siblings`, or allow `selection.veto.negatives_on_vetoed`"
+    )]
+    NoWorst {
+        /// Which.
+        iteration: u32,
+        /// By its name in experiments.
+        algorithm: &'static str,
+        /// Selected best episodes.
+        best: usize,
+    },
     /// The selected episodes hold no token to train on.
     #[error(
-        "the {episodes} selected episodes of iteration {iteration} hold no token to train on: every reply is empty"
+        "the {episodes} selected episodes of iteration {iteration} hold nothing to train on: every reply is empty, or no two siblings can be compared"
     )]
     EmptyDataset {
         /// Which.

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use influence_proto::{Digest, EpisodeId, ScoreOutcome, Turn};
+use influence_proto::{Algorithm, Digest, EpisodeId, ScoreOutcome, TrainingRow, Turn};
 
 use super::error::RunError;
 use super::run::Run;
-use crate::dataset::{rows, write_rows};
+use crate::dataset::{pairs, replies, rows, write_rows};
 use crate::planning::Phase;
 use crate::selection::{Candidate, select};
 use crate::store::{EpisodeRecord, EpisodeStatus, Selected, Verdict};
@@ -41,25 +41,61 @@ impl Run {
         Ok(self.store.judge(&self.run, phase, iteration, verdicts, notes).await?)
     }
 
-    /// Writes the selected episodes' training rows, in plan order, and returns their address.
+    /// Writes the selected episodes' training rows and returns their address.
     pub(super) async fn write_dataset(&self, iteration: u32) -> Result<Digest, RunError> {
         let finished = self.finished(Phase::Train, iteration).await?;
-        let is_best = |e: &&EpisodeRecord| e.verdict.as_ref().is_some_and(|v| v.selected == Some(Selected::Best));
-        let best: Vec<_> = finished.iter().filter(is_best).collect();
+        let selected = |kind: Selected| {
+            let is_kind = move |e: &&EpisodeRecord| e.verdict.as_ref().is_some_and(|v| v.selected == Some(kind));
+            finished.iter().filter(is_kind).collect::<Vec<_>>()
+        };
+        let (best, worst) = (selected(Selected::Best), selected(Selected::Worst));
+        let algorithm = self.experiment.training.algorithm;
         if best.is_empty() {
             return Err(self.nothing_selected(iteration, &finished).await?);
         }
+        if worst.is_empty() && algorithm != Algorithm::Sft {
+            return Err(RunError::NoWorst { iteration, algorithm: algorithm.name(), best: best.len() });
+        }
         let mut lines = Vec::new();
-        for episode in &best {
-            let turns = self.store.journal(&self.run, &episode.id).await?;
-            let of_episode = rows(&episode.id, &turns, self.experiment.training.rows);
+        let mut write = |rows: Vec<TrainingRow>| {
             let path = self.folder.path().to_owned();
-            write_rows(&mut lines, &of_episode).map_err(|source| RunError::Folder { path, source })?;
+            write_rows(&mut lines, &rows).map_err(|source| RunError::Folder { path, source })
+        };
+        match algorithm {
+            Algorithm::Sft => {
+                for episode in &best {
+                    write(rows(&episode.id, &self.turns(episode).await?, self.experiment.training.rows))?;
+                }
+            }
+            Algorithm::Kto { .. } => {
+                for (episodes, label) in [(&best, true), (&worst, false)] {
+                    for episode in episodes {
+                        write(replies(&episode.id, &self.turns(episode).await?, label))?;
+                    }
+                }
+            }
+            Algorithm::Dpo { .. } => {
+                for (best, worst) in siblings(&best, &worst) {
+                    write(pairs(&self.with_turns(&best).await?, &self.with_turns(&worst).await?))?;
+                }
+            }
         }
         if lines.is_empty() {
-            return Err(RunError::EmptyDataset { iteration, episodes: best.len() });
+            return Err(RunError::EmptyDataset { iteration, episodes: best.len() + worst.len() });
         }
         Ok(self.artifacts.put(lines).await?)
+    }
+
+    async fn turns(&self, episode: &EpisodeRecord) -> Result<Vec<Turn>, RunError> {
+        Ok(self.store.journal(&self.run, &episode.id).await?)
+    }
+
+    async fn with_turns(&self, episodes: &[&EpisodeRecord]) -> Result<Vec<(EpisodeId, Vec<Turn>)>, RunError> {
+        let mut all = Vec::with_capacity(episodes.len());
+        for episode in episodes {
+            all.push((episode.id.clone(), self.turns(episode).await?));
+        }
+        Ok(all)
     }
 
     async fn finished(&self, phase: Phase, iteration: u32) -> Result<Vec<EpisodeRecord>, RunError> {
@@ -92,6 +128,27 @@ impl Run {
             reasons: shown,
         })
     }
+}
+
+/// The best and the worst of one initial state, the most extreme first.
+type Ends<'a> = (Vec<&'a EpisodeRecord>, Vec<&'a EpisodeRecord>);
+
+/// What was selected, by initial state.
+fn siblings<'a>(best: &[&'a EpisodeRecord], worst: &[&'a EpisodeRecord]) -> Vec<Ends<'a>> {
+    let mut states: BTreeMap<(&str, &str), Ends<'a>> = BTreeMap::new();
+    let state = |e: &'a EpisodeRecord| (&*e.environment, &*e.initial_state);
+    for episode in best {
+        states.entry(state(episode)).or_default().0.push(episode);
+    }
+    for episode in worst {
+        states.entry(state(episode)).or_default().1.push(episode);
+    }
+    let reward = |e: &&EpisodeRecord| e.verdict.as_ref().and_then(|v| v.reward).unwrap_or_default();
+    for (best, worst) in states.values_mut() {
+        best.sort_by(|a, b| reward(b).total_cmp(&reward(a)).then_with(|| a.id.cmp(&b.id)));
+        worst.sort_by(|a, b| reward(a).total_cmp(&reward(b)).then_with(|| a.id.cmp(&b.id)));
+    }
+    states.into_values().collect()
 }
 
 fn unscored_reasons(turn: &Turn) -> Vec<String> {

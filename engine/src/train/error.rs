@@ -1,5 +1,7 @@
 //! Why a training cannot start or go on.
 
+use std::path::PathBuf;
+
 use crate::lora::AdapterError;
 use crate::model::Architecture;
 
@@ -107,6 +109,50 @@ pub enum TrainError {
         projection: crate::lora::Projection,
         /// `lora_A` or `lora_B`.
         factor: &'static str,
+    },
+    /// KTO's weights balance rows of both kinds.
+    #[error(
+        "{positives} desirable rows and {negatives} undesirable ones: KTO needs both; select some of each, or lower what drops them"
+    )]
+    OneSided {
+        /// Desirable rows.
+        positives: usize,
+        /// Undesirable rows.
+        negatives: usize,
+    },
+    /// A loss that compares the rows of a batch.
+    #[error(
+        "{examples} rows in batches of {batch_size}: this loss compares the rows of a batch, so give {least} or more of both"
+    )]
+    SmallBatch {
+        /// Rows that fit.
+        examples: usize,
+        /// The setting.
+        batch_size: usize,
+        /// The least.
+        least: usize,
+    },
+    /// A checkpoint of other rows or settings.
+    #[error("{} is a checkpoint of another training: its rows, settings or start differ; remove it to start afresh", file.display())]
+    OtherTraining {
+        /// The checkpoint.
+        file: PathBuf,
+    },
+    /// A checkpoint that cannot be read.
+    #[error("the checkpoint {} is damaged: {reason}; remove it to start afresh", file.display())]
+    Damaged {
+        /// The checkpoint.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk refuses a checkpoint.
+    #[error("the checkpoint {}: {source}", file.display())]
+    Disk {
+        /// The checkpoint.
+        file: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
     },
     /// The training diverged.
     #[error("step {step}: the {what} is {value}; lower the learning rate, or look at the rows of this step: {rows:?}")]

@@ -2,7 +2,7 @@
 
 use super::TrainError;
 use super::layer::{Graph, Pass};
-use super::loss::head_loss;
+use super::loss::{HeadLoss, head_loss, head_sum};
 use super::parameters::Parameters;
 use super::rows::ReadyRow;
 use crate::model::Model;
@@ -50,46 +50,85 @@ impl Gradients {
     }
 }
 
-/// Adds the gradients of `weight * loss` of a row, and returns the loss: the sum of its targets' negative
-/// log-likelihoods, in nats.
+/// A row that went through the model, with what its backward pass needs: the input of every layer, and the graph of the
+/// last one.
 ///
-/// The layers are run without a graph, keeping each one's input; then, from the last to the first, each is
-/// run again with a graph from a fresh leaf, and `sum(output * gradient of output)` is differentiated.
-pub(super) fn add_row_gradients(
-    model: &Model,
-    parameters: &Parameters,
-    pass: &Pass<'_>,
-    row: &ReadyRow,
-    weight: f64,
-    gradients: &mut Gradients,
-) -> Result<f64, TrainError> {
-    let last = model.weights.layers.len() - 1;
-    // The last target is predicted, never read.
-    let mut x = pass.embed(&row.ids[..row.ids.len() - 1])?;
-    let mut inputs = Vec::with_capacity(last);
-    for layer in 0..last {
-        inputs.push(x.clone());
-        x = pass.layer(layer, &x, Graph::Off)?;
+/// From the last layer to the first, each is run again with a graph from a fresh leaf, and `sum(output * gradient of
+/// output)` is differentiated.
+#[derive(Debug)]
+pub(super) struct Ran<'p> {
+    parameters: &'p Parameters,
+    pass: &'p Pass<'p>,
+    /// Of all layers but the last.
+    inputs: Vec<Tensor>,
+    /// Of the last layer.
+    input: Var,
+    output: Tensor,
+    head: HeadLoss,
+}
+
+impl<'p> Ran<'p> {
+    pub(super) fn new(
+        model: &Model,
+        parameters: &'p Parameters,
+        pass: &'p Pass<'p>,
+        row: &ReadyRow,
+    ) -> Result<Self, TrainError> {
+        let last = model.weights.layers.len() - 1;
+        // The last target is predicted, never read.
+        let mut x = pass.embed(&row.ids[..row.ids.len() - 1])?;
+        let mut inputs = Vec::with_capacity(last);
+        for layer in 0..last {
+            inputs.push(x.clone());
+            x = pass.layer(layer, &x, Graph::Off)?;
+        }
+        let input = Var::from_tensor(&x)?;
+        let output = pass.layer(last, &input, Graph::On)?;
+        let head = head_loss(model, &output.detach(), &row.ids, &row.targets)?;
+        Ok(Self { parameters, pass, inputs, input, output, head })
     }
-    let mut input = Var::from_tensor(&x)?;
-    let mut output = pass.layer(last, &input, Graph::On)?;
-    let loss = head_loss(model, &output.detach(), &row.ids, &row.targets, weight)?;
-    let mut gradient = loss.gradient;
-    for layer in (0..=last).rev() {
-        let store = (output * gradient)?.sum_all()?.backward()?;
-        gradients.add(parameters, layer, &store)?;
-        let Some(previous) = layer.checked_sub(1) else {
-            break;
-        };
-        gradient = match store.get(input.as_tensor()) {
-            Some(gradient) => gradient.detach(),
-            None => {
-                return Err(candle_core::Error::Msg(format!("layer {layer} cut the gradient of its input")).into());
-            }
-        };
-        input = Var::from_tensor(&inputs[previous])?;
-        output = pass.layer(previous, &input, Graph::On)?;
-        inputs.truncate(previous);
+
+    /// The sum of the targets' negative log-likelihoods, in nats.
+    pub(super) fn loss(&self) -> f64 {
+        self.head.sum
     }
-    Ok(loss.sum)
+
+    /// Targets that the model would have chosen.
+    pub(super) fn correct(&self) -> usize {
+        self.head.correct
+    }
+
+    /// Adds the gradients of `factor * loss`.
+    pub(super) fn add_gradients(self, factor: f64, gradients: &mut Gradients) -> Result<(), TrainError> {
+        let Self { parameters, pass, mut inputs, mut input, mut output, head } = self;
+        let mut gradient = (head.gradient * factor)?;
+        for layer in (0..=inputs.len()).rev() {
+            let store = (output * gradient)?.sum_all()?.backward()?;
+            gradients.add(parameters, layer, &store)?;
+            let Some(previous) = inputs.pop() else {
+                break;
+            };
+            gradient = match store.get(input.as_tensor()) {
+                Some(gradient) => gradient.detach(),
+                None => {
+                    return Err(candle_core::Error::Msg(format!("layer {layer} cut the gradient of its input")).into());
+                }
+            };
+            input = Var::from_tensor(&previous)?;
+            output = pass.layer(layer - 1, &input, Graph::On)?;
+        }
+        Ok(())
+    }
+}
+
+impl Pass<'_> {
+    /// As [`Ran::loss`], of a row that needs no gradient.
+    pub(super) fn loss(&self, row: &ReadyRow) -> Result<f64, TrainError> {
+        let model = self.model();
+        let mut x = self.embed(&row.ids[..row.ids.len() - 1])?;
+        for layer in 0..model.weights.layers.len() {
+            x = self.layer(layer, &x, Graph::Off)?;
+        }
+        Ok(head_sum(model, &x, &row.ids, &row.targets)?)
+    }
 }

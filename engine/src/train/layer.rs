@@ -37,6 +37,10 @@ impl<'a> Pass<'a> {
         Ok(Self { model, parameters, dropout, rotation: Rotation::new(&model.weights.rope, tokens)? })
     }
 
+    pub(super) fn model(&self) -> &'a Model {
+        self.model
+    }
+
     /// The embedded tokens `[tokens, hidden]`.
     pub(super) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(ids, &Device::Cpu)?;

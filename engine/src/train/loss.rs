@@ -1,7 +1,7 @@
 //! Negative log-likelihood of the targets, with logits for a few positions at a time.
 
 use super::operations;
-use crate::attention::{exp, sum_of_exp};
+use crate::attention::{exp, sum_of_exp, with_slice};
 use crate::model::Model;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, Var, WithDType, bail};
 use rayon::prelude::*;
@@ -14,43 +14,74 @@ pub(super) fn negative_log_likelihood(logits: &Tensor, targets: &[u32]) -> Resul
     logits.contiguous()?.apply_op1(CrossEntropy { targets: targets.to_vec() })
 }
 
-/// The summed loss of a row and the gradient that it sends into the last layer's output.
+/// A row's loss at the output, and what its backward pass begins with.
 #[derive(Debug)]
 pub(super) struct HeadLoss {
     /// The sum over the targets of the negative log-likelihood, in nats.
     pub(super) sum: f64,
-    /// Of `weight * sum` by `hidden`, of its shape.
+    /// Targets that have the highest logit.
+    pub(super) correct: usize,
+    /// Of `sum` by the last layer's output, of its shape.
     pub(super) gradient: Tensor,
 }
 
 /// Norm, logits and loss for the targets of `ids`, of which `hidden [tokens, width]` are the last layer's
 /// outputs; token `t` is predicted at position `t - 1`.
-pub(super) fn head_loss(
-    model: &Model,
-    hidden: &Tensor,
-    ids: &[u32],
-    targets: &[usize],
-    weight: f64,
-) -> Result<HeadLoss> {
+pub(super) fn head_loss(model: &Model, hidden: &Tensor, ids: &[u32], targets: &[usize]) -> Result<HeadLoss> {
     let mut gradient = hidden.zeros_like()?;
-    let mut sum = 0.0;
-    for chunk in targets.chunks(CHUNK) {
-        let positions: Vec<u32> = chunk.iter().map(|target| *target as u32 - 1).collect();
-        let positions = Tensor::new(positions, hidden.device())?;
-        let wanted: Vec<u32> = chunk.iter().map(|target| ids[*target]).collect();
-        let rows = Var::from_tensor(&hidden.index_select(&positions, 0)?)?;
-        let normed = operations::rms_norm(&rows, &model.weights.norm, model.config.rms_norm_eps)?;
-        let losses = negative_log_likelihood(&model.weights.lm_head.forward(&normed)?, &wanted)?;
-        for loss in losses.to_vec1::<f32>()? {
-            sum += f64::from(loss);
-        }
-        let store = (losses.sum_all()? * weight)?.backward()?;
-        let Some(rows) = store.get(rows.as_tensor()) else {
+    let (mut sum, mut correct) = (0.0, 0);
+    for targets in targets.chunks(CHUNK) {
+        let chunk = Chunk::new(model, hidden, ids, targets)?;
+        sum += chunk.sum()?;
+        correct += chunk.correct()?;
+        let store = chunk.losses.sum_all()?.backward()?;
+        let Some(rows) = store.get(chunk.rows.as_tensor()) else {
             bail!("the output projection cut the gradient");
         };
-        gradient = gradient.index_add(&positions, rows, 0)?;
+        gradient = gradient.index_add(&chunk.positions, rows, 0)?;
     }
-    Ok(HeadLoss { sum, gradient })
+    Ok(HeadLoss { sum, correct, gradient })
+}
+
+/// The sum of [`head_loss`] alone.
+pub(super) fn head_sum(model: &Model, hidden: &Tensor, ids: &[u32], targets: &[usize]) -> Result<f64> {
+    targets.chunks(CHUNK).map(|targets| Chunk::new(model, hidden, ids, targets)?.sum()).sum()
+}
+
+/// Some of a row's targets.
+struct Chunk {
+    /// Where they are predicted.
+    positions: Tensor,
+    /// The last layer's outputs there: a leaf.
+    rows: Var,
+    logits: Tensor,
+    wanted: Vec<u32>,
+    losses: Tensor,
+}
+
+impl Chunk {
+    fn new(model: &Model, hidden: &Tensor, ids: &[u32], targets: &[usize]) -> Result<Self> {
+        let positions: Vec<u32> = targets.iter().map(|target| *target as u32 - 1).collect();
+        let positions = Tensor::new(positions, hidden.device())?;
+        let wanted: Vec<u32> = targets.iter().map(|target| ids[*target]).collect();
+        let rows = Var::from_tensor(&hidden.index_select(&positions, 0)?)?;
+        let normed = operations::rms_norm(&rows, &model.weights.norm, model.config.rms_norm_eps)?;
+        let logits = model.weights.lm_head.forward(&normed)?;
+        let losses = negative_log_likelihood(&logits, &wanted)?;
+        Ok(Self { positions, rows, logits, wanted, losses })
+    }
+
+    fn sum(&self) -> Result<f64> {
+        Ok(self.losses.to_vec1::<f32>()?.into_iter().map(f64::from).sum())
+    }
+
+    fn correct(&self) -> Result<usize> {
+        let width = self.logits.dim(1)?;
+        with_slice(&self.logits, |logits| {
+            let rows = logits.par_chunks_exact(width).zip(&self.wanted);
+            rows.filter(|(row, wanted)| row.iter().all(|logit| *logit <= row[**wanted as usize])).count()
+        })
+    }
 }
 
 /// Rows of logits to losses.

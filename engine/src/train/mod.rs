@@ -1,27 +1,34 @@
 //! Training of LoRA adapters by candle's automatic differentiation.
 //!
-//! - [`sft`]: supervised fine-tuning on tokenised rows with a mask of the tokens to learn.
+//! One loop, [`train`], and three losses: [`TrainingData`] says which.
 //!
-//! One row is one micro-batch; a step adds up the gradients of `batch_size` rows. Each layer's forward pass
+//! Rows go through the model one by one; a step adds up the gradients of its batch. Each layer's forward pass
 //! is run again in the backward pass, so memory holds one layer's graph at a time. Everything is drawn from
 //! the options' seed, by counters and not by order, and CPU sums have a fixed order: the same rows, options
-//! and start give the same adapter, bit for bit, whatever the number of threads.
+//! and start give the same adapter, bit for bit, whatever the number of threads, and whether the training was broken off
+//! and taken up again or not.
 
+mod checkpoint;
 mod draws;
 mod error;
 mod gradients;
 mod layer;
 mod loss;
+mod objective;
 mod operations;
 mod optimizer;
 mod options;
 mod parameters;
 mod rows;
-mod supervised;
+mod training;
 
 pub use error::TrainError;
-pub use options::{LongRows, SftOptions, Step, TrainReport, TrainRow};
-pub use supervised::sft;
+pub use objective::Measures;
+pub use options::{
+    DpoOptions, KtoOptions, KtoRow, LongRows, PreferenceRow, Schedule, Sequence, Step, TrainOptions, TrainReport,
+    TrainRow, TrainingData,
+};
+pub use training::{Checkpoints, TrainingFiles, train};
 
 #[cfg(test)]
 mod tests;

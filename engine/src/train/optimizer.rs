@@ -1,16 +1,27 @@
 //! AdamW, gradient clipping and the schedule.
 
-use super::TrainError;
 use super::parameters::Parameters;
+use super::{Schedule, TrainError, TrainOptions};
 use candle_core::Tensor;
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
-/// The learning rate of a step, as a share of the configured one. The one place for warm-up and decay.
-pub(super) fn schedule(_step: usize, _total: usize) -> f64 {
-    1.0
+/// The learning rate of step `step` of `total`, from 1, as a share of the configured one: as Hugging Face's schedules have
+/// it, so that the first step of a warm-up is taken with 0.
+pub(super) fn share_of_rate(options: &TrainOptions, step: usize, total: usize) -> f64 {
+    let warmup = (options.warmup * total as f64).ceil();
+    let done = step as f64 - 1.0;
+    if done < warmup {
+        return done / warmup;
+    }
+    let way = (done - warmup) / (total as f64 - warmup).max(1.0);
+    match options.schedule {
+        Schedule::Constant => 1.0,
+        Schedule::Linear => 1.0 - way,
+        Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * way).cos()),
+    }
 }
 
 /// The Euclidean norm of all gradients together.
@@ -47,6 +58,22 @@ impl AdamW {
     pub(super) fn new(parameters: &Parameters, weight_decay: f64) -> Self {
         let moments = parameters.vars().map(|(_, var)| vec![Moments::default(); var.elem_count()]).collect();
         Self { steps: 0, weight_decay, moments }
+    }
+
+    /// The moments of the parameter with this index, first and second.
+    pub(super) fn moments(&self, index: usize) -> (Vec<f32>, Vec<f32>) {
+        self.moments[index].iter().map(|moments| (moments.first, moments.second)).unzip()
+    }
+
+    /// Takes moments back.
+    pub(super) fn restore(&mut self, index: usize, first: &[f32], second: &[f32]) {
+        let moments = first.iter().zip(second).map(|(first, second)| Moments { first: *first, second: *second });
+        self.moments[index] = moments.collect();
+    }
+
+    /// Steps that were taken before the moments were kept.
+    pub(super) fn set_steps(&mut self, steps: usize) {
+        self.steps = i32::try_from(steps).unwrap_or(i32::MAX);
     }
 
     /// One step against the gradients, which come in the order of the parameters.

@@ -1,7 +1,22 @@
 //! What a training gets and what it tells.
 
+use serde::{Deserialize, Serialize};
+
 use super::TrainError;
+use super::objective::Measures;
 use crate::lora::LoraConfig;
+
+/// What an adapter is trained on, and so by which loss.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TrainingData {
+    /// Supervised fine-tuning: a step's loss is the mean negative log-likelihood of all targets of its rows, each counted
+    /// with its row's weight.
+    Supervised(Vec<TrainRow>),
+    /// Kahneman-Tversky optimisation (arXiv 2402.01306) against the adapter that training starts from.
+    Kto(Vec<KtoRow>, KtoOptions),
+    /// Direct preference optimisation (arXiv 2305.18290) against the adapter that training starts from.
+    Dpo(Vec<PreferenceRow>, DpoOptions),
+}
 
 /// One training text: its tokens, and which of them the model is to learn.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +30,67 @@ pub struct TrainRow {
     pub weight: f32,
 }
 
+/// A reply that is to be favoured, or not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KtoRow {
+    /// The tokens before the reply.
+    pub prompt: Vec<u32>,
+    /// Those of the reply, its end of turn included.
+    pub completion: Vec<u32>,
+    /// Whether it is to become more probable.
+    pub desirable: bool,
+    /// How much the row counts, above 0.
+    pub weight: f32,
+}
+
+/// Two ways on from one beginning: replies to a prompt, or whole conversations.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PreferenceRow {
+    /// The one to favour.
+    pub chosen: Sequence,
+    /// The other one.
+    pub rejected: Sequence,
+}
+
+/// Tokens, and which of them the model wrote.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sequence {
+    /// The tokens, from the first of the sequence on.
+    pub ids: Vec<u32>,
+    /// Of the same length, and not true for the first token.
+    pub mask: Vec<bool>,
+}
+
+/// Settings of KTO.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct KtoOptions {
+    /// How hard the adapter is held to the reference, above 0.
+    pub beta: f64,
+    /// By which the losses of desirable rows are multiplied.
+    pub desirable_weight: f64,
+    /// By which the losses of undesirable rows are multiplied.
+    pub undesirable_weight: f64,
+}
+
+impl Default for KtoOptions {
+    fn default() -> Self {
+        Self { beta: 0.1, desirable_weight: 1.0, undesirable_weight: 1.0 }
+    }
+}
+
+/// Settings of DPO.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DpoOptions {
+    /// How hard the adapter is held to the reference, above 0.
+    pub beta: f64,
+}
+
+impl Default for DpoOptions {
+    fn default() -> Self {
+        Self { beta: 0.1 }
+    }
+}
+
 /// What happens to a row with more tokens than `max_length`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LongRows {
@@ -25,18 +101,34 @@ pub enum LongRows {
     Cut,
 }
 
-/// Settings of supervised fine-tuning.
+/// How the learning rate goes over the steps, after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Schedule {
+    /// It stays.
+    #[default]
+    Constant,
+    /// Down to 0 in a straight line.
+    Linear,
+    /// Down to 0 along half a cosine.
+    Cosine,
+}
+
+/// Settings of every training.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SftOptions {
+pub struct TrainOptions {
     /// The adapter's settings. Those of an adapter that training continues from must agree, dropout apart.
     pub lora: LoraConfig,
     /// Step size of AdamW.
     pub learning_rate: f64,
+    /// How it goes over the steps.
+    pub schedule: Schedule,
+    /// Share of the steps, from the first on, in which the learning rate grows from 0 in a straight line.
+    pub warmup: f64,
     /// Decoupled weight decay of AdamW (arXiv 1711.05101), per step times the learning rate.
     pub weight_decay: f64,
     /// The gradient's global norm is scaled down to this; infinity leaves it alone.
     pub max_grad_norm: f64,
-    /// Rows per optimiser step.
+    /// Rows per optimiser step. They go through the model one by one, and their gradients are added up.
     pub batch_size: usize,
     /// Passes over the rows, each in its own order.
     pub epochs: usize,
@@ -50,11 +142,13 @@ pub struct SftOptions {
     pub base_model: Option<String>,
 }
 
-impl Default for SftOptions {
+impl Default for TrainOptions {
     fn default() -> Self {
         Self {
             lora: LoraConfig::default(),
             learning_rate: 2e-4,
+            schedule: Schedule::default(),
+            warmup: 0.0,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             batch_size: 4,
@@ -67,56 +161,103 @@ impl Default for SftOptions {
     }
 }
 
-impl SftOptions {
+impl TrainOptions {
     /// Checks the bounds of every setting against a model with a context of `context` tokens.
     pub(super) fn check(&self, context: usize) -> Result<(), TrainError> {
         self.lora.check()?;
-        let refuse = |setting, value: String, expected: String| Err(TrainError::Setting { setting, value, expected });
-        let rate = self.learning_rate;
-        if !(rate.is_finite() && rate > 0.0) {
-            return refuse("learning_rate", rate.to_string(), "above 0".to_owned());
+        positive("learning_rate", self.learning_rate)?;
+        if !(0.0..1.0).contains(&self.warmup) {
+            return refuse("warmup", self.warmup.to_string(), "a share of the steps, 0 or more and below 1");
         }
         let decay = self.weight_decay;
         if !(decay.is_finite() && decay >= 0.0) {
-            return refuse("weight_decay", decay.to_string(), "0 or more".to_owned());
+            return refuse("weight_decay", decay.to_string(), "0 or more");
         }
         if self.max_grad_norm.is_nan() || self.max_grad_norm <= 0.0 {
-            let value = self.max_grad_norm.to_string();
-            return refuse("max_grad_norm", value, "above 0".to_owned());
+            return refuse("max_grad_norm", self.max_grad_norm.to_string(), "above 0");
         }
         for (setting, value) in [("batch_size", self.batch_size), ("epochs", self.epochs)] {
             if value == 0 {
-                return refuse(setting, "0".to_owned(), "1 or more".to_owned());
+                return refuse(setting, "0".to_owned(), "1 or more");
             }
         }
         if self.max_length < 2 || self.max_length > context {
-            let value = self.max_length.to_string();
             let expected = format!("2 to {context}, the model's context");
-            return refuse("max_length", value, expected);
+            return refuse("max_length", self.max_length.to_string(), &expected);
         }
         Ok(())
     }
 }
 
+impl KtoOptions {
+    /// With the weight of undesirable rows that makes the rows count as `target_ratio` desirable ones for each undesirable
+    /// one: `positives * desirable_weight / (negatives * target_ratio)`.
+    ///
+    /// # Errors
+    /// Without rows of both kinds there is no such weight.
+    pub fn balanced(
+        beta: f64,
+        desirable_weight: f64,
+        target_ratio: f64,
+        positives: usize,
+        negatives: usize,
+    ) -> Result<Self, TrainError> {
+        if positives == 0 || negatives == 0 {
+            return Err(TrainError::OneSided { positives, negatives });
+        }
+        positive("target_ratio", target_ratio)?;
+        let undesirable_weight = positives as f64 * desirable_weight / (negatives as f64 * target_ratio);
+        Ok(Self { beta, desirable_weight, undesirable_weight })
+    }
+
+    pub(super) fn check(&self) -> Result<(), TrainError> {
+        positive("beta", self.beta)?;
+        positive("desirable_weight", self.desirable_weight)?;
+        positive("undesirable_weight", self.undesirable_weight)
+    }
+}
+
+impl DpoOptions {
+    pub(super) fn check(&self) -> Result<(), TrainError> {
+        positive("beta", self.beta)
+    }
+}
+
+fn positive(setting: &'static str, value: f64) -> Result<(), TrainError> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(());
+    }
+    refuse(setting, value.to_string(), "above 0")
+}
+
+fn refuse(setting: &'static str, value: String, expected: &str) -> Result<(), TrainError> {
+    Err(TrainError::Setting { setting, value, expected: expected.to_owned() })
+}
+
 /// Progress after an optimiser step.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Step {
     /// The step that was just taken, from 1.
     pub step: usize,
     /// All steps of this training.
     pub total: usize,
-    /// Mean negative log-likelihood of the step's targets, in nats per token, before the step.
-    pub loss: f64,
+    /// Of the step's batch, before the step.
+    #[serde(flatten)]
+    pub measures: Measures,
     /// The gradient's global norm before it was clipped.
     pub grad_norm: f64,
+    /// That the step was taken with.
+    pub learning_rate: f64,
     /// Tokens of the rows seen so far.
     pub tokens: u64,
-    /// Seconds since the start.
+    /// Seconds since the start, or since this process took the training up again.
     pub seconds: f64,
+    /// Of the rows seen in that time.
+    pub tokens_per_second: f64,
 }
 
 /// What a finished training did.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainReport {
     /// Optimiser steps taken.
     pub steps: usize,
@@ -134,6 +275,6 @@ pub struct TrainReport {
     pub tokens: u64,
     /// Target tokens among them.
     pub target_tokens: u64,
-    /// Wall time.
+    /// Wall time of this process.
     pub seconds: f64,
 }

@@ -1,7 +1,7 @@
 //! The trainable tensors, in one fixed order.
 
 use super::draws;
-use super::{SftOptions, TrainError};
+use super::{TrainError, TrainOptions};
 use crate::lora::{LoraConfig, LoraPair, LoraWeights, Projection};
 use crate::model::ModelConfig;
 use candle_core::{Device, Tensor, Var};
@@ -27,7 +27,7 @@ pub(super) type Place = (usize, Projection, &'static str);
 
 impl Parameters {
     /// A fresh adapter from the seed (A random, B zero, so that it changes nothing yet), or the one in `start`.
-    pub(super) fn new(model: &ModelConfig, options: &SftOptions, start: Option<&Path>) -> Result<Self, TrainError> {
+    pub(super) fn new(model: &ModelConfig, options: &TrainOptions, start: Option<&Path>) -> Result<Self, TrainError> {
         match start {
             None => Self::fresh(model, &options.lora, options.seed),
             Some(folder) => {

@@ -1,5 +1,7 @@
 use crate::wire;
-use crate::{AdapterRef, Algorithm, Digest, InvalidMessage, LoraSpec, OptimiserSpec, TrainingReport, TrainingSpec};
+use crate::{
+    AdapterRef, Algorithm, Digest, InvalidMessage, LoraSpec, OptimiserSpec, Schedule, TrainingReport, TrainingSpec,
+};
 
 use super::{bounded, nested, optional, positive, required};
 
@@ -26,6 +28,10 @@ impl From<TrainingSpec> for wire::TrainingWork {
             start: spec.start.map(Into::into),
             algorithm: Some(match spec.algorithm {
                 Algorithm::Sft => wire::training_work::Algorithm::Sft(wire::Sft {}),
+                Algorithm::Kto { beta, desirable_weight, target_ratio } => {
+                    wire::training_work::Algorithm::Kto(wire::Kto { beta, desirable_weight, target_ratio })
+                }
+                Algorithm::Dpo { beta } => wire::training_work::Algorithm::Dpo(wire::Dpo { beta }),
             }),
             lora: Some(wire::Lora { rank, alpha, dropout, rank_stabilised, targets }),
             optimiser: Some(wire::Optimiser {
@@ -36,6 +42,8 @@ impl From<TrainingSpec> for wire::TrainingWork {
                 epochs: o.epochs,
                 max_length: o.max_length,
                 cut_long_rows: o.cut_long_rows,
+                schedule: wire::Schedule::from(o.schedule).into(),
+                warmup: o.warmup,
             }),
             seed: spec.seed,
         }
@@ -47,6 +55,12 @@ impl TryFrom<wire::TrainingWork> for TrainingSpec {
     fn try_from(work: wire::TrainingWork) -> Result<Self, InvalidMessage> {
         let algorithm = match required(work.algorithm, "algorithm")? {
             wire::training_work::Algorithm::Sft(_) => Algorithm::Sft,
+            wire::training_work::Algorithm::Kto(kto) => Algorithm::Kto {
+                beta: above_zero(kto.beta, "beta")?,
+                desirable_weight: above_zero(kto.desirable_weight, "desirable_weight")?,
+                target_ratio: above_zero(kto.target_ratio, "target_ratio")?,
+            },
+            wire::training_work::Algorithm::Dpo(dpo) => Algorithm::Dpo { beta: above_zero(dpo.beta, "beta")? },
         };
         Ok(Self {
             model: work.model,
@@ -87,8 +101,36 @@ impl TryFrom<wire::Optimiser> for OptimiserSpec {
             epochs: positive(o.epochs, "epochs")?,
             max_length: positive(o.max_length, "max_length")?,
             cut_long_rows: o.cut_long_rows,
+            schedule: o.schedule().try_into()?,
+            warmup: bounded(o.warmup, "warmup", 0.0..=0.999)?,
         })
     }
+}
+
+impl From<Schedule> for wire::Schedule {
+    fn from(schedule: Schedule) -> Self {
+        match schedule {
+            Schedule::Constant => Self::Constant,
+            Schedule::Linear => Self::Linear,
+            Schedule::Cosine => Self::Cosine,
+        }
+    }
+}
+
+impl TryFrom<wire::Schedule> for Schedule {
+    type Error = InvalidMessage;
+    fn try_from(schedule: wire::Schedule) -> Result<Self, InvalidMessage> {
+        match schedule {
+            wire::Schedule::Constant => Ok(Self::Constant),
+            wire::Schedule::Linear => Ok(Self::Linear),
+            wire::Schedule::Cosine => Ok(Self::Cosine),
+            wire::Schedule::Unspecified => Err(InvalidMessage::new("schedule", "is missing")),
+        }
+    }
+}
+
+fn above_zero(value: f64, field: &'static str) -> Result<f64, InvalidMessage> {
+    bounded(value, field, f64::MIN_POSITIVE..=1e6)
 }
 
 impl From<TrainingReport> for wire::TrainingDone {

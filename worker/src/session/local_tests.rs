@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use influence_proto::{
-    AdapterRef, Algorithm, Digest, EpisodeSpec, Lease, LoraSpec, OptimiserSpec, Outcome, TrainingReport, TrainingSpec,
-    Turn, Work, WorkId,
+    AdapterRef, Algorithm, Digest, EpisodeSpec, Lease, LoraSpec, OptimiserSpec, Outcome, Schedule, TrainingReport,
+    TrainingSpec, Turn, Work, WorkId,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -117,6 +117,8 @@ fn training(dataset: Digest, start: Option<AdapterRef>) -> Work {
             epochs: 6,
             max_length: 4096,
             cut_long_rows: false,
+            schedule: Schedule::Constant,
+            warmup: 0.0,
         },
         seed: 3,
     }))

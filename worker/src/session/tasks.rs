@@ -242,7 +242,7 @@ impl Shared {
                 attempt,
                 step: u32::try_from(step.step).unwrap_or(u32::MAX),
                 steps: u32::try_from(step.total).unwrap_or(u32::MAX),
-                loss: step.loss,
+                loss: step.measures.loss,
             }));
             if lost.is_cancelled() || handing_back.is_cancelled() {
                 ControlFlow::Break(())

@@ -43,6 +43,12 @@ pub enum RowError {
     },
 }
 
+impl RowError {
+    pub(super) fn field(line: usize, field: &str, problem: impl Into<String>) -> Self {
+        Self::Field { line, field: field.to_owned(), problem: problem.into() }
+    }
+}
+
 /// A training job that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use influence_engine::lora::{LoraConfig, Projection};
 use influence_engine::model::Model;
-use influence_engine::train::{self, LongRows, SftOptions, Step, TrainReport};
-use influence_proto::{AdapterRef, Algorithm, LoraSpec, TrainingReport, TrainingSpec};
+use influence_engine::train::{self, LongRows, Schedule, Step, TrainOptions, TrainReport, TrainingFiles};
+use influence_proto::{self as proto, AdapterRef, Algorithm, LoraSpec, OptimiserSpec, TrainingReport, TrainingSpec};
 
-use super::{TrainingError, rows_from_jsonl};
+use super::{TrainingError, training_data};
 use crate::artifacts::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, ArtifactCache};
 
 /// What a job needs besides its spec.
@@ -32,7 +32,7 @@ pub(crate) async fn run(
     spec: &TrainingSpec,
     mut progress: impl FnMut(Step) -> ControlFlow<()> + Send + 'static,
 ) -> Result<TrainingReport, TrainingError> {
-    let options = options(&job, spec)?;
+    let options = train_options(&job.model, &job.base_name, &spec.lora, &spec.optimiser, spec.seed)?;
     let dataset = job.artifacts.get(spec.dataset).await?;
     let start = match spec.start {
         Some(adapter) => Some(job.artifacts.adapter(adapter).await?),
@@ -42,12 +42,14 @@ pub(crate) async fn run(
     std::fs::create_dir_all(&job.scratch).map_err(disk)?;
     let scratch = tempfile::tempdir_in(&job.scratch).map_err(disk)?;
     let output = scratch.path().join("adapter");
-    let Algorithm::Sft = spec.algorithm;
+    let algorithm = spec.algorithm;
     let model = job.model.clone();
     let written = output.clone();
     // With the files, which stay in the cache for as long as they are read.
-    let trained =
-        tokio::task::spawn_blocking(move || sft(&model, start.as_deref(), &dataset, &options, &written, &mut progress));
+    let trained = tokio::task::spawn_blocking(move || {
+        let files = TrainingFiles { start: start.as_deref(), output: &written, checkpoints: None };
+        train(&model, algorithm, &dataset, &options, &files, &mut progress)
+    });
     let report = trained.await.map_err(|e| TrainingError::Local(format!("the training's thread ended: {e}")))??;
     let adapter = AdapterRef {
         config: job.artifacts.put(&output.join(ADAPTER_CONFIG)).await?,
@@ -64,34 +66,49 @@ pub(crate) async fn run(
     })
 }
 
-fn sft(
+fn train(
     model: &Model,
-    start: Option<&Path>,
+    algorithm: Algorithm,
     dataset: &Path,
-    options: &SftOptions,
-    output: &Path,
+    options: &TrainOptions,
+    files: &TrainingFiles<'_>,
     progress: &mut dyn FnMut(Step) -> ControlFlow<()>,
 ) -> Result<TrainReport, TrainingError> {
     let file = File::open(dataset).map_err(|e| TrainingError::Local(format!("{}: {e}", dataset.display())))?;
-    let rows = rows_from_jsonl(model, BufReader::new(file))?;
-    Ok(train::sft(model, start, &rows, options, output, progress)?)
+    let data = training_data(model, algorithm, BufReader::new(file))?;
+    Ok(train::train(model, &data, options, files, progress)?)
 }
 
-fn options(job: &Job, spec: &TrainingSpec) -> Result<SftOptions, TrainingError> {
-    let o = &spec.optimiser;
+/// The engine's settings for these.
+///
+/// # Errors
+/// A LoRA target that does not exist.
+pub fn train_options(
+    model: &Model,
+    base_name: &str,
+    shape: &LoraSpec,
+    o: &OptimiserSpec,
+    seed: u64,
+) -> Result<TrainOptions, TrainingError> {
     // A row that is longer than the context is too long whatever the spec allows.
-    let max_length = (o.max_length as usize).min(job.model.config.context_length);
-    Ok(SftOptions {
-        lora: lora(&spec.lora)?,
+    let max_length = (o.max_length as usize).min(model.config.context_length);
+    Ok(TrainOptions {
+        lora: lora(shape)?,
         learning_rate: o.learning_rate,
+        schedule: match o.schedule {
+            proto::Schedule::Constant => Schedule::Constant,
+            proto::Schedule::Linear => Schedule::Linear,
+            proto::Schedule::Cosine => Schedule::Cosine,
+        },
+        warmup: o.warmup,
         weight_decay: o.weight_decay,
         max_grad_norm: o.max_grad_norm,
         batch_size: o.batch_size as usize,
         epochs: o.epochs as usize,
         max_length,
         long_rows: if o.cut_long_rows { LongRows::Cut } else { LongRows::Drop },
-        seed: spec.seed,
-        base_model: Some(job.base_name.clone()),
+        seed,
+        base_model: Some(base_name.to_owned()),
     })
 }
 

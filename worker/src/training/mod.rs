@@ -3,10 +3,12 @@
 mod error;
 mod job;
 mod rows;
+mod text;
 
 pub use error::{RowError, TrainingError};
+pub use job::train_options;
 pub(crate) use job::{Job, run};
-pub use rows::rows_from_jsonl;
+pub use rows::training_data;
 
 #[cfg(test)]
 mod tests;

@@ -2,92 +2,150 @@
 
 use std::io::BufRead;
 
-use influence_engine::chat::ChatMessage;
 use influence_engine::model::Model;
-use influence_engine::train::TrainRow;
-use influence_proto::prompts::ChatRole;
-use influence_proto::{EpisodeId, RowMessage};
+use influence_engine::train::{DpoOptions, KtoOptions, KtoRow, PreferenceRow, Sequence, TrainRow, TrainingData};
+use influence_proto::{Algorithm, TokenRow};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::RowError;
-use crate::backend::role_of_engine;
+use super::text::Texts;
+use super::{RowError, TrainingError};
 
-/// Reads training rows, one JSON object per line; blank lines are skipped.
+/// Reads what `algorithm` trains on, one JSON object per line; blank lines are skipped. Lists of messages are rendered by
+/// the model's chat format; texts are encoded as they are, with the model's end of text after a completion.
 ///
-/// `{"token_ids": [...], "targets": [[from, to], ...]}` is trained on as it is, half-open ranges of tokens being the
-/// targets. `{"messages": [{"role", "content", "weight"}]}` is rendered by the model's chat format; assistant messages and
-/// the end of turn after each are the targets, but for those with weight 0.
+/// - `sft`: `{"messages": [...]}`, whose assistant messages are learnt, with the end of turn after each, but for those
+///   with weight 0; `{"prompt", "completion"}`; or `{"token_ids": [...], "targets": [[from, to], ...]}` as it is, half-open
+///   ranges of tokens being the targets.
+/// - `kto`: `{"prompt", "completion", "label": true | false}` or `{"prompt_ids", "completion_ids", "label"}`.
+/// - `dpo`: `{"prompt", "chosen", "rejected"}`, the prompt being optional where the others are lists of messages; or
+///   `{"chosen": {"token_ids", "targets"}, "rejected": {...}}`.
 ///
 /// # Errors
-/// [`RowError`] names the line and the field.
-pub fn rows_from_jsonl(model: &Model, reader: impl BufRead) -> Result<Vec<TrainRow>, RowError> {
+/// [`RowError`] names the line and the field; KTO needs rows with both labels.
+pub fn training_data(model: &Model, algorithm: Algorithm, reader: impl BufRead) -> Result<TrainingData, TrainingError> {
+    let texts = Texts { model };
+    Ok(match algorithm {
+        Algorithm::Sft => TrainingData::Supervised(each(reader, |row| row.supervised(&texts))?),
+        Algorithm::Kto { beta, desirable_weight, target_ratio } => {
+            let rows = each(reader, |row| row.reply(&texts))?;
+            let positives = rows.iter().filter(|row| row.desirable).count();
+            let negatives = rows.len() - positives;
+            let options = KtoOptions::balanced(beta, desirable_weight, target_ratio, positives, negatives)?;
+            TrainingData::Kto(rows, options)
+        }
+        Algorithm::Dpo { beta } => TrainingData::Dpo(each(reader, |row| row.preference(&texts))?, DpoOptions { beta }),
+    })
+}
+
+fn each<T>(reader: impl BufRead, read: impl Fn(&mut Row) -> Result<T, RowError>) -> Result<Vec<T>, RowError> {
     let mut rows = Vec::new();
     for (index, text) in reader.lines().enumerate() {
         let line = index + 1;
         let text = text.map_err(|source| RowError::Read { line, source })?;
-        if !text.trim().is_empty() {
-            rows.push(row(model, &text, line)?);
+        if text.trim().is_empty() {
+            continue;
         }
+        let value = serde_json::from_str(&text).map_err(|source| RowError::Json { line, source })?;
+        let Value::Object(fields) = value else {
+            return Err(RowError::field(line, "row", "must be an object"));
+        };
+        let mut row = Row { fields, line };
+        let read = read(&mut row)?;
+        row.nothing_else()?;
+        rows.push(read);
     }
     Ok(rows)
 }
 
-fn row(model: &Model, text: &str, line: usize) -> Result<TrainRow, RowError> {
-    let refuse =
-        |field: &str, problem: &str| RowError::Field { line, field: field.to_owned(), problem: problem.to_owned() };
-    let value: Value = serde_json::from_str(text).map_err(|source| RowError::Json { line, source })?;
-    let Value::Object(mut object) = value else {
-        return Err(refuse("row", "must be an object with `messages`, or with `token_ids` and `targets`"));
-    };
-    let row = match object.remove("messages") {
-        Some(messages) => {
-            nothing_else(&object, line)?;
-            from_messages(model, messages, line)?
+/// A line that is being read.
+struct Row {
+    /// What of it was not read yet.
+    fields: Map<String, Value>,
+    line: usize,
+}
+
+impl Row {
+    fn supervised(&mut self, texts: &Texts<'_>) -> Result<TrainRow, RowError> {
+        let Sequence { ids, mask } = if let Some(messages) = self.fields.remove("messages") {
+            texts.messages(messages, "messages", self.line)?
+        } else if self.fields.contains_key("token_ids") {
+            self.note()?;
+            let targets: Vec<(u32, u32)> = self.take("targets")?;
+            sequence(self.take("token_ids")?, &targets, self.line)?
+        } else if self.fields.contains_key("completion") {
+            let (prompt, completion) = (self.fields.remove("prompt"), self.take("completion")?);
+            texts.prompted(prompt, completion, "completion", self.line)?
+        } else {
+            return Err(self.refuse("messages", "is missing, and there is no `token_ids` or `completion` either"));
+        };
+        if !mask.contains(&true) {
+            let message = "holds nothing to train on: it needs an assistant message with weight 1, or a target";
+            return Err(self.refuse("row", message));
         }
-        None if object.contains_key("token_ids") => from_tokens(object, line)?,
-        None => return Err(refuse("messages", "is missing, and there is no `token_ids` either")),
-    };
-    if row.mask.iter().any(|target| *target) {
-        Ok(row)
-    } else {
-        Err(refuse("row", "holds nothing to train on: it needs an assistant message with weight 1, or a target"))
+        Ok(TrainRow { ids, mask, weight: 1.0 })
+    }
+
+    fn reply(&mut self, texts: &Texts<'_>) -> Result<KtoRow, RowError> {
+        let desirable = self.take("label")?;
+        if self.fields.contains_key("prompt_ids") {
+            self.note()?;
+            let (prompt, completion) = (self.take("prompt_ids")?, self.take("completion_ids")?);
+            return Ok(KtoRow { prompt, completion, desirable, weight: 1.0 });
+        }
+        let (prompt, completion) = (self.fields.remove("prompt"), self.take("completion")?);
+        let Sequence { ids, mask } = texts.prompted(prompt, completion, "completion", self.line)?;
+        let first = mask.iter().position(|target| *target).unwrap_or(ids.len());
+        let count = mask.iter().filter(|target| **target).count();
+        if count == 0 || !mask[first..first + count].iter().all(|target| *target) {
+            return Err(self.refuse("completion", "must be one reply"));
+        }
+        let completion = ids[first..first + count].to_vec();
+        Ok(KtoRow { prompt: ids[..first].to_vec(), completion, desirable, weight: 1.0 })
+    }
+
+    fn preference(&mut self, texts: &Texts<'_>) -> Result<PreferenceRow, RowError> {
+        let prompt = self.fields.remove("prompt");
+        let mut side = |name: &str| match self.fields.remove(name).unwrap_or_default() {
+            tokens @ Value::Object(_) => {
+                let TokenRow { token_ids, targets, .. } = parse(tokens, name, self.line)?;
+                sequence(token_ids, &targets, self.line)
+            }
+            text => texts.prompted(prompt.clone(), text, name, self.line),
+        };
+        Ok(PreferenceRow { chosen: side("chosen")?, rejected: side("rejected")? })
+    }
+
+    /// For people who read the dataset; training has no use for it.
+    fn note(&mut self) -> Result<(), RowError> {
+        let _: Option<String> = self.take("episode")?;
+        Ok(())
+    }
+
+    /// A field by name; absent, it is as `null`.
+    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, RowError> {
+        parse(self.fields.remove(name).unwrap_or_default(), name, self.line)
+    }
+
+    fn refuse(&self, field: &str, problem: &str) -> RowError {
+        RowError::field(self.line, field, problem)
+    }
+
+    fn nothing_else(&self) -> Result<(), RowError> {
+        match self.fields.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(self.refuse(key, "is not a field of such a training row")),
+        }
     }
 }
 
-fn from_messages(model: &Model, messages: Value, line: usize) -> Result<TrainRow, RowError> {
-    let refuse = |field: String, problem: String| RowError::Field { line, field, problem };
-    let Value::Array(values) = messages else {
-        return Err(refuse("messages".to_owned(), "must be a list".to_owned()));
-    };
-    let mut chat = Vec::with_capacity(values.len());
-    let mut learns = Vec::with_capacity(values.len());
-    for (index, value) in values.into_iter().enumerate() {
-        let place = format!("messages[{index}]");
-        let message: RowMessage = parse(value, &place, line)?;
-        if let Some(weight @ 2..) = message.weight {
-            return Err(refuse(format!("{place}.weight"), format!("must be 0 or 1, but is {weight}")));
-        }
-        learns.push(message.role == ChatRole::Assistant && message.weight != Some(0));
-        chat.push(ChatMessage::new(role_of_engine(message.role), message.content));
-    }
-    let marked = model.chat.training_ids_of(&chat, |index| learns.get(index).is_some_and(|learns| *learns));
-    let (ids, mask) = marked.map_err(|source| RowError::Chat { line, source })?;
-    Ok(TrainRow { ids, mask, weight: 1.0 })
-}
-
-fn from_tokens(mut object: Map<String, Value>, line: usize) -> Result<TrainRow, RowError> {
-    let refuse = |problem: String| RowError::Field { line, field: "targets".to_owned(), problem };
-    let ids: Vec<u32> = field(&mut object, "token_ids", line)?;
-    let targets: Vec<(u32, u32)> = field(&mut object, "targets", line)?;
-    // For people who read the dataset; training has no use for it.
-    let _: Option<EpisodeId> = field(&mut object, "episode", line)?;
-    nothing_else(&object, line)?;
+fn sequence(ids: Vec<u32>, targets: &[(u32, u32)], line: usize) -> Result<Sequence, RowError> {
+    let refuse = |problem: String| RowError::field(line, "targets", problem);
     let mut mask = vec![false; ids.len()];
     let mut end = 0;
     for (from, to) in targets {
-        let (from, to) = (from as usize, to as usize);
+        let (from, to) = (*from as usize, *to as usize);
         if from < end || to <= from || to > ids.len() {
             return Err(refuse(format!(
                 "holds [{from}, {to}]: ranges must not be empty, must be in order and apart, and end within the {} tokens",
@@ -100,27 +158,9 @@ fn from_tokens(mut object: Map<String, Value>, line: usize) -> Result<TrainRow, 
         mask[from..to].fill(true);
         end = to;
     }
-    Ok(TrainRow { ids, mask, weight: 1.0 })
+    Ok(Sequence { ids, mask })
 }
 
-/// A field by name; absent, it is as `null`.
-fn field<T: DeserializeOwned>(object: &mut Map<String, Value>, name: &str, line: usize) -> Result<T, RowError> {
-    parse(object.remove(name).unwrap_or_default(), name, line)
-}
-
-fn parse<'de, T: Deserialize<'de>>(value: Value, place: &str, line: usize) -> Result<T, RowError> {
-    T::deserialize(value).map_err(|e| RowError::Field {
-        line,
-        field: place.to_owned(),
-        problem: format!("is invalid: {e}"),
-    })
-}
-
-fn nothing_else(object: &Map<String, Value>, line: usize) -> Result<(), RowError> {
-    match object.keys().next() {
-        None => Ok(()),
-        Some(key) => {
-            Err(RowError::Field { line, field: key.clone(), problem: "is not a field of a training row".to_owned() })
-        }
-    }
+pub(super) fn parse<'de, T: Deserialize<'de>>(value: Value, place: &str, line: usize) -> Result<T, RowError> {
+    T::deserialize(value).map_err(|e| RowError::field(line, place, format!("is invalid: {e}")))
 }

@@ -75,6 +75,12 @@ impl Document {
         Ok(Self { path: path.to_owned(), text, json, root, overrides: Vec::new(), lookups_left })
     }
 
+    /// Nothing yet: everything will come from the command line.
+    pub(crate) fn empty() -> Self {
+        let (path, text, root, overrides) = (PathBuf::new(), String::new(), Value::Null, Vec::new());
+        Self { path, text, json: false, root, overrides, lookups_left: Cell::new(0) }
+    }
+
     /// Where the document came from.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -1,4 +1,4 @@
-use super::super::{SftOptions, TrainRow, sft};
+use super::super::{TrainOptions, TrainRow, TrainingData, TrainingFiles, train};
 use crate::lora::LoraConfig;
 use crate::model::Model;
 use std::ops::ControlFlow;
@@ -30,9 +30,11 @@ fn speed_and_memory_on_a_real_model() {
             weight: 1.0,
         })
         .collect();
-    let options = SftOptions { lora: LoraConfig::default(), batch_size: 2, ..SftOptions::default() };
+    let options = TrainOptions { lora: LoraConfig::default(), batch_size: 2, ..TrainOptions::default() };
     let output = tempfile::tempdir().unwrap();
-    let report = sft(&model, None, &rows, &options, &output.path().join("adapter"), &mut |step| {
+    let output = output.path().join("adapter");
+    let files = TrainingFiles { start: None, output: &output, checkpoints: None };
+    let report = train(&model, &TrainingData::Supervised(rows), &options, &files, &mut |step| {
         eprintln!("{step:?}: {:.0} tokens/s, {:?} MiB", step.tokens as f64 / step.seconds, peak_memory());
         ControlFlow::Continue(())
     });

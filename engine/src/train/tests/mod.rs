@@ -2,18 +2,22 @@
 
 mod gradients;
 mod measurement;
+mod objectives;
 mod operations;
 mod optimizer;
 mod plain;
+mod resume;
 mod rows;
 #[path = "../../../tests/tiny/mod.rs"]
 mod tiny;
 mod training;
 
 use super::parameters::Parameters;
-use super::{SftOptions, TrainRow};
+use super::{Step, TrainError, TrainOptions, TrainReport, TrainRow, TrainingData, TrainingFiles};
 use crate::lora::{LoraConfig, LoraPair, LoraWeights, Projection};
 use crate::model::Model;
+use std::ops::ControlFlow;
+use std::path::Path;
 use tiny::Noise;
 
 /// A tiny random Llama.
@@ -36,8 +40,36 @@ fn lora() -> LoraConfig {
     LoraConfig { rank: 4, alpha: 8.0, ..LoraConfig::default() }
 }
 
-fn options() -> SftOptions {
-    SftOptions { lora: lora(), learning_rate: 5e-3, max_length: 64, batch_size: 2, seed: 11, ..SftOptions::default() }
+fn options() -> TrainOptions {
+    TrainOptions {
+        lora: lora(),
+        learning_rate: 5e-3,
+        max_length: 64,
+        batch_size: 2,
+        seed: 11,
+        ..TrainOptions::default()
+    }
+}
+
+/// Trains without checkpoints, and keeps what was told of every step.
+fn train(
+    model: &Model,
+    start: Option<&Path>,
+    data: &TrainingData,
+    options: &TrainOptions,
+    output: &Path,
+) -> Result<(TrainReport, Vec<Step>), TrainError> {
+    let mut steps = Vec::new();
+    let files = TrainingFiles { start, output, checkpoints: None };
+    let report = super::train(model, data, options, &files, &mut |step| {
+        steps.push(step);
+        ControlFlow::Continue(())
+    })?;
+    Ok((report, steps))
+}
+
+fn supervised(rows: &[TrainRow]) -> TrainingData {
+    TrainingData::Supervised(rows.to_vec())
 }
 
 /// An adapter whose B is not zero, so that A's gradient is not either.

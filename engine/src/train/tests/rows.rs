@@ -1,15 +1,18 @@
-use super::super::rows::ReadyRows;
-use super::super::{LongRows, SftOptions, TrainError, TrainRow, sft};
-use super::{model, options, row};
+use super::super::rows::{Check, Ready, ReadyRow};
+use super::super::{KtoRow, LongRows, TrainError, TrainOptions, TrainRow};
+use super::{model, options, row, supervised, train};
 use crate::model::{Architecture, Gemma};
-use std::ops::ControlFlow;
+
+fn check(rows: &[TrainRow], options: &TrainOptions) -> Result<Ready<ReadyRow>, TrainError> {
+    Check { options, vocabulary: 300 }.rows(rows)
+}
 
 fn error(rows: &[TrainRow]) -> TrainError {
-    ReadyRows::check(rows, &options(), 300).unwrap_err()
+    check(rows, &options()).unwrap_err()
 }
 
 /// A change to valid options.
-type Edit = fn(&mut SftOptions);
+type Edit = fn(&mut TrainOptions);
 
 /// Protects: a family whose backward pass would be another one's is refused, and writes nothing.
 #[test]
@@ -26,7 +29,7 @@ fn a_family_without_a_backward_pass_is_refused() {
     });
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("adapter");
-    let refused = sft(&model, None, &[row(8, 3, 1)], &options(), &output, &mut |_| ControlFlow::Continue(()));
+    let refused = train(&model, None, &supervised(&[row(8, 3, 1)]), &options(), &output);
     assert!(matches!(refused, Err(TrainError::Family(Architecture::Gemma2))), "{refused:?}");
     assert!(!output.exists());
 }
@@ -59,6 +62,19 @@ fn rows_that_cannot_be_learnt_are_refused() {
     assert!(long.to_string().contains("1 of them left out as longer than max_length 64"), "{long}");
 }
 
+/// Protects: a reply that is missing, or has nothing before it, is refused by its row's number.
+#[test]
+fn replies_need_a_prompt_and_a_token() {
+    let kto = |prompt: &[u32], completion: &[u32]| {
+        let row = KtoRow { prompt: prompt.to_vec(), completion: completion.to_vec(), desirable: true, weight: 1.0 };
+        Check { options: &options(), vocabulary: 300 }.kto(&[row])
+    };
+    assert!(matches!(kto(&[3, 4], &[]), Err(TrainError::EmptyMask { row: 0, tokens: 2 })));
+    assert!(matches!(kto(&[], &[3]), Err(TrainError::FirstTokenMasked { row: 0, .. })));
+    let ready = kto(&[3, 4], &[5, 6]).unwrap();
+    assert_eq!((ready.rows[0].row.before_targets(), &*ready.rows[0].row.targets), (&[3, 4][..], &[2, 3][..]));
+}
+
 /// Protects: long rows are dropped or cut as configured, and both are counted.
 #[test]
 fn long_rows_are_dropped_or_cut_and_counted() {
@@ -66,10 +82,10 @@ fn long_rows_are_dropped_or_cut_and_counted() {
     let mut early = row(80, 10, 2);
     early.mask[30..33].fill(true);
     let rows = [row(64, 5, 3), early, late];
-    let dropped = ReadyRows::check(&rows, &options(), 300).unwrap();
+    let dropped = check(&rows, &options()).unwrap();
     assert_eq!((dropped.rows.len(), dropped.dropped, dropped.cut), (1, 2, 0));
-    let options = SftOptions { long_rows: LongRows::Cut, ..options() };
-    let cut = ReadyRows::check(&rows, &options, 300).unwrap();
+    let options = TrainOptions { long_rows: LongRows::Cut, ..options() };
+    let cut = check(&rows, &options).unwrap();
     assert_eq!((cut.rows.len(), cut.dropped, cut.cut), (2, 1, 1));
     assert_eq!(cut.rows[1].targets, [30, 31, 32]);
     assert_eq!((cut.rows[1].ids.len(), cut.rows[1].tokens), (33, 64));
@@ -81,10 +97,11 @@ fn settings_out_of_bounds_are_refused() {
     let model = model();
     let output = tempfile::tempdir().unwrap();
     let folder = output.path().join("adapter");
-    let edits: [(&str, Edit); 8] = [
+    let edits: [(&str, Edit); 9] = [
         ("learning_rate", |options| options.learning_rate = 0.0),
         ("weight_decay", |options| options.weight_decay = -0.1),
         ("max_grad_norm", |options| options.max_grad_norm = f64::NAN),
+        ("warmup", |options| options.warmup = 1.0),
         ("batch_size", |options| options.batch_size = 0),
         ("epochs", |options| options.epochs = 0),
         ("max_length", |options| options.max_length = 257),
@@ -94,8 +111,7 @@ fn settings_out_of_bounds_are_refused() {
     for (setting, edit) in edits {
         let mut options = options();
         edit(&mut options);
-        let progress = &mut |_| ControlFlow::Continue(());
-        let result = sft(&model, None, &[row(8, 3, 1)], &options, &folder, progress);
+        let result = train(&model, None, &supervised(&[row(8, 3, 1)]), &options, &folder);
         let message = result.unwrap_err().to_string();
         assert!(message.contains(setting), "{setting}: {message}");
         assert!(!folder.exists());

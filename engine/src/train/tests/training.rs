@@ -1,30 +1,14 @@
-use super::super::{SftOptions, Step, TrainError, TrainReport, TrainRow, sft};
-use super::{adapter, lora, model, options, row};
+use super::super::{self as training, TrainError, TrainOptions, TrainRow, TrainingFiles};
+use super::{adapter, lora, model, options, row, supervised, train};
 use crate::lora::{LoraConfig, LoraWeights, Projection};
 use crate::model::Model;
 use std::ops::ControlFlow;
-use std::path::Path;
 
-fn train(
-    model: &Model,
-    start: Option<&Path>,
-    rows: &[TrainRow],
-    options: &SftOptions,
-    output: &Path,
-) -> Result<(TrainReport, Vec<Step>), TrainError> {
-    let mut steps = Vec::new();
-    let report = sft(model, start, rows, options, output, &mut |step| {
-        steps.push(step);
-        ControlFlow::Continue(())
-    })?;
-    Ok((report, steps))
-}
-
-fn trained_bytes(model: &Model, rows: &[TrainRow], options: &SftOptions, threads: usize) -> Vec<u8> {
+fn trained_bytes(model: &Model, rows: &[TrainRow], options: &TrainOptions, threads: usize) -> Vec<u8> {
     let root = tempfile::tempdir().unwrap();
     let output = root.path().join("adapter");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    pool.install(|| train(model, None, rows, options, &output)).unwrap();
+    pool.install(|| train(model, None, &supervised(rows), options, &output)).unwrap();
     std::fs::read(output.join("adapter_model.safetensors")).unwrap()
 }
 
@@ -38,16 +22,16 @@ fn a_row_is_memorised_and_the_adapter_carries_it() {
     let model = model();
     let root = tempfile::tempdir().unwrap();
     let (first, second) = (root.path().join("first"), root.path().join("second"));
-    let options = SftOptions { epochs: 25, base_model: Some("tiny".to_owned()), ..options() };
+    let options = TrainOptions { epochs: 25, base_model: Some("tiny".to_owned()), ..options() };
     let rows = [row(24, 10, 1)];
-    let (report, steps) = train(&model, None, &rows, &options, &first).unwrap();
+    let (report, steps) = train(&model, None, &supervised(&rows), &options, &first).unwrap();
     assert_eq!((report.steps, report.rows, report.dropped), (25, 1, 0));
     assert_eq!((report.tokens, report.target_tokens), (25 * 24, 25 * 10));
     assert_eq!(steps.len(), 25);
-    assert_eq!((steps[0].loss, steps[24].loss), (report.first_loss, report.last_loss));
+    assert_eq!((steps[0].measures.loss, steps[24].measures.loss), (report.first_loss, report.last_loss));
     assert!(report.last_loss < 0.3 * report.first_loss, "{report:?}");
     // Going on from the adapter starts where it ended: a step later, so at a lower loss still.
-    let (next, _) = train(&model, Some(&first), &rows, &options, &second).unwrap();
+    let (next, _) = train(&model, Some(&first), &supervised(&rows), &options, &second).unwrap();
     assert!(next.first_loss < report.last_loss, "{next:?} after {report:?}");
     assert_ne!(
         std::fs::read(first.join("adapter_model.safetensors")).unwrap(),
@@ -61,13 +45,13 @@ fn a_row_is_memorised_and_the_adapter_carries_it() {
 #[test]
 fn training_repeats_bit_for_bit() {
     let (model, rows) = (model(), rows());
-    let mut options = SftOptions { epochs: 2, ..options() };
+    let mut options = TrainOptions { epochs: 2, ..options() };
     options.lora.dropout = 0.2;
     let once = trained_bytes(&model, &rows, &options, 2);
     assert!(once == trained_bytes(&model, &rows, &options, 2), "a second run differs");
     assert!(once == trained_bytes(&model, &rows, &options, 1), "one thread differs");
     assert!(once == trained_bytes(&model, &rows, &options, 5), "five threads differ");
-    let other = SftOptions { seed: 12, ..options.clone() };
+    let other = TrainOptions { seed: 12, ..options.clone() };
     assert!(once != trained_bytes(&model, &rows, &other, 2), "the seed changes nothing");
     options.lora.dropout = 0.0;
     assert!(once != trained_bytes(&model, &rows, &options, 2), "dropout changes nothing");
@@ -80,16 +64,16 @@ fn a_weight_counts_like_copies_of_the_row() {
     let root = tempfile::tempdir().unwrap();
     let (a, b) = (row(20, 4, 1), row(30, 12, 2));
     let first_step = |rows: &[TrainRow], name: &str| {
-        let options = SftOptions { batch_size: 4, ..options() };
-        train(&model, None, rows, &options, &root.path().join(name)).unwrap().1[0]
+        let options = TrainOptions { batch_size: 4, ..options() };
+        train(&model, None, &supervised(rows), &options, &root.path().join(name)).unwrap().1[0]
     };
     let copies = first_step(&[a.clone(), b.clone(), a.clone()], "copies");
     let weighted = first_step(&[TrainRow { weight: 2.0, ..a.clone() }, b.clone()], "weighted");
-    assert!((copies.loss - weighted.loss).abs() < 1e-6);
+    assert!((copies.measures.loss - weighted.measures.loss).abs() < 1e-6);
     assert!((copies.grad_norm - weighted.grad_norm).abs() < 1e-5 * copies.grad_norm);
-    let alone = |row: &TrainRow, name: &str| first_step(std::slice::from_ref(row), name).loss;
+    let alone = |row: &TrainRow, name: &str| first_step(std::slice::from_ref(row), name).measures.loss;
     let mean = (8.0 * alone(&a, "a") + 12.0 * alone(&b, "b")) / 20.0;
-    assert!((copies.loss - mean).abs() < 1e-5, "{} is not {mean}", copies.loss);
+    assert!((copies.measures.loss - mean).abs() < 1e-5, "{} is not {mean}", copies.measures.loss);
 }
 
 /// Protects: an adapter of other settings is not continued as if they were its own.
@@ -106,15 +90,15 @@ fn an_adapter_with_other_settings_is_not_continued() {
         ("targets", LoraConfig { targets: vec![Projection::Q], ..lora() }),
     ];
     for (setting, lora) in changes {
-        let options = SftOptions { lora, ..options() };
-        let result = train(&model, Some(&start), &rows(), &options, &root.path().join("out"));
+        let options = TrainOptions { lora, ..options() };
+        let result = train(&model, Some(&start), &supervised(&rows()), &options, &root.path().join("out"));
         match result {
             Err(TrainError::StartMismatch { setting: found, .. }) => assert_eq!(found, setting),
             other => panic!("{setting}: {other:?}"),
         }
     }
     let missing = root.path().join("nowhere");
-    let result = train(&model, Some(&missing), &rows(), &options(), &root.path().join("out"));
+    let result = train(&model, Some(&missing), &supervised(&rows()), &options(), &root.path().join("out"));
     assert!(matches!(result, Err(TrainError::Adapter(_))));
 }
 
@@ -125,8 +109,8 @@ fn a_part_of_the_projections_can_be_trained() {
     let root = tempfile::tempdir().unwrap();
     let output = root.path().join("adapter");
     let targets = vec![Projection::V, Projection::Down];
-    let options = SftOptions { lora: LoraConfig { targets: targets.clone(), ..lora() }, epochs: 5, ..options() };
-    let (report, _) = train(&model, None, &[row(24, 10, 1)], &options, &output).unwrap();
+    let options = TrainOptions { lora: LoraConfig { targets: targets.clone(), ..lora() }, epochs: 5, ..options() };
+    let (report, _) = train(&model, None, &supervised(&[row(24, 10, 1)]), &options, &output).unwrap();
     assert!(report.last_loss < report.first_loss);
     let weights = LoraWeights::read(&output, &model.config).unwrap();
     assert_eq!(weights.pairs.len(), model.config.layers * 2);
@@ -138,11 +122,13 @@ fn a_stopped_or_diverged_training_writes_nothing() {
     let model = model();
     let root = tempfile::tempdir().unwrap();
     let output = root.path().join("adapter");
-    let result = sft(&model, None, &rows(), &options(), &output, &mut |_| ControlFlow::Break(()));
+    let files = TrainingFiles { start: None, output: &output, checkpoints: None };
+    let data = supervised(&rows());
+    let result = training::train(&model, &data, &options(), &files, &mut |_| ControlFlow::Break(()));
     assert!(matches!(result, Err(TrainError::Stopped { step: 1, total: 3 })), "{result:?}");
     assert!(!output.exists());
-    let options = SftOptions { learning_rate: 1e30, ..options() };
-    match train(&model, None, &rows(), &options, &output) {
+    let options = TrainOptions { learning_rate: 1e30, ..options() };
+    match train(&model, None, &supervised(&rows()), &options, &output) {
         Err(TrainError::NotFinite { step: 2, rows, .. }) => assert_eq!(rows.len(), 2),
         other => panic!("a diverged training went on: {other:?}"),
     }

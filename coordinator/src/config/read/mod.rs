@@ -4,17 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included};
 use std::path::{Path, PathBuf};
 
-use influence_proto::{Algorithm, LoraSpec, Sampling, Scoring};
+use influence_proto::{Sampling, Scoring};
 use serde_json::Value;
 
 use super::document::{Problem, Section, Step, describe, fraction_of, nearest, scalar_text, visible};
 use super::settings::{
     AssessorLayout, AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings,
-    LeaseSettings, LongRows, Order, RewardSettings, RewardTurns, RoleSettings, RowMode, SelectionLevel,
-    SelectionSettings, TrainingSettings, VetoSettings,
+    LeaseSettings, Order, RewardSettings, RewardTurns, RoleSettings, SelectionLevel, SelectionSettings, VetoSettings,
 };
 use crate::environments::{EnvironmentClass, InfluencePrompts};
 use crate::selection::Fraction;
+
+mod training;
+
+pub(super) use training::training;
 
 const MANY: u32 = 1_000_000;
 
@@ -290,56 +293,6 @@ fn veto(mut section: Section<'_>) -> VetoSettings {
     };
     section.finish();
     veto
-}
-
-pub(super) fn training(mut section: Section<'_>) -> TrainingSettings {
-    let positive = |high: f64| (Excluded(0.0), Included(high));
-    let training = TrainingSettings {
-        algorithm: section.choice("algorithm", &[("sft", Algorithm::Sft)], Algorithm::Sft),
-        rows: section.choice(
-            "rows",
-            &[("per_episode", RowMode::PerEpisode), ("per_turn", RowMode::PerTurn)],
-            RowMode::PerEpisode,
-        ),
-        lora: lora(section.section("lora")),
-        learning_rate: section.number("learning_rate", positive(10.0), 2e-5),
-        learning_rate_factor: section.number("learning_rate_factor", positive(10.0), 0.9),
-        weight_decay: section.number("weight_decay", 0.0..=10.0, 0.0),
-        max_grad_norm: section.number("max_grad_norm", positive(1e9), 1.0),
-        batch_size: section.integer("batch_size", 1..=MANY, 16),
-        epochs: section.integer("epochs", 1..=1000, 1),
-        max_length: section.integer("max_length", 1..=MANY, 4096),
-        long_rows: section.choice("long_rows", &[("drop", LongRows::Drop), ("cut", LongRows::Cut)], LongRows::Drop),
-    };
-    section.finish();
-    training
-}
-
-const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-
-fn lora(mut section: Section<'_>) -> LoraSpec {
-    let targets = section.texts("targets").unwrap_or_else(|| TARGETS.map(str::to_owned).to_vec());
-    for target in &targets {
-        if !TARGETS.contains(&target.as_str()) {
-            let hint = match nearest(target, TARGETS) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("there are {}", TARGETS.map(|t| format!("`{t}`")).join(", ")),
-            };
-            section.report("targets", format_args!("holds `{target}`, which is no projection; {hint}"));
-        }
-    }
-    if targets.is_empty() || targets.iter().collect::<BTreeSet<_>>().len() != targets.len() {
-        section.report("targets", "must name one or more projections, each once");
-    }
-    let lora = LoraSpec {
-        rank: section.integer("rank", 1..=4096, 16),
-        alpha: section.number("alpha", (Excluded(0.0), Included(1e6)), 32.0),
-        dropout: section.number("dropout", (Included(0.0), Excluded(1.0)), 0.1),
-        rank_stabilised: section.flag("rank_stabilised", true),
-        targets,
-    };
-    section.finish();
-    lora
 }
 
 /// `at` becomes the number of trainings after which to evaluate.

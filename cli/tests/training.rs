@@ -1,0 +1,108 @@
+//! `influence train`, as people use it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{Lab, MESSAGES, json};
+
+#[test]
+fn an_adapter_is_trained_from_a_file_and_changes_the_model() {
+    let lab = Lab::new();
+    let row = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes yes yes"}]}"#;
+    lab.write("rows.jsonl", &format!("{row}\n{row}\n"));
+    lab.write("chat.json", MESSAGES);
+    let train = ["train", "--model", "model", "--data", "rows.jsonl", "--output", "adapter", "--set", "epochs=3"];
+    let report = json(&lab.succeed(&[&train[..], &["--set", "learning_rate=1e-2", "--json"]].concat()));
+    assert!(report["last_loss"].as_f64() < report["first_loss"].as_f64(), "{report}");
+    assert!(lab.path("adapter/adapter_config.json").exists() && lab.path("adapter/adapter_model.safetensors").exists());
+    assert!(lab.fail(&train).contains("exists"), "an adapter was overwritten");
+    let score = |more: &[&str]| {
+        let base = ["model", "score", "--model", "model", "--messages", "chat.json", "--answers", "yes,no", "--json"];
+        json(&lab.succeed(&[&base[..], more].concat()))["answers"].clone()
+    };
+    assert_ne!(score(&[]), score(&["--adapter", "adapter"]));
+    lab.write("bad.jsonl", &format!("{row}\n{{\"messages\": 7}}\n"));
+    let error = lab.fail(&["train", "--model", "model", "--data", "bad.jsonl", "--output", "other"]);
+    assert!(error.contains("bad.jsonl") && error.contains('2'), "{error}");
+    assert!(!lab.path("other").exists());
+}
+
+fn said(text: &str) -> String {
+    format!(r#"[{{"role": "assistant", "content": "{text}"}}]"#)
+}
+
+fn steps(lab: &Lab, output: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(lab.path(&format!("{output}.steps.jsonl"))).unwrap();
+    text.lines().map(json).collect()
+}
+
+/// Protects: files made for TRL train here, by each loss, and every step's figures are written down.
+#[test]
+fn replies_are_favoured_by_kto_and_dpo() {
+    let lab = Lab::new();
+    let asked = r#""prompt": [{"role": "user", "content": "Hi"}]"#;
+    let labelled =
+        |text: &str, label: bool| format!("{{{asked}, \"completion\": {}, \"label\": {label}}}\n", said(text));
+    lab.write("kto.jsonl", &[labelled("yes", true), labelled("no", false)].concat().repeat(2));
+    lab.write(
+        "dpo.jsonl",
+        &format!("{{{asked}, \"chosen\": {}, \"rejected\": {}}}\n", said("yes"), said("no")).repeat(4),
+    );
+    for (algorithm, loss) in [("kto", 0.5), ("dpo", 2f64.ln())] {
+        let (data, beta) = (format!("{algorithm}.jsonl"), format!("{algorithm}.beta=0.5"));
+        let train = ["train", "--model", "model", "--algorithm", algorithm, "--data", &data, "--output", algorithm];
+        let set = ["--set", "epochs=8", "--set", "learning_rate=1e-2", "--set", "schedule=linear", "--set", &beta];
+        let report = json(&lab.succeed(&[&train[..], &set, &["--json"]].concat()));
+        let steps = steps(&lab, algorithm);
+        assert_eq!((steps.len(), report["steps"].as_u64()), (8, Some(8)));
+        assert!((steps[0]["loss"].as_f64().unwrap() - loss).abs() < 1e-9, "{}", steps[0]);
+        assert_eq!((&steps[0]["learning_rate"], &steps[7]["learning_rate"]), (&0.01.into(), &0.00125.into()));
+        assert!(steps[7]["chosen_reward"].as_f64() > steps[7]["rejected_reward"].as_f64(), "{}", steps[7]);
+        assert_eq!(report["last_step"], steps[7]);
+        assert_eq!(steps[7]["kl"].is_number(), algorithm == "kto");
+    }
+    let error = lab.fail(&["train", "--model", "model", "--algorithm", "dpo", "--data", "kto.jsonl", "--output", "x"]);
+    assert!(error.contains("line 1") && error.contains("chosen"), "{error}");
+    let set = ["train", "--model", "model", "--data", "kto.jsonl", "--output", "x", "--set", "lora.rnk=3"];
+    let error = lab.fail(&set);
+    assert!(error.contains("--set lora.rnk") && error.contains("did you mean `rank`?"), "{error}");
+}
+
+/// Protects: a training whose process is killed goes on from its checkpoint, to the adapter of one that was not.
+#[test]
+fn a_killed_training_is_taken_up_again() {
+    let lab = Lab::new();
+    let row = |text: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "Hi"}}, {{"role": "assistant", "content": "{text}"}}]}}"#
+        )
+    };
+    lab.write("rows.jsonl", &["yes", "no", "well"].map(row).join("\n"));
+    let train = |output: &'static str| {
+        let common = ["train", "--model", "model", "--data", "rows.jsonl", "--checkpoint-steps", "1"];
+        [&common[..], &["--set", "batch_size=2", "--set", "epochs=300", "--output", output]].concat()
+    };
+    lab.succeed(&train("whole"));
+    let mut killed = lab.spawn(&train("broken"));
+    let checkpoint = lab.path("broken.checkpoint");
+    while !checkpoint.exists() {
+        assert!(killed.try_wait().unwrap().is_none(), "it ended before its first checkpoint was seen");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(!lab.path("broken").exists(), "it was killed too late");
+    let error = lab.fail(&train("broken"));
+    assert!(error.contains("--resume"), "{error}");
+    lab.succeed(&[&train("broken")[..], &["--resume"]].concat());
+    let adapter = |folder: &str| std::fs::read(lab.path(folder).join("adapter_model.safetensors")).unwrap();
+    assert!(adapter("broken") == adapter("whole"), "another adapter");
+    assert!(!checkpoint.exists());
+    let number = |step: &Value| step["step"].as_u64().unwrap();
+    assert!(steps(&lab, "broken").iter().map(number).eq(1..=600), "every step once");
+    let error = lab.fail(&[&train("third")[..], &["--resume"]].concat());
+    assert!(error.contains("no checkpoint"), "{error}");
+}

@@ -1,0 +1,100 @@
+use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Included};
+
+use influence_proto::{Algorithm, LoraSpec, Schedule};
+
+use super::MANY;
+use crate::config::document::{Section, nearest};
+use crate::config::settings::{LongRows, RowMode, SelectionLevel, SelectionSettings, TrainingSettings};
+
+/// `selection`, if the rows come from one, has to give what the algorithm needs.
+pub(in crate::config) fn training(mut section: Section<'_>, selection: Option<&SelectionSettings>) -> TrainingSettings {
+    let positive = |high: f64| (Excluded(0.0), Included(high));
+    let schedules = [("constant", Schedule::Constant), ("linear", Schedule::Linear), ("cosine", Schedule::Cosine)];
+    let training = TrainingSettings {
+        algorithm: algorithm(&mut section, selection),
+        rows: section.choice(
+            "rows",
+            &[("per_episode", RowMode::PerEpisode), ("per_turn", RowMode::PerTurn)],
+            RowMode::PerEpisode,
+        ),
+        lora: lora(section.section("lora")),
+        learning_rate: section.number("learning_rate", positive(10.0), 2e-5),
+        learning_rate_factor: section.number("learning_rate_factor", positive(10.0), 0.9),
+        schedule: section.choice("schedule", &schedules, Schedule::Constant),
+        warmup: section.number("warmup", (Included(0.0), Excluded(1.0)), 0.0),
+        weight_decay: section.number("weight_decay", 0.0..=10.0, 0.0),
+        max_grad_norm: section.number("max_grad_norm", positive(1e9), 1.0),
+        batch_size: section.integer("batch_size", 1..=MANY, 16),
+        epochs: section.integer("epochs", 1..=1000, 1),
+        max_length: section.integer("max_length", 1..=MANY, 4096),
+        long_rows: section.choice("long_rows", &[("drop", LongRows::Drop), ("cut", LongRows::Cut)], LongRows::Drop),
+    };
+    if matches!(training.algorithm, Algorithm::Kto { .. }) && training.batch_size < 2 {
+        section.report("batch_size", "is 1, but KTO compares the rows of a batch; give 2 or more");
+    }
+    section.finish();
+    training
+}
+
+fn algorithm(section: &mut Section<'_>, selection: Option<&SelectionSettings>) -> Algorithm {
+    let positive = (Excluded(0.0), Included(1e6));
+    let name = section.choice("algorithm", &[("sft", "sft"), ("kto", "kto"), ("dpo", "dpo")], "sft");
+    if name != "sft" && selection.is_some_and(|selection| selection.worst.is_zero()) {
+        section.report(
+            "algorithm",
+            format_args!("is {name}, which also learns from the worst; set `selection.worst` above 0"),
+        );
+    }
+    if name == "dpo" && selection.is_some_and(|selection| selection.level != SelectionLevel::InitialState) {
+        let message = "is dpo, which compares siblings; set `selection.level: initial_state`";
+        section.report("algorithm", message);
+    }
+    for other in ["kto", "dpo"] {
+        if other != name && section.value(other).is_some() {
+            section.report(other, format_args!("is for `algorithm: {other}`, and that is {name}"));
+        }
+    }
+    if name == "sft" {
+        return Algorithm::Sft;
+    }
+    let mut own = section.section(name);
+    let beta = own.number("beta", positive, 0.1);
+    let algorithm = match name {
+        "kto" => Algorithm::Kto {
+            beta,
+            desirable_weight: own.number("desirable_weight", positive, 1.0),
+            target_ratio: own.number("target_ratio", positive, 1.0),
+        },
+        _ => Algorithm::Dpo { beta },
+    };
+    own.finish();
+    algorithm
+}
+
+const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+fn lora(mut section: Section<'_>) -> LoraSpec {
+    let targets = section.texts("targets").unwrap_or_else(|| TARGETS.map(str::to_owned).to_vec());
+    for target in &targets {
+        if !TARGETS.contains(&target.as_str()) {
+            let hint = match nearest(target, TARGETS) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there are {}", TARGETS.map(|t| format!("`{t}`")).join(", ")),
+            };
+            section.report("targets", format_args!("holds `{target}`, which is no projection; {hint}"));
+        }
+    }
+    if targets.is_empty() || targets.iter().collect::<BTreeSet<_>>().len() != targets.len() {
+        section.report("targets", "must name one or more projections, each once");
+    }
+    let lora = LoraSpec {
+        rank: section.integer("rank", 1..=4096, 16),
+        alpha: section.number("alpha", (Excluded(0.0), Included(1e6)), 32.0),
+        dropout: section.number("dropout", (Included(0.0), Excluded(1.0)), 0.1),
+        rank_stabilised: section.flag("rank_stabilised", true),
+        targets,
+    };
+    section.finish();
+    lora
+}

@@ -1,0 +1,107 @@
+//! Losses over batches of examples. Each is a function of the examples' log-probabilities, so that a backward pass needs
+//! one factor for each.
+
+mod dpo;
+mod kto;
+mod supervised;
+
+pub(super) use dpo::Dpo;
+pub(super) use kto::Kto;
+pub(super) use supervised::Supervised;
+
+use super::draws::DropoutDraw;
+use super::gradients::{Gradients, Ran};
+use super::layer::Pass;
+use super::parameters::Parameters;
+use super::rows::ReadyRow;
+use super::{TrainError, TrainOptions};
+use crate::model::Model;
+
+/// What a pass over a row needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trained<'a> {
+    pub(super) model: &'a Model,
+    pub(super) parameters: &'a Parameters,
+    pub(super) options: &'a TrainOptions,
+}
+
+/// What a step measures before it changes the adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+pub struct Measures {
+    /// The batch's loss: of supervised training in nats per target.
+    pub loss: f64,
+    /// Share of the targets that the model would have chosen, or of the pairs whose chosen reply it favours more than
+    /// the reference does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// KTO's estimate of how far the model is from the reference, in nats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+    /// Mean implicit reward of the desirable or chosen replies, if the batch has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen_reward: Option<f64>,
+    /// Mean implicit reward of the undesirable or rejected replies, if the batch has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected_reward: Option<f64>,
+}
+
+/// A loss, and what it is computed on.
+pub(super) trait Objective {
+    /// Examples to train on.
+    fn examples(&self) -> usize;
+
+    /// The rows that an example is made of.
+    fn rows(&self, example: usize) -> Vec<&ReadyRow>;
+
+    /// The fewest examples that a batch can have.
+    fn least_batch(&self) -> usize {
+        1
+    }
+
+    /// Before the first step: what has to be known of the adapter that training starts from.
+    fn prepare(&mut self, start: Trained<'_>, batches: &[Vec<usize>]) -> Result<(), TrainError>;
+
+    /// Adds the gradients of the loss of `batch`, the one of this step.
+    fn batch(
+        &self,
+        trained: Trained<'_>,
+        step: usize,
+        batch: &[usize],
+        gradients: &mut Gradients,
+    ) -> Result<Measures, TrainError>;
+}
+
+impl<'a> Trained<'a> {
+    /// A pass over `row` in training: with dropout, if there is any.
+    fn pass(self, row: &ReadyRow, step: usize) -> Result<Pass<'a>, TrainError> {
+        let rate = self.options.lora.dropout;
+        let draw = DropoutDraw { seed: self.options.seed, rate, step, row: row.index | usize::from(row.second) << 32 };
+        Ok(Pass::new(self.model, self.parameters, (rate > 0.0).then_some(draw), row.ids.len() - 1)?)
+    }
+
+    /// A pass over `row` with what its backward pass needs.
+    fn run(self, pass: &'a Pass<'a>, row: &ReadyRow) -> Result<Ran<'a>, TrainError> {
+        Ran::new(self.model, self.parameters, pass, row)
+    }
+
+    /// The log-probability of a row's targets, in nats. Without dropout.
+    fn log_probability(self, row: &ReadyRow) -> Result<f64, TrainError> {
+        let pass = Pass::new(self.model, self.parameters, None, row.ids.len() - 1)?;
+        Ok(-pass.loss(row)?)
+    }
+
+    /// As [`Self::log_probability`], of each of `rows`.
+    fn log_probabilities<'r>(self, rows: impl Iterator<Item = &'r ReadyRow>) -> Result<Vec<f64>, TrainError> {
+        rows.map(|row| self.log_probability(row)).collect()
+    }
+}
+
+/// `1 / (1 + e^-x)`.
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// The mean; none of nothing.
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}

@@ -1,0 +1,52 @@
+use super::super::TrainError;
+use super::super::gradients::Gradients;
+use super::super::rows::ReadyRow;
+use super::{Measures, Objective, Trained};
+
+/// Supervised fine-tuning: the mean negative log-likelihood of a batch's targets, each with its row's weight.
+#[derive(Debug)]
+pub(in crate::train) struct Supervised {
+    rows: Vec<ReadyRow>,
+}
+
+impl Supervised {
+    pub(in crate::train) fn new(rows: Vec<ReadyRow>) -> Self {
+        Self { rows }
+    }
+}
+
+impl Objective for Supervised {
+    fn examples(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn rows(&self, example: usize) -> Vec<&ReadyRow> {
+        vec![&self.rows[example]]
+    }
+
+    fn prepare(&mut self, _start: Trained<'_>, _batches: &[Vec<usize>]) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    fn batch(
+        &self,
+        trained: Trained<'_>,
+        step: usize,
+        batch: &[usize],
+        gradients: &mut Gradients,
+    ) -> Result<Measures, TrainError> {
+        let rows = || batch.iter().map(|example| &self.rows[*example]);
+        let weighted: f64 = rows().map(|row| row.weight * row.targets.len() as f64).sum();
+        let targets: usize = rows().map(|row| row.targets.len()).sum();
+        let (mut loss, mut correct) = (0.0, 0);
+        for row in rows() {
+            let pass = trained.pass(row, step)?;
+            let ran = trained.run(&pass, row)?;
+            let factor = row.weight / weighted;
+            loss += factor * ran.loss();
+            correct += ran.correct();
+            ran.add_gradients(factor, gradients)?;
+        }
+        Ok(Measures { loss, accuracy: Some(correct as f64 / targets as f64), ..Measures::default() })
+    }
+}

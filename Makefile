@@ -19,7 +19,7 @@ INFLUENCE  := $(TARGET_DIR)/debug/influence
 # Seeds of `make chaos`: FROM..TO, the last not included.
 SEEDS           ?= 0..100
 
-.PHONY: help demo build model test tools fmt lint unit doctest chaos bench bench-gpu bench-dispatch deny clean
+.PHONY: help demo build model test tools fmt lint unit doctest chaos bench bench-train bench-gpu bench-dispatch deny clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ doctest: ## Run the examples in the documentation of the library packages.
 # Peers run in a Python with torch, transformers, gguf and llama-cpp-python: `make bench PYTHON=venv/bin/python`.
 bench: model ## Measure the engine beside transformers and llama.cpp; takes a quarter of an hour.
 	$(PYTHON) scripts/bench/run.py --model "$${INFLUENCE_TEST_MODEL:-$$($(INFLUENCE) model fetch $(MODEL) --print-path)}" $(BENCH_FLAGS)
+
+# Its peer needs the package peft, too.
+bench-train: model ## Measure a training step beside PEFT's.
+	$(PYTHON) scripts/bench/train.py --model "$${INFLUENCE_TEST_MODEL:-$$($(INFLUENCE) model fetch $(MODEL) --print-path)}" $(BENCH_FLAGS)
 
 # Needs a CUDA toolkit to build, and a Python with torch for the GPU, transformers and tokenizers; no network, no weights.
 bench-gpu: ## Measure the engine on an NVIDIA GPU beside transformers, on random models of real shapes.

@@ -5,7 +5,9 @@
 //! - `tokens --model FILE` prints how fast prompts are read and how fast rows are decoded.
 //! - `logits --model FILE --tokens N` prints the logits after N tokens.
 //!
-//! The last two run on any device; `scripts/gpu` compares them with transformers.
+//! - `train --model FILE` takes steps of training.
+//!
+//! `tokens` and `logits` run on any device; `scripts/gpu` compares them with transformers.
 
 #![allow(
     clippy::expect_used,
@@ -18,6 +20,7 @@ mod calls;
 mod process;
 mod rollout;
 mod tokens;
+mod train;
 
 use std::path::PathBuf;
 
@@ -41,6 +44,8 @@ enum Command {
         #[arg(long, default_value_t = 32)]
         rows: usize,
     },
+    /// Take steps of training.
+    Train(TrainArgs),
     /// The logits after the last of some tokens.
     Logits {
         #[command(flatten)]
@@ -94,6 +99,21 @@ struct RolloutArgs {
     out: PathBuf,
 }
 
+#[derive(clap::Args)]
+struct TrainArgs {
+    /// A `.gguf` file or a folder.
+    #[arg(long)]
+    model: PathBuf,
+    /// In each step.
+    #[arg(long, default_value_t = 8)]
+    rows: usize,
+    /// Tokens of a row.
+    #[arg(long, default_value_t = 512)]
+    length: usize,
+    #[arg(long, default_value_t = 2)]
+    steps: usize,
+}
+
 fn main() {
     // SAFETY: there is no other thread yet.
     unsafe { influence_engine::leave_threads_to_rayon() };
@@ -101,6 +121,7 @@ fn main() {
     match Command::parse_from(std::env::args().filter(|argument| argument != "--bench")) {
         Command::Rollout(args) => rollout::run(&args),
         Command::Tokens { place, rows } => tokens::run(&place.load(), rows),
+        Command::Train(args) => train::run(&args),
         Command::Logits { place, tokens } => tokens::logits(&place.load(), tokens),
     }
 }

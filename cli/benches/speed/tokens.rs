@@ -57,7 +57,7 @@ pub(crate) fn logits(model: &Model, tokens: usize) {
 }
 
 /// Some ids that are no special tokens, the same for every peer.
-fn ids(model: &Model, seed: usize, count: usize) -> Vec<u32> {
+pub(crate) fn ids(model: &Model, seed: usize, count: usize) -> Vec<u32> {
     (0..count).map(|i| (1000 + (seed * 7919 + i * 104_729) % (model.config.vocab_size - 2000)) as u32).collect()
 }
 

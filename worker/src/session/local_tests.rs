@@ -167,6 +167,45 @@ async fn a_training_uploads_an_adapter_that_the_next_episode_uses_and_the_next_t
     setup.end().await;
 }
 
+/// What trainings keep while they run.
+fn checkpoints(folder: &Path) -> usize {
+    let files = walk(&folder.join("cache"));
+    files.iter().filter(|file| file.extension().is_some_and(|e| e == "checkpoint")).count()
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+/// Protects: a training that was handed back goes on from its checkpoint on the same machine, to the same adapter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_that_was_handed_back_is_taken_up_from_its_checkpoint() {
+    let long = |dataset| match training(dataset, None) {
+        Work::Training(mut spec) => {
+            spec.optimiser.epochs = 2000;
+            Work::Training(spec)
+        }
+        other => other,
+    };
+    let setup = Setup::new().await;
+    let (folder, dataset) = (setup._folder.clone(), setup.keep(ROWS));
+    let lease = Lease { work: WorkId::new("t").unwrap(), attempt: 1, payload: long(dataset) };
+    setup.coordinator.until("the session", |script| !script.credits.is_empty()).await;
+    setup.coordinator.say(influence_proto::wire::coordinator_event::Event::Lease(lease.into()));
+    setup.coordinator.until("ten steps", |script| script.step > 10).await;
+    setup.end().await;
+    assert_eq!(checkpoints(folder.path()), 1);
+
+    let models = BTreeMap::from([("tiny".to_owned(), folder.path().join("tiny"))]);
+    let setup = Setup::with(Rehearsal::start().await, folder.clone(), models);
+    let resumed = report(setup.done("t", long(setup.keep(ROWS))).await);
+    assert_eq!(checkpoints(folder.path()), 0, "it has ended");
+    let undisturbed = report(setup.done("u", long(dataset)).await);
+    assert_eq!(resumed, undisturbed);
+    setup.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_dataset_fails_the_training_for_good_with_its_line() {
     let setup = Setup::new().await;

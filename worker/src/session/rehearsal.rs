@@ -55,6 +55,8 @@ pub(crate) struct Script {
     pub(crate) credits: Vec<u32>,
     pub(crate) draining: bool,
     pub(crate) sessions: u32,
+    /// The latest that was heard of a training.
+    pub(crate) step: u32,
     /// Names given at joining; calls of others are unknown.
     known: Vec<String>,
     stream: Option<Outgoing>,
@@ -240,7 +242,8 @@ impl Shared {
                 }
             }
             Event::Draining(_) => script.draining = true,
-            Event::Hello(_) | Event::Training(_) => {}
+            Event::Training(progress) => script.step = progress.step,
+            Event::Hello(_) => {}
         }
     }
 }

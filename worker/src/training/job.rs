@@ -8,11 +8,18 @@ use std::sync::Arc;
 
 use influence_engine::lora::{LoraConfig, Projection};
 use influence_engine::model::Model;
-use influence_engine::train::{self, LongRows, Schedule, Step, TrainOptions, TrainReport, TrainingFiles};
-use influence_proto::{self as proto, AdapterRef, Algorithm, LoraSpec, OptimiserSpec, TrainingReport, TrainingSpec};
+use influence_engine::train::{
+    self, Checkpoints, LongRows, Schedule, Step, TrainError, TrainOptions, TrainReport, TrainingFiles,
+};
+use influence_proto::{
+    self as proto, AdapterRef, Algorithm, Digest, LoraSpec, OptimiserSpec, TrainingReport, TrainingSpec,
+};
 
 use super::{TrainingError, training_data};
 use crate::artifacts::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, ArtifactCache};
+
+/// Between two checkpoints. They are small beside what a step computes.
+const CHECKPOINT_STEPS: usize = 5;
 
 /// What a job needs besides its spec.
 #[derive(Debug)]
@@ -42,12 +49,13 @@ pub(crate) async fn run(
     std::fs::create_dir_all(&job.scratch).map_err(disk)?;
     let scratch = tempfile::tempdir_in(&job.scratch).map_err(disk)?;
     let output = scratch.path().join("adapter");
+    let checkpoints = Some(Checkpoints { file: checkpoint(&job, spec), every: CHECKPOINT_STEPS });
     let algorithm = spec.algorithm;
     let model = job.model.clone();
     let written = output.clone();
     // With the files, which stay in the cache for as long as they are read.
     let trained = tokio::task::spawn_blocking(move || {
-        let files = TrainingFiles { start: start.as_deref(), output: &written, checkpoints: None };
+        let files = TrainingFiles { start: start.as_deref(), output: &written, checkpoints };
         train(&model, algorithm, &dataset, &options, &files, &mut progress)
     });
     let report = trained.await.map_err(|e| TrainingError::Local(format!("the training's thread ended: {e}")))??;
@@ -66,6 +74,12 @@ pub(crate) async fn run(
     })
 }
 
+/// A file for this job's state, the same for whoever takes it up on this machine.
+fn checkpoint(job: &Job, spec: &TrainingSpec) -> PathBuf {
+    let name = Digest::of(format!("{} {spec:?}", job.base_name));
+    job.scratch.join(format!("{name}.checkpoint"))
+}
+
 fn train(
     model: &Model,
     algorithm: Algorithm,
@@ -76,7 +90,14 @@ fn train(
 ) -> Result<TrainReport, TrainingError> {
     let file = File::open(dataset).map_err(|e| TrainingError::Local(format!("{}: {e}", dataset.display())))?;
     let data = training_data(model, algorithm, BufReader::new(file))?;
-    Ok(train::train(model, &data, options, files, progress)?)
+    match (train::train(model, &data, options, files, progress), &files.checkpoints) {
+        (Err(error @ (TrainError::Damaged { .. } | TrainError::OtherTraining { .. })), Some(checkpoints)) => {
+            tracing::warn!(%error, "the training starts afresh");
+            std::fs::remove_file(&checkpoints.file).map_err(|e| TrainingError::Local(e.to_string()))?;
+            Ok(train::train(model, &data, options, files, progress)?)
+        }
+        (trained, _) => Ok(trained?),
+    }
 }
 
 /// The engine's settings for these.

@@ -6,6 +6,7 @@ mod objectives;
 mod operations;
 mod optimizer;
 mod plain;
+mod reference;
 mod resume;
 mod rows;
 #[path = "../../../tests/tiny/mod.rs"]

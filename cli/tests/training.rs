@@ -106,3 +106,44 @@ fn a_killed_training_is_taken_up_again() {
     let error = lab.fail(&[&train("third")[..], &["--resume"]].concat());
     assert!(error.contains("no checkpoint"), "{error}");
 }
+
+/// The rows of every dataset that the lab's runs trained on.
+fn datasets(lab: &Lab) -> Vec<Value> {
+    let folders = std::fs::read_dir(lab.path("runs/artifacts/sha256")).unwrap().map(|entry| entry.unwrap().path());
+    let files = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    let texts = files.filter_map(|file| std::fs::read_to_string(file).ok());
+    let rows = texts.flat_map(|text| text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>());
+    rows.flatten().filter(|row| row.get("label").is_some() || row.get("rejected").is_some()).collect()
+}
+
+/// Protects: runs by KTO and DPO, from rollouts over selection and dataset to the adapter, with published preferences
+/// mixed in as a share of the rows.
+#[test]
+fn runs_learn_from_the_best_and_the_worst() {
+    let row = r#"{"prompt": "Tea?", "response_0": "No.", "response_1": "Yes.", "better_response_id": 1}"#;
+    let run = |lab: &Lab, more: &[&str]| {
+        lab.write("configs/experiments/pku.jsonl", &format!("{row}\n").repeat(20));
+        let common =
+            ["run", "configs/experiments/tiny.yaml", "--json", "--set", "iterations=1", "--set", "training.epochs=1"];
+        let level = ["--set", "selection={level: initial_state, best: 1/2, worst: 1/2}"];
+        lab.succeed(&[&common[..], &level, more].concat());
+        datasets(lab)
+    };
+    let lab = Lab::new();
+    let data = ["--set", "training.static={path: pku.jsonl, fraction: 1/5}"];
+    let rows = run(&lab, &[&["--set", "training.algorithm=kto"][..], &data].concat());
+    let (text, sampled): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.get("completion").is_some());
+    let desirable = |rows: &[&Value]| rows.iter().filter(|row| row["label"] == true).count();
+    assert_eq!(desirable(&text) * 2, text.len());
+    assert!(desirable(&sampled) > 0 && desirable(&sampled) < sampled.len(), "both kinds were sampled");
+    // A fifth of all, in pairs.
+    assert!(text.len().abs_diff(sampled.len() / 4) <= 1, "{} beside {}", text.len(), sampled.len());
+
+    let lab = Lab::new();
+    let rows = run(&lab, &["--set", "training.algorithm=dpo"]);
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["chosen"]["episode"] != row["rejected"]["episode"]));
+    let prompt = |side: &Value| {
+        side["token_ids"].as_array().unwrap()[..side["targets"][0][0].as_u64().unwrap() as usize].to_vec()
+    };
+    assert!(rows.iter().all(|row| prompt(&row["chosen"]) == prompt(&row["rejected"])), "siblings begin alike");
+}

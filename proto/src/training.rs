@@ -170,6 +170,22 @@ pub enum TrainingRow {
         /// The other one.
         rejected: TokenRow,
     },
+    /// A reply from a file, for KTO.
+    Completion {
+        /// The conversation before it.
+        prompt: Vec<RowMessage>,
+        /// The reply.
+        completion: Vec<RowMessage>,
+        /// Whether it is to become more probable.
+        label: bool,
+    },
+    /// Two replies from a file, for DPO: whole conversations that differ in their last message.
+    Preference {
+        /// The one to favour.
+        chosen: Vec<RowMessage>,
+        /// The other one.
+        rejected: Vec<RowMessage>,
+    },
     /// From a file: the loss is on assistant messages.
     Messages {
         /// The conversation, in the roles of a chat template.

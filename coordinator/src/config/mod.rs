@@ -20,6 +20,6 @@ pub use models::{ModelTable, load_models};
 pub use settings::{
     AssessorLayout, AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings,
     LeaseSettings, LongRows, Order, RewardSettings, RewardTurns, RoleSettings, RowMode, SelectionLevel,
-    SelectionSettings, TrainingSettings, VetoSettings,
+    SelectionSettings, StaticData, TrainingSettings, VetoSettings,
 };
 pub use validate::{Valid, validate};

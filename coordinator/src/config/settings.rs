@@ -1,8 +1,9 @@
 //! An experiment's settings, validated: no value here can be out of its range.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use influence_proto::{Algorithm, LoraSpec, OptimiserSpec, Sampling, Schedule};
+use influence_proto::{Algorithm, Digest, LoraSpec, OptimiserSpec, Sampling, Schedule};
 use serde::Serialize;
 
 use crate::environments::InfluencePrompts;
@@ -186,6 +187,24 @@ pub struct TrainingSettings {
     pub max_length: u32,
     /// What happens to longer ones.
     pub long_rows: LongRows,
+    /// Rows that come from a file.
+    #[serde(rename = "static", skip_serializing_if = "Option::is_none")]
+    pub static_data: Option<StaticData>,
+}
+
+/// Published preferences beside what was rolled out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StaticData {
+    /// JSON lines.
+    #[serde(skip)]
+    pub path: PathBuf,
+    /// What identifies the file.
+    pub sha256: Digest,
+    /// Its rows.
+    #[serde(skip)]
+    pub rows: usize,
+    /// Share of an iteration's rows that come from it.
+    pub fraction: Fraction,
 }
 
 impl TrainingSettings {

@@ -1,11 +1,13 @@
 //! Datasets: selected episodes to training rows, and rows to JSON lines.
 
+mod preferences;
 mod rows;
 
 use std::io::{self, Write};
 
 use influence_proto::TrainingRow;
 
+pub use preferences::{Preference, PreferenceError, count_preferences, preference_rows, read_preferences};
 pub use rows::{pairs, replies, rows};
 
 /// Writes rows as JSON lines.

@@ -93,6 +93,9 @@ pub enum RunError {
         /// Selected episodes.
         episodes: usize,
     },
+    /// The file of preferences cannot be used any more.
+    #[error("`training.static` cannot be used: {0}. Mend the file and give the same command again")]
+    Static(String),
     /// The training job was given up.
     #[error("the training of iteration {iteration} failed: {error}. Mend the cause and give the same command again")]
     Training {

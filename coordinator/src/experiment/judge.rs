@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use influence_proto::{Algorithm, Digest, EpisodeId, ScoreOutcome, TrainingRow, Turn};
+use influence_proto::{Algorithm, Digest, EpisodeId, ScoreOutcome, TrainingRow, Turn, stream};
 
 use super::error::RunError;
 use super::run::Run;
-use crate::dataset::{pairs, replies, rows, write_rows};
+use crate::config::StaticData;
+use crate::dataset::{pairs, preference_rows, read_preferences, replies, rows, write_rows};
 use crate::planning::Phase;
 use crate::selection::{Candidate, select};
 use crate::store::{EpisodeRecord, EpisodeStatus, Selected, Verdict};
@@ -80,10 +81,35 @@ impl Run {
                 }
             }
         }
+        let rolled_out = lines.iter().filter(|byte| **byte == b'\n').count();
+        if rolled_out > 0 {
+            self.write_static_rows(iteration, rolled_out, &mut lines).await?;
+        }
         if lines.is_empty() {
             return Err(RunError::EmptyDataset { iteration, episodes: best.len() + worst.len() });
         }
         Ok(self.artifacts.put(lines).await?)
+    }
+
+    /// Adds rows of the experiment's file of preferences, other ones in each iteration, to `rolled_out` rows.
+    async fn write_static_rows(&self, iteration: u32, rolled_out: usize, lines: &mut Vec<u8>) -> Result<(), RunError> {
+        let Some(StaticData { path, rows, fraction, .. }) = self.experiment.training.static_data.clone() else {
+            return Ok(());
+        };
+        let algorithm = self.experiment.training.algorithm;
+        let per_preference = if matches!(algorithm, Algorithm::Kto { .. }) { 2 } else { 1 };
+        let count = fraction.added_to(rolled_out).div_ceil(per_preference).min(rows);
+        let seed = stream::derive(self.experiment.seed, &["static", &iteration.to_string()]);
+        let wanted = stream::permutation(seed, rows).into_iter().take(count).collect();
+        let found = tokio::task::spawn_blocking(move || read_preferences(&path, &wanted)).await;
+        for preference in
+            found.map_err(|e| RunError::Static(e.to_string()))?.map_err(|e| RunError::Static(e.to_string()))?
+        {
+            let path = self.folder.path().to_owned();
+            let written = write_rows(&mut *lines, &preference_rows(preference, algorithm));
+            written.map_err(|source| RunError::Folder { path, source })?;
+        }
+        Ok(())
     }
 
     async fn turns(&self, episode: &EpisodeRecord) -> Result<Vec<Turn>, RunError> {

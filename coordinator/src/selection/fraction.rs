@@ -54,6 +54,12 @@ impl Fraction {
         share.div_ceil(u128::from(self.denominator)) as usize
     }
 
+    /// How many must be added to `n` for those to be this share of all; to the nearest, halves up. Of a share of all, none.
+    pub fn added_to(self, n: usize) -> usize {
+        let (numerator, rest) = (u128::from(self.numerator), u128::from(self.denominator - self.numerator));
+        if rest == 0 { 0 } else { ((2 * numerator * n as u128 + rest) / (2 * rest)) as usize }
+    }
+
     /// The whole number nearest to this share of `n`; halves go up.
     pub fn round_of(self, n: usize) -> usize {
         let (numerator, denominator) = (u128::from(self.numerator), u128::from(self.denominator));
@@ -181,6 +187,8 @@ mod tests {
         assert_eq!(tenth.ceil_of(31), 4);
         assert_eq!(tenth.ceil_of(0), 0);
         assert_eq!(Fraction::parse("1/4").unwrap().round_of(10), 3);
+        assert_eq!(Fraction::parse("1/3").unwrap().added_to(10), 5);
+        assert_eq!((Fraction::ZERO.added_to(10), Fraction::parse("1/10").unwrap().added_to(9)), (0, 1));
         assert_eq!(Fraction::parse("1/3").unwrap().split(10), (3, Fraction::new(1, 3).unwrap()));
     }
 

@@ -1,11 +1,17 @@
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::Bound::{Excluded, Included};
+use std::path::Path;
 
-use influence_proto::{Algorithm, LoraSpec, Schedule};
+use influence_proto::{Algorithm, Digest, LoraSpec, Schedule};
+use sha2::{Digest as _, Sha256};
 
 use super::MANY;
 use crate::config::document::{Section, nearest};
-use crate::config::settings::{LongRows, RowMode, SelectionLevel, SelectionSettings, TrainingSettings};
+use crate::config::settings::{LongRows, RowMode, SelectionLevel, SelectionSettings, StaticData, TrainingSettings};
+use crate::dataset::count_preferences;
+use crate::selection::Fraction;
 
 /// `selection`, if the rows come from one, has to give what the algorithm needs.
 pub(in crate::config) fn training(mut section: Section<'_>, selection: Option<&SelectionSettings>) -> TrainingSettings {
@@ -29,12 +35,44 @@ pub(in crate::config) fn training(mut section: Section<'_>, selection: Option<&S
         epochs: section.integer("epochs", 1..=1000, 1),
         max_length: section.integer("max_length", 1..=MANY, 4096),
         long_rows: section.choice("long_rows", &[("drop", LongRows::Drop), ("cut", LongRows::Cut)], LongRows::Drop),
+        static_data: match selection {
+            Some(_) => section.optional_section("static").and_then(static_data),
+            None => None,
+        },
     };
     if matches!(training.algorithm, Algorithm::Kto { .. }) && training.batch_size < 2 {
         section.report("batch_size", "is 1, but KTO compares the rows of a batch; give 2 or more");
     }
     section.finish();
     training
+}
+
+/// The file's path is relative to the experiment's.
+fn static_data(mut section: Section<'_>) -> Option<StaticData> {
+    let path = section.required_text("path", "preferences.jsonl");
+    let fraction = section.fraction("fraction", Fraction::ZERO);
+    if fraction.is_zero() || fraction == Fraction::ONE {
+        section.report("fraction", "must be a share above 0 and below 1 of an iteration's rows, as in `1/10`");
+    }
+    let path = section.document().path().parent().unwrap_or(Path::new("")).join(path);
+    let found = count_preferences(&path).map_err(|e| e.to_string()).and_then(|rows| {
+        let sha256 = digest(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(StaticData { path: path.clone(), sha256, rows, fraction })
+    });
+    let found = found.map_err(|problem| section.report("path", format_args!("cannot be used: {problem}"))).ok();
+    section.finish();
+    found
+}
+
+fn digest(path: &Path) -> io::Result<Digest> {
+    let (mut file, mut hash) = (File::open(path)?, Sha256::new());
+    let mut bytes = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut bytes)? {
+            0 => return Ok(Digest::from_bytes(hash.finalize().into())),
+            count => hash.update(&bytes[..count]),
+        }
+    }
 }
 
 fn algorithm(section: &mut Section<'_>, selection: Option<&SelectionSettings>) -> Algorithm {

@@ -1,3 +1,5 @@
+use influence_proto::{Algorithm, Schedule};
+
 use super::fixture::{CLINIC, Configs};
 use crate::config::{Order, RowMode, SelectionLevel};
 use crate::selection::Fraction;
@@ -93,6 +95,59 @@ fn wrong_kinds_and_bounds_name_key_bound_and_value() {
     refuses(
         &format!("{CLINIC}selection: {{best: 1/2, worst: 3/4}}\n"),
         "experiments/test.yaml:4: `selection.worst` is 3/4 and `best` is 1/2: together they must not exceed 1",
+    );
+}
+
+/// An algorithm gets the selection, the batch and the settings that it needs, or says which it lacks.
+#[test]
+fn kto_and_dpo_need_both_ends() {
+    let both = "selection: {best: 1/4, worst: 1/4, level: initial_state}\n";
+    let training = |settings: &str| format!("{CLINIC}{both}training: {{{settings}}}\n");
+    let kto = Configs::new().experiment(&training("algorithm: kto, kto: {beta: 0.2, target_ratio: 2}")).training;
+    assert_eq!(kto.algorithm, Algorithm::Kto { beta: 0.2, desirable_weight: 1.0, target_ratio: 2.0 });
+    let dpo = Configs::new().experiment(&training("algorithm: dpo, schedule: cosine, warmup: 0.1")).training;
+    assert_eq!((dpo.algorithm, dpo.schedule, dpo.warmup), (Algorithm::Dpo { beta: 0.1 }, Schedule::Cosine, 0.1));
+    refuses(
+        &format!("{CLINIC}training: {{algorithm: kto}}\n"),
+        "experiments/test.yaml:4: `training.algorithm` is kto, which also learns from the worst; set `selection.worst` above 0",
+    );
+    refuses(
+        &format!("{CLINIC}selection: {{worst: 1/4}}\ntraining: {{algorithm: dpo}}\n"),
+        "experiments/test.yaml:5: `training.algorithm` is dpo, which compares siblings; set `selection.level: initial_state`",
+    );
+    refuses(
+        &training("kto: {beta: 1}"),
+        "experiments/test.yaml:5: `training.kto` is for `algorithm: kto`, and that is sft",
+    );
+    refuses(
+        &training("algorithm: kto, batch_size: 1"),
+        "experiments/test.yaml:5: `training.batch_size` is 1, but KTO compares the rows of a batch; give 2 or more",
+    );
+    refuses(
+        &training("algorithm: kto, kto: {beat: 1}"),
+        "experiments/test.yaml:5: unknown key `training.kto.beat`; did you mean `beta`?",
+    );
+}
+
+/// A file of preferences is checked, counted and part of what the run is.
+#[test]
+fn static_preferences_are_part_of_the_experiment() {
+    let configs = Configs::new();
+    let row = |better: u8| {
+        format!(
+            "{{\"prompt\": \"a\", \"response_0\": \"b\", \"response_1\": \"c\", \"better_response_id\": {better}}}\n"
+        )
+    };
+    configs.write("experiments/pku.jsonl", &[row(0), row(1)].concat());
+    let rest = format!("{CLINIC}training: {{static: {{path: pku.jsonl, fraction: 1/10}}}}\n");
+    let one = configs.experiment(&rest);
+    assert_eq!(one.training.static_data.as_ref().map(|data| data.rows), Some(2));
+    configs.write("experiments/pku.jsonl", &[row(0), row(0)].concat());
+    assert_eq!(configs.experiment(&rest).changed_keys(&one.resolved()), ["training.static.sha256"]);
+    let wrong = configs.wrong(&format!("{CLINIC}training: {{static: {{path: none.jsonl, fraction: 0}}}}\n"), &[]);
+    assert!(
+        wrong.contains("`training.static.fraction` must be a share above 0") && wrong.contains("none.jsonl"),
+        "{wrong}"
     );
 }
 

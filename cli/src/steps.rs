@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use influence_engine::train::Step;
+use influence_engine::train::{Progress, Step};
 use serde_json::Value;
 
 /// Hears of steps.
@@ -26,8 +26,17 @@ impl Steps {
         Self { bar, log, last: None, failed: None }
     }
 
-    /// Shows a step and writes it down. An error says that the training had better stop; [`Self::finish`] has its reason.
-    pub(crate) fn hear(&mut self, step: Step) -> Result<(), ()> {
+    /// Shows how it goes on and writes steps down. An error says that the training had better stop; [`Self::finish`] has its reason.
+    pub(crate) fn hear(&mut self, progress: Progress) -> Result<(), ()> {
+        let step = match progress {
+            Progress::Step(step) => step,
+            Progress::Reference { done, total } => {
+                self.bar.set_length(total as u64);
+                self.bar.set_position(done as u64);
+                self.bar.set_message("reading the rows as the agent is");
+                return Ok(());
+            }
+        };
         let loss = step.measures.loss;
         let text = format!("loss {loss:.3}  {:.0} tokens/s", step.tokens_per_second);
         self.bar.set_length(step.total as u64);
@@ -80,9 +89,12 @@ fn begin(path: &PathBuf, step: usize) -> std::io::Result<File> {
         text => text?,
     };
     let number = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("step")?.as_u64();
-    let mut file = File::create(path)?;
+    let mut beside = path.clone().into_os_string();
+    beside.push(".partial");
+    let mut file = File::create(&beside)?;
     for line in before.lines().filter(|line| number(line).is_some_and(|number| number < step as u64)) {
         writeln!(file, "{line}")?;
     }
+    fs::rename(beside, path)?;
     Ok(file)
 }

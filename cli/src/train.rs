@@ -9,7 +9,7 @@ use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
 use influence_coordinator::config::{TrainingSettings, training_settings};
 use influence_engine::model::Model;
-use influence_engine::train::{Checkpoints, Step, TrainReport, TrainingFiles, train as train_adapter};
+use influence_engine::train::{Checkpoints, Step, TrainError, TrainReport, TrainingFiles, train as train_adapter};
 use influence_worker::training::{train_options, training_data};
 use serde_json::json;
 use tokio::task::spawn_blocking;
@@ -75,16 +75,17 @@ impl Job {
         let checkpoints = Some(Checkpoints { file: self.checkpoint.clone(), every: *checkpoint_steps as usize });
         let files = TrainingFiles { start: adapter.as_deref(), output, checkpoints };
         let mut steps = Steps::new(StepLog::new(beside(output, "steps.jsonl")));
-        let report = train_adapter(model, &rows, &options, &files, &mut |step| {
-            if steps.hear(step).is_err() || cancel.is_cancelled() {
+        let report = train_adapter(model, &rows, &options, &files, &mut |progress| {
+            if steps.hear(progress).is_err() || cancel.is_cancelled() {
                 return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
         });
         let last = steps.finish()?;
-        let report = report.with_context(|| match self.checkpoint.exists() {
-            true => "the last checkpoint is kept: the same command with --resume goes on from it",
-            false => "nothing is kept",
+        let report = report.map_err(|error| match error {
+            TrainError::Stopped { .. } if self.checkpoint.exists() => anyhow::Error::new(error)
+                .context("its state is kept: the same command with --resume goes on from there"),
+            other => other.into(),
         })?;
         Ok((report, last.context("no step was taken")?))
     }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use influence_engine::model::Model;
-use influence_engine::train::{TrainOptions, TrainRow, TrainingData, TrainingFiles, train};
+use influence_engine::train::{Progress, TrainOptions, TrainRow, TrainingData, TrainingFiles, train};
 use serde_json::json;
 
 use crate::tokens::ids;
@@ -27,7 +27,8 @@ pub(crate) fn run(args: &TrainArgs) {
     let output = folder.path().join("adapter");
     let files = TrainingFiles { start: None, output: &output, checkpoints: None };
     let (mut ended, mut fastest, mut losses) = (0.0, f64::INFINITY, Vec::new());
-    train(&model, &data, &options, &files, &mut |step| {
+    train(&model, &data, &options, &files, &mut |progress| {
+        let Progress::Step(step) = progress else { return ControlFlow::Continue(()) };
         fastest = fastest.min(step.seconds - ended);
         ended = step.seconds;
         losses.push(step.measures.loss);

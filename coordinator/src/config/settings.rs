@@ -171,9 +171,11 @@ pub struct TrainingSettings {
     pub learning_rate: f64,
     /// Multiplies the learning rate in each further iteration.
     pub learning_rate_factor: f64,
-    /// How it goes over an iteration's steps.
+    /// How it goes over an iteration's steps. What it was before it could be set is left out, so that older runs go on.
+    #[serde(skip_serializing_if = "is_constant")]
     pub schedule: Schedule,
     /// Share of an iteration's steps in which it grows from 0.
+    #[serde(skip_serializing_if = "is_zero")]
     pub warmup: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
@@ -205,6 +207,16 @@ pub struct StaticData {
     pub rows: usize,
     /// Share of an iteration's rows that come from it.
     pub fraction: Fraction,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_constant(schedule: &Schedule) -> bool {
+    *schedule == Schedule::Constant
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl TrainingSettings {

@@ -50,8 +50,9 @@ pub fn replies(episode: &EpisodeId, turns: &[Turn], label: bool) -> Vec<Training
     rows
 }
 
-/// The best siblings of each initial state beside its worst, one to one, for DPO: whole conversations, of which the
-/// replies are compared. A conversation whose stream restarts is no single sequence and makes no pair.
+/// The best siblings of an initial state beside its worst, one to one, for DPO: whole conversations, of which the replies
+/// are compared. Each of the best gets the first of the worst that is left and that began with the same prompt. A
+/// conversation whose stream restarts is no single sequence and makes no pair.
 pub fn pairs(best: &[(EpisodeId, Vec<Turn>)], worst: &[(EpisodeId, Vec<Turn>)]) -> Vec<TrainingRow> {
     let side = |(episode, turns): &(EpisodeId, Vec<Turn>)| {
         let mut rows = rows(episode, turns, RowMode::PerEpisode);
@@ -62,8 +63,23 @@ pub fn pairs(best: &[(EpisodeId, Vec<Turn>)], worst: &[(EpisodeId, Vec<Turn>)]) 
             _ => None,
         }
     };
-    let pairs = best.iter().zip(worst);
-    pairs.filter_map(|(best, worst)| Some(TrainingRow::Pair { chosen: side(best)?, rejected: side(worst)? })).collect()
+    let prompt = |row: &TokenRow| row.token_ids[..row.targets[0].0 as usize].to_vec();
+    let mut left: Vec<TokenRow> = worst.iter().filter_map(side).collect();
+    let mut pairs = Vec::new();
+    for chosen in best.iter().filter_map(side) {
+        if let Some(place) = left.iter().position(|rejected| prompt(rejected) == prompt(&chosen)) {
+            pairs.push(TrainingRow::Pair { chosen, rejected: left.remove(place) });
+        }
+    }
+    if pairs.len() < best.len().min(worst.len()) {
+        let asked = best.len().min(worst.len());
+        tracing::warn!(
+            pairs = pairs.len(),
+            asked,
+            "siblings could not be compared: they began apart, or are no single sequence"
+        );
+    }
+    pairs
 }
 
 #[derive(Debug, Clone, Default)]

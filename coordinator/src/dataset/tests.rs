@@ -146,7 +146,8 @@ fn dpo_gets_whole_conversations_side_by_side() {
     let episode = |turns: &[Turn]| (spec().id, turns.to_vec());
     let restarted = [turn(0, &[1], &[10], true), turn(1, &[1, 10, 2], &[20], true)];
     let best = [episode(&conversation()[..1]), episode(&restarted), episode(&conversation())];
-    let worst = [episode(&conversation()[..2]), episode(&conversation())];
+    let apart = episode(&[turn(0, &[7], &[8], false)]);
+    let worst = [apart, episode(&conversation()[..2])];
     let side = |token_ids: &[u32], targets: &[(u32, u32)]| TokenRow {
         token_ids: token_ids.to_vec(),
         targets: targets.to_vec(),
@@ -156,7 +157,11 @@ fn dpo_gets_whole_conversations_side_by_side() {
         chosen: side(&[1, 2, 3, 10, 11], &[(3, 5)]),
         rejected: side(&[1, 2, 3, 10, 11, 99, 4, 20], &[(3, 5), (7, 8)]),
     };
-    assert_eq!(pairs(&best, &worst), [pair], "the second has no single stream, the third no other");
+    assert_eq!(
+        pairs(&best, &worst),
+        [pair],
+        "the second has no single stream, the third no other left, and one of the worst began apart"
+    );
 }
 
 /// What is written is a line for each row, in the words that workers and people read.

@@ -119,7 +119,7 @@ impl ModelConfig {
             .and_then(serde_json::Value::as_u64)
             .map(|d| d as usize)
             .unwrap_or_else(|| raw.hidden_size.checked_div(raw.num_attention_heads).unwrap_or(0));
-        let config = Self {
+        let mut config = Self {
             architecture,
             vocab_size: raw.vocab_size,
             hidden_size: raw.hidden_size,
@@ -131,10 +131,7 @@ impl ModelConfig {
             rms_norm_eps: raw.rms_norm_eps,
             rope_theta: raw.rope_theta,
             rope_scaling,
-            gemma: architecture
-                .is_gemma()
-                .then(|| Gemma::read(&value, architecture, raw.num_hidden_layers, path))
-                .transpose()?,
+            gemma: None,
             tie_embeddings: raw.tie_word_embeddings.unwrap_or(false),
             // Within its window a model that slides is the model that does not.
             context_length: sliding_window(&value, architecture)
@@ -146,7 +143,11 @@ impl ModelConfig {
                 Some(LlamaEosToks::Multiple(ids)) => ids,
             },
         };
+        // Before anything is made as large as they say.
         config.check(path)?;
+        if architecture.is_gemma() {
+            config.gemma = Some(Gemma::read(&value, architecture, config.layers, path)?);
+        }
         Ok(config)
     }
 

@@ -63,9 +63,7 @@ impl GgufFile {
             None => self.array("tokenizer.ggml.tokens")?.len(),
         };
         let layers = self.number(&key("block_count"))?;
-        let shape = gguf_gemma::Shape { hidden_size, heads, head_dim, layers };
-        let gemma = architecture.is_gemma().then(|| gguf_gemma::read(self, &family, *architecture, shape));
-        let config = ModelConfig {
+        let mut config = ModelConfig {
             architecture: *architecture,
             vocab_size,
             hidden_size,
@@ -77,13 +75,17 @@ impl GgufFile {
             rms_norm_eps: f64::from(self.float(&key("attention.layer_norm_rms_epsilon"))?),
             rope_theta: self.optional_float(&key("rope.freq_base"))?.unwrap_or(10_000.0),
             rope_scaling: self.rope_scaling(&family, head_dim)?,
-            gemma: gemma.transpose()?,
+            gemma: None,
             tie_embeddings: !self.has_tensor(Weight::Output),
             context_length: self.number(&key("context_length"))?,
             bos: self.token_id("tokenizer.ggml.bos_token_id")?,
             eos: self.end_tokens()?,
         };
+        // Before anything is made as large as they say.
         config.check(&self.path)?;
+        if architecture.is_gemma() {
+            config.gemma = Some(gguf_gemma::read(self, &family, &config)?);
+        }
         Ok(config)
     }
 
@@ -194,7 +196,7 @@ impl GgufFile {
         as_count(value).ok_or_else(|| self.invalid(key, &shorten(value), "a whole number"))
     }
 
-    fn optional_number(&self, key: &str) -> Result<Option<usize>, LoadError> {
+    pub(super) fn optional_number(&self, key: &str) -> Result<Option<usize>, LoadError> {
         match self.content.metadata.get(key) {
             None => Ok(None),
             Some(_) => self.number(key).map(Some),

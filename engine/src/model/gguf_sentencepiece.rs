@@ -22,6 +22,8 @@ pub(super) struct Pieces<'a> {
     pub(super) tokens: &'a [&'a str],
     /// One each.
     pub(super) scores: &'a [f32],
+    /// One each: neighbours become such a piece. Control tokens, bytes and what stands for the unknown never come of text.
+    pub(super) merged: &'a [bool],
     /// Stands for what no piece and no byte can.
     pub(super) unknown: Option<&'a str>,
     /// A space is put before every text.
@@ -52,7 +54,7 @@ pub(super) fn tokenizer(pieces: &Pieces<'_>, vocabulary: Vocab) -> Result<Tokeni
 fn merges(pieces: &Pieces<'_>) -> Merges {
     let ids: HashMap<&str, usize> = pieces.tokens.iter().copied().zip(0..).collect();
     let mut found = Vec::new();
-    for (id, piece) in pieces.tokens.iter().enumerate() {
+    for (id, piece) in pieces.tokens.iter().enumerate().filter(|(id, _)| pieces.merged[*id]) {
         let cuts = piece.char_indices().skip(1).map(|(at, _)| piece.split_at(at));
         let known = cuts.filter_map(|(left, right)| Some((ids.get(left)?, ids.get(right)?)));
         found.extend(known.map(|(left, right)| (id, *left, *right)));
@@ -78,6 +80,7 @@ mod tests {
         add_space_prefix: bool,
         tokens: Vec<String>,
         scores: Vec<f32>,
+        token_type: Vec<i64>,
         texts: Vec<Text>,
     }
 
@@ -98,7 +101,9 @@ mod tests {
             let tokens: Vec<&str> = reference.tokens.iter().map(String::as_str).collect();
             let vocabulary = reference.tokens.iter().cloned().zip(0..).collect();
             let space_first = reference.add_space_prefix;
-            let pieces = Pieces { tokens: &tokens, scores: &reference.scores, unknown: Some("<unk>"), space_first };
+            let merged: Vec<bool> = reference.token_type.iter().map(|kind| *kind == 1).collect();
+            let (scores, unknown) = (&reference.scores, Some("<unk>"));
+            let pieces = Pieces { tokens: &tokens, scores, merged: &merged, unknown, space_first };
             let tokenizer = tokenizer(&pieces, vocabulary).unwrap();
             for Text { text, ids, decoded } in reference.texts {
                 let encoding = tokenizer.encode_fast(text.as_str(), false).unwrap();

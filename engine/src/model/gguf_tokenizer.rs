@@ -17,6 +17,9 @@ use super::gguf_sentencepiece::{self, Pieces};
 /// `tokenizer.ggml.token_type` of control tokens (never produced from plain text) and user-defined ones.
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
+/// The token for what has none, and those that stand for a byte.
+const UNKNOWN: i64 = 2;
+const BYTE: i64 = 6;
 
 /// How words are cut before merging, by `tokenizer.ggml.pre`.
 const PRE_TOKENIZERS: &str = "smollm, gpt-2, default, llama-bpe, qwen2";
@@ -73,9 +76,14 @@ fn sentencepiece(file: &GgufFile, tokens: &[&str], vocabulary: Vocab) -> Result<
         return Err(file.invalid(SCORES, "another list", "a number for every token"));
     };
     let unknown = file.token_id("tokenizer.ggml.unknown_token_id")?;
+    let kinds = kinds(file);
+    let never = [CONTROL, UNKNOWN, BYTE];
+    let merged: Vec<bool> =
+        (0..tokens.len()).map(|id| kinds.get(id).is_none_or(|kind| !never.contains(kind))).collect();
     let pieces = Pieces {
         tokens,
         scores: &scores,
+        merged: &merged,
         unknown: unknown.and_then(|id| tokens.get(id as usize).copied()),
         space_first: file.optional_flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
     };
@@ -118,19 +126,19 @@ fn merges(file: &GgufFile, tokens: &[&str]) -> Result<Vec<(String, String)>, Loa
 }
 
 fn add_tokens(tokenizer: &mut Tokenizer, file: &GgufFile, tokens: &[&str]) -> Result<(), tokenizers::Error> {
-    let Ok(types) = file.array("tokenizer.ggml.token_type") else {
-        return Ok(());
-    };
-    let added = tokens.iter().zip(types).filter_map(|(token, kind)| {
-        let kind = kind.to_i32().map(i64::from).or_else(|_| kind.to_u32().map(i64::from));
-        match kind.ok()? {
-            CONTROL => Some(AddedToken::from(*token, true)),
-            USER_DEFINED => Some(AddedToken::from(*token, false).normalized(false)),
-            _ => None,
-        }
+    let added = tokens.iter().zip(kinds(file)).filter_map(|(token, kind)| match kind {
+        CONTROL => Some(AddedToken::from(*token, true)),
+        USER_DEFINED => Some(AddedToken::from(*token, false).normalized(false)),
+        _ => None,
     });
     tokenizer.add_tokens(added.collect::<Vec<_>>())?;
     Ok(())
+}
+
+/// Every token's kind, as far as the file tells; 0 where it says something else than a number.
+fn kinds(file: &GgufFile) -> Vec<i64> {
+    let number = |kind: &Value| kind.to_i32().map(i64::from).or_else(|_| kind.to_u32().map(i64::from)).unwrap_or(0);
+    file.array("tokenizer.ggml.token_type").unwrap_or_default().iter().map(number).collect()
 }
 
 fn texts<'a>(file: &'a GgufFile, key: &str) -> Result<Vec<&'a str>, LoadError> {

@@ -4,23 +4,27 @@
 use super::optimizer::AdamW;
 use super::parameters::{Parameters, Place};
 use super::{TrainError, TrainOptions, TrainReport, TrainingData};
-use candle_core::{Device, Tensor};
+use crate::model::Model;
+use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What a checkpoint belongs to: settings, rows and the adapter at the start.
+/// What a checkpoint belongs to: the model, settings, rows and the adapter at the start.
 pub(super) type Fingerprint = String;
 
 const FINGERPRINT: &str = "training";
 const REPORT: &str = "report";
+const REFERENCE: &str = "reference";
 
 /// Of a training that has not begun.
 pub(super) fn fingerprint(
+    model: &Model,
     data: &TrainingData,
     options: &TrainOptions,
     start: &Parameters,
@@ -28,7 +32,14 @@ pub(super) fn fingerprint(
     let mut hash = Sha256::new();
     // The name of the base is no part of what is computed.
     let options = TrainOptions { base_model: None, ..options.clone() };
-    hash.update(format!("checkpoint 1, {options:?}"));
+    hash.update(format!("checkpoint 1, {options:?}, {:?}", model.config));
+    // What a vector becomes depends on every weight that it meets.
+    let probe = Tensor::ones((1, model.config.hidden_size), DType::F32, &Device::Cpu)?;
+    for layer in &model.weights.layers {
+        for projection in [&layer.q, &layer.up] {
+            hash.update(bytes(&projection.forward(&probe)?.flatten_all()?.to_vec1()?));
+        }
+    }
     match data {
         TrainingData::Supervised(rows) => hash_all(&mut hash, rows),
         TrainingData::Kto(rows, options) => {
@@ -58,6 +69,8 @@ pub(super) struct Checkpoint<'a> {
     file: &'a Path,
     bytes: Vec<u8>,
     pub(super) report: TrainReport,
+    /// Log-probabilities by the reference, as the objective keeps them.
+    pub(super) reference: Vec<f64>,
 }
 
 impl<'a> Checkpoint<'a> {
@@ -70,14 +83,15 @@ impl<'a> Checkpoint<'a> {
         };
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(file, e))?;
         let text = |key: &str| header.metadata().as_ref().and_then(|all| all.get(key)).cloned();
-        let (Some(of), Some(report)) = (text(FINGERPRINT), text(REPORT)) else {
+        let (Some(of), Some(report), Some(reference)) = (text(FINGERPRINT), text(REPORT), text(REFERENCE)) else {
             return Err(damaged(file, "it says nothing of a training"));
         };
         if of != *fingerprint {
             return Err(TrainError::OtherTraining { file: file.to_owned() });
         }
         let report = serde_json::from_str(&report).map_err(|e| damaged(file, e))?;
-        Ok(Some(Self { file, bytes, report }))
+        let reference = serde_json::from_str(&reference).map_err(|e| damaged(file, e))?;
+        Ok(Some(Self { file, bytes, report, reference }))
     }
 
     /// Puts parameters and moments back, and returns how far the training had come.
@@ -109,6 +123,7 @@ pub(super) fn write(
     parameters: &Parameters,
     optimizer: &AdamW,
     report: &TrainReport,
+    reference: &[f64],
 ) -> Result<(), TrainError> {
     let mut tensors: Vec<(String, Vec<u8>)> = Vec::new();
     for (index, (place, var)) in parameters.vars().enumerate() {
@@ -123,9 +138,15 @@ pub(super) fn write(
     });
     let views = views.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(file, e))?;
     let report = serde_json::to_string(report).map_err(|e| damaged(file, e))?;
-    let metadata = HashMap::from([(FINGERPRINT.to_owned(), fingerprint.clone()), (REPORT.to_owned(), report)]);
+    let reference = serde_json::to_string(reference).map_err(|e| damaged(file, e))?;
+    let metadata = [(FINGERPRINT, fingerprint.clone()), (REPORT, report), (REFERENCE, reference)];
+    let metadata = HashMap::from(metadata.map(|(key, value)| (key.to_owned(), value)));
     let whole = safetensors::serialize(views, Some(metadata)).map_err(|e| damaged(file, e))?;
-    let partial = file.with_extension("partial");
+    // An attempt that was given up may still write while the next one does.
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(format!(".{}-{}.partial", std::process::id(), WRITTEN.fetch_add(1, Relaxed)));
+    let partial = PathBuf::from(partial);
     let written = File::create(&partial).and_then(|mut partial| {
         partial.write_all(&whole)?;
         partial.sync_all()

@@ -112,7 +112,7 @@ pub enum TrainError {
     },
     /// KTO's weights balance rows of both kinds.
     #[error(
-        "{positives} desirable rows and {negatives} undesirable ones: KTO needs both; select some of each, or lower what drops them"
+        "{positives} desirable rows and {negatives} undesirable ones fit: KTO needs both; give some of each, or a larger max_length"
     )]
     OneSided {
         /// Desirable rows.

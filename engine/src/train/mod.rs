@@ -25,8 +25,8 @@ mod training;
 pub use error::TrainError;
 pub use objective::Measures;
 pub use options::{
-    DpoOptions, KtoOptions, KtoRow, LongRows, PreferenceRow, Schedule, Sequence, Step, TrainOptions, TrainReport,
-    TrainRow, TrainingData,
+    DpoOptions, KtoOptions, KtoRow, LongRows, PreferenceRow, Progress, Schedule, Sequence, Step, TrainOptions,
+    TrainReport, TrainRow, TrainingData,
 };
 pub use training::{Checkpoints, TrainingFiles, train};
 

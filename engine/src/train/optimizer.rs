@@ -11,7 +11,8 @@ const EPSILON: f64 = 1e-8;
 /// The learning rate of step `step` of `total`, from 1, as a share of the configured one: as Hugging Face's schedules have
 /// it, so that the first step of a warm-up is taken with 0.
 pub(super) fn share_of_rate(options: &TrainOptions, step: usize, total: usize) -> f64 {
-    let warmup = (options.warmup * total as f64).ceil();
+    // A warm-up of all steps would take the only one of a short training with 0.
+    let warmup = (options.warmup * total as f64).ceil().min(total as f64 - 1.0);
     let done = step as f64 - 1.0;
     if done < warmup {
         return done / warmup;

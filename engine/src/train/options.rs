@@ -68,13 +68,14 @@ pub struct KtoOptions {
     pub beta: f64,
     /// By which the losses of desirable rows are multiplied.
     pub desirable_weight: f64,
-    /// By which the losses of undesirable rows are multiplied.
-    pub undesirable_weight: f64,
+    /// Desirable rows that an undesirable one is to count for: the losses of undesirable rows are multiplied by
+    /// `desirable * desirable_weight / (undesirable * target_ratio)`, counting the rows that fit.
+    pub target_ratio: f64,
 }
 
 impl Default for KtoOptions {
     fn default() -> Self {
-        Self { beta: 0.1, desirable_weight: 1.0, undesirable_weight: 1.0 }
+        Self { beta: 0.1, desirable_weight: 1.0, target_ratio: 1.0 }
     }
 }
 
@@ -190,30 +191,10 @@ impl TrainOptions {
 }
 
 impl KtoOptions {
-    /// With the weight of undesirable rows that makes the rows count as `target_ratio` desirable ones for each undesirable
-    /// one: `positives * desirable_weight / (negatives * target_ratio)`.
-    ///
-    /// # Errors
-    /// Without rows of both kinds there is no such weight.
-    pub fn balanced(
-        beta: f64,
-        desirable_weight: f64,
-        target_ratio: f64,
-        positives: usize,
-        negatives: usize,
-    ) -> Result<Self, TrainError> {
-        if positives == 0 || negatives == 0 {
-            return Err(TrainError::OneSided { positives, negatives });
-        }
-        positive("target_ratio", target_ratio)?;
-        let undesirable_weight = positives as f64 * desirable_weight / (negatives as f64 * target_ratio);
-        Ok(Self { beta, desirable_weight, undesirable_weight })
-    }
-
     pub(super) fn check(&self) -> Result<(), TrainError> {
         positive("beta", self.beta)?;
         positive("desirable_weight", self.desirable_weight)?;
-        positive("undesirable_weight", self.undesirable_weight)
+        positive("target_ratio", self.target_ratio)
     }
 }
 
@@ -232,6 +213,20 @@ fn positive(setting: &'static str, value: f64) -> Result<(), TrainError> {
 
 fn refuse(setting: &'static str, value: String, expected: &str) -> Result<(), TrainError> {
     Err(TrainError::Setting { setting, value, expected: expected.to_owned() })
+}
+
+/// What a training tells while it runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Progress {
+    /// Before the first step: how many log-probabilities by the reference are known.
+    Reference {
+        /// So many.
+        done: usize,
+        /// Of so many.
+        total: usize,
+    },
+    /// A step was taken.
+    Step(Step),
 }
 
 /// Progress after an optimiser step.

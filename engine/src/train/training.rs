@@ -3,11 +3,11 @@
 use super::checkpoint::{self, Checkpoint, Fingerprint};
 use super::draws;
 use super::gradients::Gradients;
-use super::objective::{Dpo, Kto, Measures, Objective, Supervised, Trained};
+use super::objective::{Dpo, Kto, KtoWeights, Measures, Objective, Supervised, Trained};
 use super::optimizer::{self, AdamW};
 use super::parameters::Parameters;
 use super::rows::{Check, Ready};
-use super::{Step, TrainError, TrainOptions, TrainReport, TrainingData};
+use super::{Progress, Step, TrainError, TrainOptions, TrainReport, TrainingData};
 use crate::model::Model;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -35,8 +35,7 @@ pub struct Checkpoints {
 
 /// Trains a LoRA adapter on `data` and writes it.
 ///
-/// `progress` hears of every step, after its checkpoint if it has one, and may end the training, which then writes no
-/// adapter. A training that goes on from a checkpoint ends with the adapter that it would have had without the break, bit
+/// `progress` may end the training, which then writes a last checkpoint, if it keeps any, and no adapter. A training that goes on from a checkpoint ends with the adapter that it would have had without the break, bit
 /// for bit.
 ///
 /// # Errors
@@ -47,7 +46,7 @@ pub fn train(
     data: &TrainingData,
     options: &TrainOptions,
     files: &TrainingFiles<'_>,
-    progress: &mut dyn FnMut(Step) -> ControlFlow<()>,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<TrainReport, TrainError> {
     if let Some(family) = model.config.gemma.as_ref().map(|_| model.config.architecture) {
         return Err(TrainError::Family(family));
@@ -62,13 +61,22 @@ pub fn train(
         optimizer: AdamW::new(&parameters, options.weight_decay),
         batches,
         files,
-        fingerprint: checkpoint::fingerprint(data, options, &parameters)?,
+        fingerprint: checkpoint::fingerprint(model, data, options, &parameters)?,
+        reference: Vec::new(),
         parameters,
         started: Instant::now(),
         tokens_before: 0,
     };
-    objective.prepare(training.trained(), &training.batches)?;
-    training.resume(&mut report)?;
+    if !training.resume(&mut report)? {
+        let heard = &mut |done, total| progress(Progress::Reference { done, total });
+        let total = training.batches.len();
+        let known = objective.references(training.trained(), &training.batches, heard);
+        training.reference = known.map_err(|error| match error {
+            TrainError::Stopped { step, .. } => TrainError::Stopped { step, total },
+            other => other,
+        })?;
+    }
+    objective.refer(training.reference.clone(), &training.batches);
     training.run(&*objective, &mut report, progress)?;
     training.parameters.weights().write(files.output, options.base_model.as_deref())?;
     if let Some(checkpoints) = &files.checkpoints {
@@ -103,7 +111,8 @@ fn objective(
             settings.check()?;
             let ready = check.kto(rows)?;
             let report = nothing_done(&ready);
-            (Box::new(Kto::new(ready.rows, *settings, options.max_length)), report)
+            let weights = KtoWeights::balanced(*settings, &ready.rows)?;
+            (Box::new(Kto::new(ready.rows, weights, options.max_length)), report)
         }
         TrainingData::Dpo(rows, settings) => {
             settings.check()?;
@@ -155,6 +164,8 @@ struct Training<'a> {
     batches: Vec<Vec<usize>>,
     files: &'a TrainingFiles<'a>,
     fingerprint: Fingerprint,
+    /// Log-probabilities by the adapter that training started from.
+    reference: Vec<f64>,
     started: Instant,
     /// Tokens of rows that an earlier process saw.
     tokens_before: u64,
@@ -166,36 +177,41 @@ impl Training<'_> {
     }
 
     /// Goes back to the checkpoint, if there is one.
-    fn resume(&mut self, report: &mut TrainReport) -> Result<(), TrainError> {
-        let Some(checkpoints) = &self.files.checkpoints else { return Ok(()) };
+    fn resume(&mut self, report: &mut TrainReport) -> Result<bool, TrainError> {
+        let Some(checkpoints) = &self.files.checkpoints else { return Ok(false) };
         if checkpoints.every == 0 {
             let expected = "1 or more".to_owned();
             return Err(TrainError::Setting { setting: "checkpoint_steps", value: "0".to_owned(), expected });
         }
-        if let Some(checkpoint) = Checkpoint::read(&checkpoints.file, &self.fingerprint)? {
-            tracing::info!(step = checkpoint.report.steps, file = %checkpoints.file.display(), "training goes on");
-            *report = checkpoint.restore(&self.parameters, &mut self.optimizer)?;
-            self.tokens_before = report.tokens;
-        }
-        Ok(())
+        let Some(mut checkpoint) = Checkpoint::read(&checkpoints.file, &self.fingerprint)? else { return Ok(false) };
+        tracing::info!(step = checkpoint.report.steps, file = %checkpoints.file.display(), "training goes on");
+        self.reference = std::mem::take(&mut checkpoint.reference);
+        *report = checkpoint.restore(&self.parameters, &mut self.optimizer)?;
+        self.tokens_before = report.tokens;
+        Ok(true)
     }
 
     fn run(
         &mut self,
         objective: &dyn Objective,
         report: &mut TrainReport,
-        progress: &mut dyn FnMut(Step) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<(), TrainError> {
         let total = self.batches.len();
         while report.steps < total {
             let step = self.step(objective, report)?;
-            if let Some(checkpoints) = &self.files.checkpoints
-                && step.step % checkpoints.every == 0
-                && step.step < total
-            {
-                checkpoint::write(&checkpoints.file, &self.fingerprint, &self.parameters, &self.optimizer, report)?;
+            // Told before it is kept: who writes steps down has those before the one that a checkpoint goes on with.
+            let stopped = progress(Progress::Step(step)).is_break();
+            if step.step == total {
+                break;
             }
-            if progress(step).is_break() && step.step < total {
+            if let Some(Checkpoints { file, every }) = &self.files.checkpoints
+                && (stopped || step.step % every == 0)
+            {
+                let (parameters, optimizer) = (&self.parameters, &self.optimizer);
+                checkpoint::write(file, &self.fingerprint, parameters, optimizer, report, &self.reference)?;
+            }
+            if stopped {
                 return Err(TrainError::Stopped { step: step.step, total });
             }
         }

@@ -83,7 +83,7 @@ impl TryFrom<wire::Lora> for LoraSpec {
         Ok(Self {
             rank: positive(lora.rank, "rank")?,
             alpha: bounded(lora.alpha, "alpha", f64::MIN_POSITIVE..=1e6)?,
-            dropout: bounded(lora.dropout, "dropout", 0.0..=0.999)?,
+            dropout: bounded(lora.dropout, "dropout", 0.0..=BELOW_ONE)?,
             rank_stabilised: lora.rank_stabilised,
             targets: lora.targets,
         })
@@ -102,7 +102,7 @@ impl TryFrom<wire::Optimiser> for OptimiserSpec {
             max_length: positive(o.max_length, "max_length")?,
             cut_long_rows: o.cut_long_rows,
             schedule: o.schedule().try_into()?,
-            warmup: bounded(o.warmup, "warmup", 0.0..=0.999)?,
+            warmup: bounded(o.warmup, "warmup", 0.0..=BELOW_ONE)?,
         })
     }
 }
@@ -128,6 +128,8 @@ impl TryFrom<wire::Schedule> for Schedule {
         }
     }
 }
+
+const BELOW_ONE: f64 = 1.0_f64.next_down();
 
 fn above_zero(value: f64, field: &'static str) -> Result<f64, InvalidMessage> {
     bounded(value, field, f64::MIN_POSITIVE..=1e6)

@@ -171,6 +171,8 @@ fn refused(error: RequestError) -> BackendError {
             BackendError::TooLong { prompt, reply: more, limit: context }
         }
         RequestError::Stopped => BackendError::Unavailable(error.to_string()),
+        // A worker with more memory for keys and values may have room.
+        RequestError::TooLarge { .. } => BackendError::Unavailable(error.to_string()),
         // A dropped adapter can be loaded again, by this worker or another.
         RequestError::UnknownAdapter { .. } => BackendError::Unavailable(error.to_string()),
         other => BackendError::Refused(other.to_string()),

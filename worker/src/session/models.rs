@@ -91,7 +91,8 @@ impl LocalModels {
     /// Two names may stand for one model; but an override goes by name. What was pushed since a model was loaded is no
     /// reason to load it again.
     fn same_model(&self, one: &ModelSpec, other: &ModelSpec) -> bool {
-        if (&one.dtype, &one.kv_dtype) != (&other.dtype, &other.kv_dtype) {
+        let kept = |spec: &ModelSpec| spec.kv_dtype.clone().unwrap_or_else(|| spec.dtype.clone());
+        if one.dtype != other.dtype || kept(one) != kept(other) {
             return false;
         }
         if one.name == other.name {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use influence_engine::train::Progress;
 use influence_proto::{
     EpisodeSpec, Failure, Lease, LoadedModel, Outcome, TrainingProgress, TrainingSpec, Turn, Work, WorkId,
 };
@@ -235,15 +236,17 @@ impl Shared {
         let (work, attempt) = (holding.work().clone(), holding.attempt());
         let (progress, lost) = (holding.progress().clone(), holding.lost().clone());
         let (news, handing_back) = (self.training.clone(), self.handing_back.clone());
-        let result = training::run(job, spec, move |step| {
+        let result = training::run(job, spec, move |heard| {
             progress.fetch_add(1, Ordering::Relaxed);
-            news.send_replace(Some(TrainingProgress {
-                work: work.clone(),
-                attempt,
-                step: u32::try_from(step.step).unwrap_or(u32::MAX),
-                steps: u32::try_from(step.total).unwrap_or(u32::MAX),
-                loss: step.measures.loss,
-            }));
+            if let Progress::Step(step) = heard {
+                news.send_replace(Some(TrainingProgress {
+                    work: work.clone(),
+                    attempt,
+                    step: u32::try_from(step.step).unwrap_or(u32::MAX),
+                    steps: u32::try_from(step.total).unwrap_or(u32::MAX),
+                    loss: step.measures.loss,
+                }));
+            }
             if lost.is_cancelled() || handing_back.is_cancelled() {
                 ControlFlow::Break(())
             } else {

@@ -1,4 +1,5 @@
 use influence_engine::chat::ChatError;
+use influence_engine::lora::AdapterError;
 use influence_engine::train::TrainError;
 use influence_proto::Failure;
 
@@ -93,6 +94,7 @@ impl From<TrainingError> for Failure {
             TrainingError::Artifact(_, again) => *again,
             // Another worker may have a healthy disk.
             TrainingError::Local(_) => true,
+            TrainingError::Engine(TrainError::Disk { .. } | TrainError::Adapter(AdapterError::Io { .. })) => true,
             TrainingError::Row(_) | TrainingError::Engine(_) | TrainingError::Setting(_) => false,
         };
         Self { retryable, message: error.to_string() }

@@ -5,11 +5,12 @@ use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use influence_engine::lora::{LoraConfig, Projection};
 use influence_engine::model::Model;
 use influence_engine::train::{
-    self, Checkpoints, LongRows, Schedule, Step, TrainError, TrainOptions, TrainReport, TrainingFiles,
+    self, Checkpoints, LongRows, Progress, Schedule, TrainError, TrainOptions, TrainReport, TrainingFiles,
 };
 use influence_proto::{
     self as proto, AdapterRef, Algorithm, Digest, LoraSpec, OptimiserSpec, TrainingReport, TrainingSpec,
@@ -20,6 +21,9 @@ use crate::artifacts::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, ArtifactCache};
 
 /// Between two checkpoints. They are small beside what a step computes.
 const CHECKPOINT_STEPS: usize = 5;
+
+/// How long a state waits for its job to come back.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a job needs besides its spec.
 #[derive(Debug)]
@@ -33,11 +37,11 @@ pub(crate) struct Job {
     pub(crate) scratch: PathBuf,
 }
 
-/// Trains, and uploads the adapter. `progress` hears of every step and may stop the training.
+/// Trains, and uploads the adapter. `progress` hears how it goes on and may stop the training.
 pub(crate) async fn run(
     job: Job,
     spec: &TrainingSpec,
-    mut progress: impl FnMut(Step) -> ControlFlow<()> + Send + 'static,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()> + Send + 'static,
 ) -> Result<TrainingReport, TrainingError> {
     let options = train_options(&job.model, &job.base_name, &spec.lora, &spec.optimiser, spec.seed)?;
     let dataset = job.artifacts.get(spec.dataset).await?;
@@ -48,6 +52,7 @@ pub(crate) async fn run(
     let disk = |e: std::io::Error| TrainingError::Local(format!("{}: {e}", job.scratch.display()));
     std::fs::create_dir_all(&job.scratch).map_err(disk)?;
     let scratch = tempfile::tempdir_in(&job.scratch).map_err(disk)?;
+    remove_old_states(&job.scratch);
     let output = scratch.path().join("adapter");
     let checkpoints = Some(Checkpoints { file: checkpoint(&job, spec), every: CHECKPOINT_STEPS });
     let algorithm = spec.algorithm;
@@ -74,6 +79,21 @@ pub(crate) async fn run(
     })
 }
 
+/// Removes what jobs left behind that nobody took up again on this machine.
+fn remove_old_states(scratch: &Path) {
+    let is_old = |file: &Path| {
+        let kinds = ["checkpoint", "partial"];
+        let is_state = file.extension().is_some_and(|e| kinds.iter().any(|kind| e == *kind));
+        let age = || file.metadata().and_then(|found| found.modified()).ok().and_then(|time| time.elapsed().ok());
+        is_state && age().is_some_and(|age| age > KEPT)
+    };
+    for file in std::fs::read_dir(scratch).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        if is_old(&file) && std::fs::remove_file(&file).is_ok() {
+            tracing::info!(file = %file.display(), "an old training's state is removed");
+        }
+    }
+}
+
 /// A file for this job's state, the same for whoever takes it up on this machine.
 fn checkpoint(job: &Job, spec: &TrainingSpec) -> PathBuf {
     let name = Digest::of(format!("{} {spec:?}", job.base_name));
@@ -86,7 +106,7 @@ fn train(
     dataset: &Path,
     options: &TrainOptions,
     files: &TrainingFiles<'_>,
-    progress: &mut dyn FnMut(Step) -> ControlFlow<()>,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<TrainReport, TrainingError> {
     let file = File::open(dataset).map_err(|e| TrainingError::Local(format!("{}: {e}", dataset.display())))?;
     let data = training_data(model, algorithm, BufReader::new(file))?;

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::RowError;
 use super::text::Texts;
-use super::{RowError, TrainingError};
 
 /// Reads what `algorithm` trains on, one JSON object per line; blank lines are skipped. Lists of messages are rendered by
 /// the model's chat format; texts are encoded as they are, with the model's end of text after a completion.
@@ -23,17 +23,14 @@ use super::{RowError, TrainingError};
 ///   `{"chosen": {"token_ids", "targets"}, "rejected": {...}}`.
 ///
 /// # Errors
-/// [`RowError`] names the line and the field; KTO needs rows with both labels.
-pub fn training_data(model: &Model, algorithm: Algorithm, reader: impl BufRead) -> Result<TrainingData, TrainingError> {
+/// [`RowError`] names the line and the field.
+pub fn training_data(model: &Model, algorithm: Algorithm, reader: impl BufRead) -> Result<TrainingData, RowError> {
     let texts = Texts { model };
     Ok(match algorithm {
         Algorithm::Sft => TrainingData::Supervised(each(reader, |row| row.supervised(&texts))?),
         Algorithm::Kto { beta, desirable_weight, target_ratio } => {
-            let rows = each(reader, |row| row.reply(&texts))?;
-            let positives = rows.iter().filter(|row| row.desirable).count();
-            let negatives = rows.len() - positives;
-            let options = KtoOptions::balanced(beta, desirable_weight, target_ratio, positives, negatives)?;
-            TrainingData::Kto(rows, options)
+            let options = KtoOptions { beta, desirable_weight, target_ratio };
+            TrainingData::Kto(each(reader, |row| row.reply(&texts))?, options)
         }
         Algorithm::Dpo { beta } => TrainingData::Dpo(each(reader, |row| row.preference(&texts))?, DpoOptions { beta }),
     })
@@ -91,7 +88,12 @@ impl Row {
         let desirable = self.take("label")?;
         if self.fields.contains_key("prompt_ids") {
             self.note()?;
-            let (prompt, completion) = (self.take("prompt_ids")?, self.take("completion_ids")?);
+            let (prompt, completion): (Vec<u32>, Vec<u32>) = (self.take("prompt_ids")?, self.take("completion_ids")?);
+            for (field, ids) in [("prompt_ids", &prompt), ("completion_ids", &completion)] {
+                if ids.is_empty() {
+                    return Err(self.refuse(field, "is empty"));
+                }
+            }
             return Ok(KtoRow { prompt, completion, desirable, weight: 1.0 });
         }
         let (prompt, completion) = (self.fields.remove("prompt"), self.take("completion")?);
@@ -108,6 +110,9 @@ impl Row {
     fn preference(&mut self, texts: &Texts<'_>) -> Result<PreferenceRow, RowError> {
         let prompt = self.fields.remove("prompt");
         let mut side = |name: &str| match self.fields.remove(name).unwrap_or_default() {
+            Value::Object(_) if prompt.is_some() => {
+                Err(RowError::field(self.line, "prompt", "has no place beside tokens, which begin with it"))
+            }
             tokens @ Value::Object(_) => {
                 let TokenRow { token_ids, targets, .. } = parse(tokens, name, self.line)?;
                 sequence(token_ids, &targets, self.line)

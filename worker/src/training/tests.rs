@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use influence_engine::model::Model;
-use influence_engine::train::{KtoRow, PreferenceRow, TrainError, TrainRow, TrainingData};
+use influence_engine::train::{KtoRow, PreferenceRow, TrainRow, TrainingData};
 use influence_proto::Algorithm;
 
-use super::{TrainingError, tiny, training_data};
+use super::{tiny, training_data};
 
 fn model() -> Model {
     let folder = tempfile::tempdir().unwrap();
@@ -29,7 +29,7 @@ fn supervised(model: &Model, text: &str) -> Vec<TrainRow> {
 
 fn kto(model: &Model, text: &str) -> (Vec<KtoRow>, f64) {
     match training_data(model, KTO, text.as_bytes()).unwrap() {
-        TrainingData::Kto(rows, options) => (rows, options.undesirable_weight),
+        TrainingData::Kto(rows, options) => (rows, options.target_ratio),
         other => panic!("{other:?}"),
     }
 }
@@ -108,10 +108,10 @@ fn prompts_and_completions_are_trained_on_in_trls_columns() {
     assert_eq!(learnt(&rows[0].ids, &vec![true; rows[0].ids.len()]), "one, two$");
     assert_eq!(learnt(&rows[1].ids, &rows[1].mask), "two$", "not the reply in the prompt");
     let labelled = |row: &str, label: bool| format!("{}, \"label\": {label}}}\n", row.trim_end_matches('}'));
-    let (rows, undesirable_weight) =
+    let (rows, target_ratio) =
         kto(&model, &[labelled(chat, true), labelled(text, false), labelled(text, true)].concat());
     assert_eq!(rows.iter().map(|row| row.desirable).collect::<Vec<_>>(), [true, false, true]);
-    assert_eq!(undesirable_weight, 2.0 / (1.0 * 2.0));
+    assert_eq!(target_ratio, 2.0);
     let whole = |row: &KtoRow| learnt(&row.completion, &vec![true; row.completion.len()]);
     assert_eq!((whole(&rows[0]), whole(&rows[1])), ("two$".into(), "two$".into()));
     assert_eq!(learnt(&rows[1].prompt, &[true; 5]), "one, ");
@@ -139,15 +139,16 @@ fn preferences_are_pairs_of_prompts_and_replies() {
 fn rows_of_another_algorithm_are_refused() {
     let model = model();
     let reply = r#"{"prompt_ids": [5], "completion_ids": [6], "label": true}"#;
-    let only_one_kind = training_data(&model, KTO, reply.as_bytes());
-    assert!(matches!(only_one_kind, Err(TrainingError::Engine(TrainError::OneSided { positives: 1, negatives: 0 }))));
     for (algorithm, line, parts) in [
         (Algorithm::Sft, reply, ["`messages`", "is missing"]),
         (KTO, r#"{"prompt": "a", "completion": "b"}"#, ["`label`", "bool"]),
         (KTO, r#"{"prompt": "a", "completion": [], "label": true}"#, ["`completion`", "both texts"]),
         (KTO, r#"{"prompt_ids": [5], "completion_ids": [6], "label": true, "weight": 2}"#, ["`weight`", "not a field"]),
-        (DPO, reply, ["`chosen`", "prompt"]),
-        (DPO, r#"{"prompt": "a", "chosen": "b"}"#, ["`rejected`", "prompt"]),
+        (KTO, r#"{"prompt_ids": [], "completion_ids": [6], "label": true}"#, ["`prompt_ids`", "is empty"]),
+        (KTO, r#"{"prompt": "", "completion": "b", "label": true}"#, ["`prompt`", "is empty"]),
+        (DPO, reply, ["`chosen`", "is missing"]),
+        (DPO, r#"{"prompt": "a", "chosen": "b"}"#, ["`rejected`", "is missing"]),
+        (DPO, r#"{"prompt": "a", "chosen": {"token_ids": [1], "targets": []}}"#, ["`prompt`", "no place"]),
     ] {
         let error = refusal(&model, algorithm, line);
         for part in parts {

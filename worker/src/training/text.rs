@@ -45,6 +45,7 @@ impl Texts<'_> {
                 all[..before].iter_mut().for_each(|message| message.weight = Some(0));
                 self.conversation(all, line)
             }
+            (_, Value::Null) => Err(RowError::field(line, field, "is missing")),
             _ => {
                 let message = "must go with `prompt`: both texts, or both lists of messages";
                 Err(RowError::field(line, field, message))
@@ -56,6 +57,9 @@ impl Texts<'_> {
         let failed = |e: Box<dyn std::error::Error + Send + Sync>| RowError::field(line, "prompt", e.to_string());
         let mut ids = self.model.encode(prompt).map_err(failed)?;
         let before = ids.len();
+        if before == 0 {
+            return Err(RowError::field(line, "prompt", "is empty"));
+        }
         let onward = self.model.chat.onward_tokenizer().encode_fast(completion, false).map_err(failed)?;
         ids.extend(onward.get_ids());
         ids.extend(self.model.chat.stop_ids().first());

@@ -40,6 +40,14 @@ pub(in crate::config) fn training(mut section: Section<'_>, selection: Option<&S
             None => None,
         },
     };
+    if training.algorithm != Algorithm::Sft && section.value("rows").is_some() {
+        section.report("rows", "is for `algorithm: sft` only; the others have rows of their own");
+    }
+    for key in ["rows", "learning_rate_factor"] {
+        if selection.is_none() && section.value(key).is_some() {
+            section.report(key, "is for experiments only: it is about rollouts and their iterations");
+        }
+    }
     if matches!(training.algorithm, Algorithm::Kto { .. }) && training.batch_size < 2 {
         section.report("batch_size", "is 1, but KTO compares the rows of a batch; give 2 or more");
     }

@@ -2,7 +2,7 @@ use super::super::TrainError;
 use super::super::gradients::Gradients;
 use super::super::options::DpoOptions;
 use super::super::rows::{ReadyPair, ReadyRow};
-use super::{Measures, Objective, Trained, mean, sigmoid};
+use super::{Heard, Measures, Objective, Trained, mean, sigmoid};
 
 /// Direct preference optimisation (arXiv 2305.18290, equation 7).
 ///
@@ -12,8 +12,8 @@ use super::{Measures, Objective, Trained, mean, sigmoid};
 pub(in crate::train) struct Dpo {
     pairs: Vec<ReadyPair>,
     options: DpoOptions,
-    /// The reference's log-probabilities of each pair.
-    reference: Vec<[f64; 2]>,
+    /// The reference's log-probabilities: of each pair, the chosen one's and the rejected one's.
+    reference: Vec<f64>,
 }
 
 impl Dpo {
@@ -32,12 +32,13 @@ impl Objective for Dpo {
         vec![chosen, rejected]
     }
 
-    fn prepare(&mut self, start: Trained<'_>, _batches: &[Vec<usize>]) -> Result<(), TrainError> {
-        let both = |pair: &ReadyPair| {
-            Ok::<_, TrainError>([start.log_probability(&pair.chosen)?, start.log_probability(&pair.rejected)?])
-        };
-        self.reference = self.pairs.iter().map(both).collect::<Result<_, _>>()?;
-        Ok(())
+    fn references(&self, start: Trained<'_>, _: &[Vec<usize>], heard: Heard<'_>) -> Result<Vec<f64>, TrainError> {
+        let rows: Vec<&ReadyRow> = self.pairs.iter().flat_map(|pair| [&pair.chosen, &pair.rejected]).collect();
+        start.references(&rows, heard)
+    }
+
+    fn refer(&mut self, references: Vec<f64>, _: &[Vec<usize>]) {
+        self.reference = references;
     }
 
     fn batch(
@@ -55,7 +56,7 @@ impl Objective for Dpo {
             let pair = &self.pairs[*example];
             let passes = (trained.pass(&pair.chosen, step)?, trained.pass(&pair.rejected, step)?);
             let ran = (trained.run(&passes.0, &pair.chosen)?, trained.run(&passes.1, &pair.rejected)?);
-            let [chosen_then, rejected_then] = self.reference[*example];
+            let (chosen_then, rejected_then) = (self.reference[2 * example], self.reference[2 * example + 1]);
             let rewards = (beta * (-ran.0.loss() - chosen_then), beta * (-ran.1.loss() - rejected_then));
             let margin = rewards.0 - rewards.1;
             favoured += usize::from(margin > 0.0);

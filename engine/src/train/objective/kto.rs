@@ -1,8 +1,31 @@
+use super::super::KtoOptions;
 use super::super::TrainError;
 use super::super::gradients::Gradients;
-use super::super::options::KtoOptions;
 use super::super::rows::{ReadyKto, ReadyRow};
-use super::{Measures, Objective, Trained, mean, sigmoid};
+use super::{Heard, Measures, Objective, Trained, mean, sigmoid};
+
+/// How rows of both kinds count.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::train) struct KtoWeights {
+    pub(in crate::train) beta: f64,
+    pub(in crate::train) desirable: f64,
+    pub(in crate::train) undesirable: f64,
+}
+
+impl KtoWeights {
+    /// With the weight of undesirable rows that makes the rows count as `target_ratio` desirable ones for each of them:
+    /// `positives * desirable_weight / (negatives * target_ratio)`.
+    pub(in crate::train) fn balanced(options: KtoOptions, examples: &[ReadyKto]) -> Result<Self, TrainError> {
+        let positives = examples.iter().filter(|example| example.desirable).count();
+        let negatives = examples.len() - positives;
+        if positives == 0 || negatives == 0 {
+            return Err(TrainError::OneSided { positives, negatives });
+        }
+        let KtoOptions { beta, desirable_weight, target_ratio } = options;
+        let undesirable = positives as f64 * desirable_weight / (negatives as f64 * target_ratio);
+        Ok(Self { beta, desirable: desirable_weight, undesirable })
+    }
+}
 
 /// Kahneman-Tversky optimisation (arXiv 2402.01306, equations 7 and 8), as TRL computes it.
 ///
@@ -12,18 +35,18 @@ use super::{Measures, Objective, Trained, mean, sigmoid};
 #[derive(Debug)]
 pub(in crate::train) struct Kto {
     examples: Vec<ReadyKto>,
-    options: KtoOptions,
+    weights: KtoWeights,
     /// Tokens that a mismatched pair may have.
     max_length: usize,
-    /// The reference's log-probability of each example.
+    /// The reference's log-probabilities: of each example, then of the mismatched pairs of every step.
     reference: Vec<f64>,
-    /// Per step, the reference's log-probabilities of the mismatched pairs.
-    mismatched: Vec<Vec<f64>>,
+    /// Where the pairs of each step begin in it.
+    begins: Vec<usize>,
 }
 
 impl Kto {
-    pub(in crate::train) fn new(examples: Vec<ReadyKto>, options: KtoOptions, max_length: usize) -> Self {
-        Self { examples, options, max_length, reference: Vec::new(), mismatched: Vec::new() }
+    pub(in crate::train) fn new(examples: Vec<ReadyKto>, weights: KtoWeights, max_length: usize) -> Self {
+        Self { examples, weights, max_length, reference: Vec::new(), begins: Vec::new() }
     }
 
     /// Each prompt of the batch with the reply of the example before it, the first with that of the last.
@@ -49,8 +72,10 @@ impl Kto {
 
     /// How far the model is from the reference.
     fn distance(&self, trained: Trained<'_>, step: usize, batch: &[usize]) -> Result<f64, TrainError> {
-        let now = trained.log_probabilities(self.mismatched_pairs(batch).iter())?;
-        let ratios: Vec<f64> = now.iter().zip(&self.mismatched[step - 1]).map(|(now, then)| now - then).collect();
+        let pairs = self.mismatched_pairs(batch);
+        let now = pairs.iter().map(|pair| trained.log_probability(pair)).collect::<Result<Vec<f64>, _>>()?;
+        let then = &self.reference[self.begins[step - 1]..];
+        let ratios: Vec<f64> = now.iter().zip(then).map(|(now, then)| now - then).collect();
         // A mean that is not a number must not become 0.
         let mean = mean(&ratios).unwrap_or(0.0);
         Ok(if mean < 0.0 { 0.0 } else { mean })
@@ -70,11 +95,20 @@ impl Objective for Kto {
         2
     }
 
-    fn prepare(&mut self, start: Trained<'_>, batches: &[Vec<usize>]) -> Result<(), TrainError> {
-        self.reference = start.log_probabilities(self.examples.iter().map(|example| &example.row))?;
-        let pairs = |batch: &Vec<usize>| start.log_probabilities(self.mismatched_pairs(batch).iter());
-        self.mismatched = batches.iter().map(pairs).collect::<Result<_, _>>()?;
-        Ok(())
+    fn references(&self, start: Trained<'_>, batches: &[Vec<usize>], heard: Heard<'_>) -> Result<Vec<f64>, TrainError> {
+        let mismatched: Vec<ReadyRow> = batches.iter().flat_map(|batch| self.mismatched_pairs(batch)).collect();
+        let rows: Vec<&ReadyRow> = self.examples.iter().map(|example| &example.row).chain(&mismatched).collect();
+        start.references(&rows, heard)
+    }
+
+    fn refer(&mut self, references: Vec<f64>, batches: &[Vec<usize>]) {
+        let mut end = self.examples.len();
+        let begin_of = |batch: &Vec<usize>| {
+            end += batch.len();
+            end - batch.len()
+        };
+        self.begins = batches.iter().map(begin_of).collect();
+        self.reference = references;
     }
 
     fn batch(
@@ -84,7 +118,7 @@ impl Objective for Kto {
         batch: &[usize],
         gradients: &mut Gradients,
     ) -> Result<Measures, TrainError> {
-        let KtoOptions { beta, desirable_weight, undesirable_weight } = self.options;
+        let KtoWeights { beta, desirable: desirable_weight, undesirable: undesirable_weight } = self.weights;
         let kl = self.distance(trained, step, batch)?;
         let mut loss = 0.0;
         let (mut chosen, mut rejected) = (Vec::new(), Vec::new());

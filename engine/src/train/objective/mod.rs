@@ -6,8 +6,10 @@ mod kto;
 mod supervised;
 
 pub(super) use dpo::Dpo;
-pub(super) use kto::Kto;
+pub(super) use kto::{Kto, KtoWeights};
 pub(super) use supervised::Supervised;
+
+use std::ops::ControlFlow;
 
 use super::draws::DropoutDraw;
 use super::gradients::{Gradients, Ran};
@@ -45,6 +47,9 @@ pub struct Measures {
     pub rejected_reward: Option<f64>,
 }
 
+/// Hears how many log-probabilities by the reference are known, and of how many; may end the training.
+pub(super) type Heard<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+
 /// A loss, and what it is computed on.
 pub(super) trait Objective {
     /// Examples to train on.
@@ -58,8 +63,11 @@ pub(super) trait Objective {
         1
     }
 
-    /// Before the first step: what has to be known of the adapter that training starts from.
-    fn prepare(&mut self, start: Trained<'_>, batches: &[Vec<usize>]) -> Result<(), TrainError>;
+    /// Before the first step: the log-probabilities that have to be known by the adapter that training starts from.
+    fn references(&self, start: Trained<'_>, batches: &[Vec<usize>], heard: Heard<'_>) -> Result<Vec<f64>, TrainError>;
+
+    /// Takes them, those of this process or of an earlier one.
+    fn refer(&mut self, references: Vec<f64>, batches: &[Vec<usize>]);
 
     /// Adds the gradients of the loss of `batch`, the one of this step.
     fn batch(
@@ -90,9 +98,16 @@ impl<'a> Trained<'a> {
         Ok(-pass.loss(row)?)
     }
 
-    /// As [`Self::log_probability`], of each of `rows`.
-    fn log_probabilities<'r>(self, rows: impl Iterator<Item = &'r ReadyRow>) -> Result<Vec<f64>, TrainError> {
-        rows.map(|row| self.log_probability(row)).collect()
+    /// As [`Self::log_probability`], of each of `rows`; `heard` hears of every one.
+    fn references(self, rows: &[&ReadyRow], heard: Heard<'_>) -> Result<Vec<f64>, TrainError> {
+        let mut found = Vec::with_capacity(rows.len());
+        for row in rows {
+            found.push(self.log_probability(row)?);
+            if heard(found.len(), rows.len()).is_break() {
+                return Err(TrainError::Stopped { step: 0, total: 0 });
+            }
+        }
+        Ok(found)
     }
 }
 

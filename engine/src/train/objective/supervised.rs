@@ -1,7 +1,7 @@
 use super::super::TrainError;
 use super::super::gradients::Gradients;
 use super::super::rows::ReadyRow;
-use super::{Measures, Objective, Trained};
+use super::{Heard, Measures, Objective, Trained};
 
 /// Supervised fine-tuning: the mean negative log-likelihood of a batch's targets, each with its row's weight.
 #[derive(Debug)]
@@ -24,9 +24,11 @@ impl Objective for Supervised {
         vec![&self.rows[example]]
     }
 
-    fn prepare(&mut self, _start: Trained<'_>, _batches: &[Vec<usize>]) -> Result<(), TrainError> {
-        Ok(())
+    fn references(&self, _: Trained<'_>, _: &[Vec<usize>], _: Heard<'_>) -> Result<Vec<f64>, TrainError> {
+        Ok(Vec::new())
     }
+
+    fn refer(&mut self, _: Vec<f64>, _: &[Vec<usize>]) {}
 
     fn batch(
         &self,

@@ -34,8 +34,8 @@ fn speed_and_memory_on_a_real_model() {
     let output = tempfile::tempdir().unwrap();
     let output = output.path().join("adapter");
     let files = TrainingFiles { start: None, output: &output, checkpoints: None };
-    let report = train(&model, &TrainingData::Supervised(rows), &options, &files, &mut |step| {
-        eprintln!("{step:?}: {:.0} tokens/s, {:?} MiB", step.tokens as f64 / step.seconds, peak_memory());
+    let report = train(&model, &TrainingData::Supervised(rows), &options, &files, &mut |progress| {
+        eprintln!("{progress:?}: {:?} MiB", peak_memory());
         ControlFlow::Continue(())
     });
     eprintln!("{:?}", report.unwrap());

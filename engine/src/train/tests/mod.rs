@@ -14,7 +14,7 @@ mod tiny;
 mod training;
 
 use super::parameters::Parameters;
-use super::{Step, TrainError, TrainOptions, TrainReport, TrainRow, TrainingData, TrainingFiles};
+use super::{Progress, Step, TrainError, TrainOptions, TrainReport, TrainRow, TrainingData, TrainingFiles};
 use crate::lora::{LoraConfig, LoraPair, LoraWeights, Projection};
 use crate::model::Model;
 use std::ops::ControlFlow;
@@ -62,8 +62,10 @@ fn train(
 ) -> Result<(TrainReport, Vec<Step>), TrainError> {
     let mut steps = Vec::new();
     let files = TrainingFiles { start, output, checkpoints: None };
-    let report = super::train(model, data, options, &files, &mut |step| {
-        steps.push(step);
+    let report = super::train(model, data, options, &files, &mut |progress| {
+        if let Progress::Step(step) = progress {
+            steps.push(step);
+        }
         ControlFlow::Continue(())
     })?;
     Ok((report, steps))

@@ -17,7 +17,7 @@ pub(super) fn kto(rows: usize) -> TrainingData {
         desirable: index.is_multiple_of(2),
         weight: 1.0,
     };
-    TrainingData::Kto((0..rows).map(row).collect(), KtoOptions { undesirable_weight: 0.5, ..KtoOptions::default() })
+    TrainingData::Kto((0..rows).map(row).collect(), KtoOptions { target_ratio: 2.0, ..KtoOptions::default() })
 }
 
 pub(super) fn dpo(rows: usize) -> TrainingData {
@@ -57,31 +57,24 @@ fn desirable_replies_gain_and_undesirable_ones_lose() {
 }
 
 /// Protects: a batch of one kind only has no mean of the other; a rest of one row joins the batch before it, as a pair
-/// of one would be no mismatch.
+/// of one would be no mismatch; rows of one kind only are refused.
 #[test]
 fn kto_compares_two_rows_or_more() {
     let model = model();
     let sizes = measured(&model, &kto(5), &TrainOptions { batch_size: 2, epochs: 2, ..options() });
     assert_eq!(sizes.len(), 4, "two and three rows in each epoch");
+    let of_one_kind =
+        |step: &super::Step| step.measures.chosen_reward.is_none() || step.measures.rejected_reward.is_none();
+    assert!(sizes.iter().any(of_one_kind), "{sizes:?}");
     let TrainingData::Kto(mut rows, settings) = kto(4) else { unreachable!() };
-    rows.retain(|row| row.desirable);
-    let steps = measured(&model, &TrainingData::Kto(rows.clone(), settings), &options());
-    assert_eq!((steps[0].measures.chosen_reward, steps[0].measures.rejected_reward), (Some(0.0), None));
-    rows.truncate(1);
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("adapter");
+    let one = TrainOptions { batch_size: 1, ..options() };
+    let refused = train(&model, None, &TrainingData::Kto(rows.clone(), settings), &one, &output);
+    assert!(matches!(refused, Err(TrainError::SmallBatch { examples: 4, batch_size: 1, least: 2 })), "{refused:?}");
+    rows.retain(|row| row.desirable);
     let refused = train(&model, None, &TrainingData::Kto(rows, settings), &options(), &output);
-    assert!(matches!(refused, Err(TrainError::SmallBatch { examples: 1, least: 2, .. })), "{refused:?}");
-}
-
-/// Protects: the weight that balances the two kinds, and a name for the kind that is missing.
-#[test]
-fn undesirable_rows_are_weighed_against_desirable_ones() {
-    let options = KtoOptions::balanced(0.1, 1.0, 2.0, 30, 10).unwrap();
-    assert_eq!((options.desirable_weight, options.undesirable_weight), (1.0, 30.0 / (10.0 * 2.0)));
-    let refused = KtoOptions::balanced(0.1, 1.0, 1.0, 3, 0).unwrap_err().to_string();
-    assert!(refused.contains("3 desirable rows and 0 undesirable ones"), "{refused}");
-    assert!(KtoOptions::balanced(0.1, 1.0, 0.0, 3, 3).is_err());
+    assert!(matches!(refused, Err(TrainError::OneSided { positives: 2, negatives: 0 })), "{refused:?}");
 }
 
 /// Protects: warm-up and decay over the steps, as Hugging Face's schedules have them.
@@ -93,6 +86,8 @@ fn the_rate_follows_its_schedule() {
     };
     assert_eq!(rates(Schedule::Constant, 0.0), [1.0; 10]);
     assert_eq!(rates(Schedule::Constant, 0.2)[..4], [0.0, 0.5, 1.0, 1.0]);
+    let options = TrainOptions { warmup: 0.5, ..options() };
+    assert_eq!(share_of_rate(&options, 1, 1), 1.0, "the only step is not for nothing");
     assert_eq!(rates(Schedule::Linear, 0.2), [0.0, 0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]);
     let cosine = rates(Schedule::Cosine, 0.0);
     assert!(cosine[0] == 1.0 && (cosine[5] - 0.5).abs() < 1e-12 && cosine.is_sorted_by(|a, b| a > b), "{cosine:?}");

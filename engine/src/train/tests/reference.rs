@@ -1,16 +1,17 @@
 //! Training against PEFT and TRL, whose figures `tests/reference/training.py` wrote.
 
 use super::super::gradients::Gradients;
-use super::super::objective::{Dpo, Kto, Measures, Objective, Supervised, Trained};
+use super::super::objective::{Dpo, Kto, KtoWeights, Measures, Objective, Supervised, Trained};
 use super::super::optimizer::AdamW;
 use super::super::parameters::{Parameters, Place};
 use super::super::rows::Check;
-use super::super::{DpoOptions, KtoOptions, KtoRow, PreferenceRow, Sequence, TrainOptions, TrainRow};
+use super::super::{DpoOptions, KtoRow, PreferenceRow, Sequence, TrainOptions, TrainRow};
 use super::{adapter, model, name};
 use crate::lora::{Adapter, LoraConfig, LoraWeights};
 use crate::model::{LogitRows, Model, Segment};
 use safetensors::SafeTensors;
 use serde_json::Value;
+use std::ops::ControlFlow;
 
 const ROWS: usize = 4;
 const STEPS: usize = 5;
@@ -49,8 +50,8 @@ fn kto(check: &Check<'_>, labels: [bool; ROWS], apart: u32) -> Box<dyn Objective
             weight: 1.0,
         })
         .collect();
-    let options = KtoOptions { beta: BETA, desirable_weight: 1.0, undesirable_weight: 0.7 };
-    Box::new(Kto::new(check.kto(&rows).unwrap().rows, options, 64))
+    let weights = KtoWeights { beta: BETA, desirable: 1.0, undesirable: 0.7 };
+    Box::new(Kto::new(check.kto(&rows).unwrap().rows, weights, 64))
 }
 
 fn objective(case: &str, options: &TrainOptions) -> Box<dyn Objective> {
@@ -87,7 +88,9 @@ fn trained(model: &Model, case: &str) -> (Vec<Measures>, Vec<Vec<f32>>, Paramete
     let mut optimizer = AdamW::new(&parameters, 0.0);
     let (mut measures, mut first) = (Vec::new(), Vec::new());
     let trained = Trained { model, parameters: &parameters, options: &options };
-    objective.prepare(trained, &vec![batch.clone(); STEPS]).unwrap();
+    let batches = vec![batch.clone(); STEPS];
+    let references = objective.references(trained, &batches, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    objective.refer(references, &batches);
     for step in 1..=STEPS {
         let mut gradients = Gradients::new(&parameters);
         measures.push(objective.batch(trained, step, &batch, &mut gradients).unwrap());

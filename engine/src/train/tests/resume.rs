@@ -1,4 +1,6 @@
-use super::super::{self as training, Checkpoints, TrainError, TrainOptions, TrainReport, TrainingData, TrainingFiles};
+use super::super::{
+    self as training, Checkpoints, Progress, TrainError, TrainOptions, TrainReport, TrainingData, TrainingFiles,
+};
 use super::objectives::{dpo, kto};
 use super::{model, options, row, supervised};
 use crate::model::Model;
@@ -30,9 +32,9 @@ impl Place {
         let output = self.folder.path().join("adapter");
         let checkpoints = Some(Checkpoints { file: self.file(), every });
         let files = TrainingFiles { start: None, output: &output, checkpoints };
-        training::train(model, data, options, &files, &mut |step| match step.step == end {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        training::train(model, data, options, &files, &mut |progress| match progress {
+            Progress::Step(step) if step.step == end => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -26,14 +26,15 @@ impl Steps {
         Self { bar, log, last: None, failed: None }
     }
 
-    /// Shows how it goes on and writes steps down. An error says that the training had better stop; [`Self::finish`] has its reason.
+    /// Shows how it goes on and writes steps down. An error says that the training had better stop; [`Self::finish`] has
+    /// its reason.
     pub(crate) fn hear(&mut self, progress: Progress) -> Result<(), ()> {
         let step = match progress {
             Progress::Step(step) => step,
             Progress::Reference { done, total } => {
                 self.bar.set_length(total as u64);
                 self.bar.set_position(done as u64);
-                self.bar.set_message("reading the rows as the agent is");
+                self.bar.set_message("reference log-probabilities");
                 return Ok(());
             }
         };
@@ -83,13 +84,13 @@ impl StepLog {
 
 /// The file with what it holds of the steps before `step`: a training that was taken up again repeats those after its
 /// checkpoint.
-fn begin(path: &PathBuf, step: usize) -> std::io::Result<File> {
+fn begin(path: &Path, step: usize) -> std::io::Result<File> {
     let before = match fs::read_to_string(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
         text => text?,
     };
     let number = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("step")?.as_u64();
-    let mut beside = path.clone().into_os_string();
+    let mut beside = path.as_os_str().to_owned();
     beside.push(".partial");
     let mut file = File::create(&beside)?;
     for line in before.lines().filter(|line| number(line).is_some_and(|number| number < step as u64)) {

@@ -186,7 +186,7 @@ impl KvCache {
         }
     }
 
-    /// The type of keys and values in this process' memory.
+    /// The type of keys and values in this process' memory; of no use where they are on a device.
     pub(super) fn kept(&self) -> KvType {
         match self.pool.place {
             Place::Host(kept) => kept,

@@ -172,3 +172,34 @@ fn lora(spec: &LoraSpec) -> Result<LoraConfig, TrainingError> {
 fn count(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::SystemTime;
+
+    use super::*;
+
+    /// Protects: what trainings left behind goes in the end, and nothing else does.
+    #[test]
+    fn old_states_are_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, age: Duration| {
+            let file = File::create(folder.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        let week = KEPT + Duration::from_secs(60);
+        for (name, age) in
+            [("a.checkpoint", week), ("b.1-0.partial", week), ("c.checkpoint", KEPT / 2), ("d.gguf", week)]
+        {
+            write(name, age);
+        }
+        remove_old_states(folder.path());
+        let mut left: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["c.checkpoint", "d.gguf"]);
+    }
+}

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use influence_engine::model::Model;
-use influence_engine::train::{KtoRow, PreferenceRow, TrainRow, TrainingData};
-use influence_proto::Algorithm;
+use influence_engine::train::{KtoRow, PreferenceRow, TrainError, TrainRow, TrainingData};
+use influence_proto::{Algorithm, Failure};
 
-use super::{tiny, training_data};
+use super::{TrainingError, tiny, training_data};
 
 fn model() -> Model {
     let folder = tempfile::tempdir().unwrap();
@@ -133,6 +133,16 @@ fn preferences_are_pairs_of_prompts_and_replies() {
         assert_eq!(learnt(&row.rejected.ids, &row.rejected.mask), "no$");
     }
     assert_eq!(rows[3].rejected.mask, [false, true, true]);
+}
+
+/// Protects: a full disk does not end a run: another worker may have a healthy one. A bad row does.
+#[test]
+fn a_full_disk_is_retried_and_a_bad_row_is_not() {
+    let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let checkpoint = TrainError::Disk { file: "x".into(), source: full() };
+    assert!(Failure::from(TrainingError::Engine(checkpoint)).retryable);
+    let empty = TrainError::EmptyMask { row: 0, tokens: 3 };
+    assert!(!Failure::from(TrainingError::Engine(empty)).retryable);
 }
 
 #[test]

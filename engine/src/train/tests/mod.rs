@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod gradients;
-mod measurement;
 mod objectives;
 mod operations;
 mod optimizer;

@@ -1,13 +1,13 @@
 //! `influence train`: an adapter from a file of rows.
 
-use std::fs::File;
-use std::io::BufReader;
+use std::io::BufRead;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
 use influence_coordinator::config::{TrainingSettings, training_settings};
+use influence_coordinator::dataset::json_lines;
 use influence_engine::model::Model;
 use influence_engine::train::{Checkpoints, Step, TrainError, TrainReport, TrainingFiles, train as train_adapter};
 use influence_worker::training::{train_options, training_data};
@@ -36,13 +36,13 @@ pub(crate) async fn train(arguments: TrainArguments) -> anyhow::Result<()> {
         ),
         _ => {}
     }
-    let file = File::open(&arguments.data).with_context(|| format!("{} cannot be read", arguments.data.display()))?;
+    let rows = json_lines(&arguments.data).with_context(|| format!("{} cannot be read", arguments.data.display()))?;
     let cancel = interrupt::token()?;
     let model = place::load(&arguments.model, &arguments.place).await?;
     let (json, output) = (arguments.json, arguments.output.clone());
     let job = Job { arguments, settings, checkpoint };
     let (report, last) =
-        spawn_blocking(move || job.run(&model, file, &cancel)).await.context("training broke off")??;
+        spawn_blocking(move || job.run(&model, rows, &cancel)).await.context("training broke off")??;
     print(&if json { as_json(&report, &last) } else { as_text(&report, &last, &output) })
 }
 
@@ -66,10 +66,15 @@ struct Job {
 }
 
 impl Job {
-    fn run(&self, model: &Model, rows: File, cancel: &CancellationToken) -> anyhow::Result<(TrainReport, Step)> {
+    fn run(
+        &self,
+        model: &Model,
+        rows: impl BufRead,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<(TrainReport, Step)> {
         let TrainArguments { data, output, adapter, seed, checkpoint_steps, .. } = &self.arguments;
         let (settings, optimiser) = (&self.settings, self.settings.optimiser(0));
-        let rows = training_data(model, settings.algorithm, BufReader::new(rows));
+        let rows = training_data(model, settings.algorithm, rows);
         let rows = rows.with_context(|| format!("{} cannot be trained on", data.display()))?;
         let options = train_options(model, &self.arguments.model, &settings.lora, &optimiser, *seed)?;
         let checkpoints = Some(Checkpoints { file: self.checkpoint.clone(), every: *checkpoint_steps as usize });

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -28,6 +29,23 @@ fn an_adapter_is_trained_from_a_file_and_changes_the_model() {
     let error = lab.fail(&["train", "--model", "model", "--data", "bad.jsonl", "--output", "other"]);
     assert!(error.contains("bad.jsonl") && error.contains('2'), "{error}");
     assert!(!lab.path("other").exists());
+}
+
+/// Protects: a Parquet table trains as the same rows in JSON lines, and one that is damaged is refused by name.
+#[test]
+fn a_table_trains_as_its_rows_do() {
+    let lab = Lab::new();
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../coordinator/tests/reference");
+    let adapter = |data: &str| {
+        let data = reference.join(format!("messages.{data}"));
+        let output = data.extension().unwrap().to_str().unwrap();
+        lab.succeed(&["train", "--model", "model", "--data", data.to_str().unwrap(), "--output", output]);
+        std::fs::read(lab.path(output).join("adapter_model.safetensors")).unwrap()
+    };
+    assert!(adapter("parquet") == adapter("jsonl"), "another adapter");
+    lab.write("cut.parquet", "PAR1 and no more");
+    let error = lab.fail(&["train", "--model", "model", "--data", "cut.parquet", "--output", "x"]);
+    assert!(error.contains("cut.parquet") && error.contains("damaged"), "{error}");
 }
 
 fn said(text: &str) -> String {

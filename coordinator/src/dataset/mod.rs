@@ -1,5 +1,6 @@
 //! Datasets: selected episodes to training rows, and rows to JSON lines.
 
+mod lines;
 mod preferences;
 mod rows;
 
@@ -7,6 +8,7 @@ use std::io::{self, Write};
 
 use influence_proto::TrainingRow;
 
+pub use lines::json_lines;
 pub use preferences::{Preference, PreferenceError, count_preferences, preference_rows, read_preferences};
 pub use rows::{pairs, replies, rows};
 

@@ -4,13 +4,14 @@
 //! PKU-SafeRLHF, `prompt`, `response_0`, `response_1` and `better_response_id`.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use influence_proto::prompts::ChatRole;
 use influence_proto::{Algorithm, RowMessage, TrainingRow};
 use serde_json::{Map, Value};
+
+use super::json_lines;
 
 /// A file of preferences that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +113,7 @@ fn each_row(
     mut row: impl FnMut(usize, &str) -> Result<(), PreferenceError>,
 ) -> Result<(), PreferenceError> {
     let failed = |source| PreferenceError::Io { path: path.to_owned(), source };
-    let mut lines = BufReader::new(File::open(path).map_err(failed)?);
+    let mut lines = json_lines(path).map_err(failed)?;
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
@@ -219,6 +220,21 @@ mod tests {
             (vec!["Tea?".into(), "Yes.".into()], vec!["Tea?".into(), "No.".into()])
         );
         assert_eq!(read_preferences(file.path(), &BTreeSet::from([1])).unwrap(), found[1..]);
+    }
+
+    /// Protects: a Parquet file as Hugging Face writes it holds what the same rows in JSON lines do.
+    #[test]
+    fn tables_are_read_as_their_rows() {
+        let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
+        for name in ["preferences", "messages"] {
+            let rows = |kind: &str| {
+                let lines = json_lines(&reference.join(format!("{name}.{kind}"))).unwrap().lines();
+                lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()).collect::<Vec<_>>()
+            };
+            assert_eq!(rows("parquet"), rows("jsonl"));
+        }
+        let found = all(&reference.join("preferences.parquet"));
+        assert_eq!((found.len(), &*found[1].chosen[1].content), (2, "Oui."));
     }
 
     /// Protects: each algorithm gets the rows that it learns from, as the worker reads them.

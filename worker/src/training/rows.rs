@@ -1,5 +1,6 @@
 //! Training rows out of JSON lines.
 
+use std::collections::BTreeSet;
 use std::io::BufRead;
 
 use influence_engine::model::Model;
@@ -22,6 +23,9 @@ use super::text::Texts;
 /// - `dpo`: `{"prompt", "chosen", "rejected"}`, the prompt being optional where the others are lists of messages; or
 ///   `{"chosen": {"token_ids", "targets"}, "rejected": {...}}`.
 ///
+/// `null` is as absent. Other columns are not used, and a warning names them; those that would change what the model is shown
+/// are refused.
+///
 /// # Errors
 /// [`RowError`] names the line and the field.
 pub fn training_data(model: &Model, algorithm: Algorithm, reader: impl BufRead) -> Result<TrainingData, RowError> {
@@ -37,23 +41,40 @@ pub fn training_data(model: &Model, algorithm: Algorithm, reader: impl BufRead) 
 }
 
 fn each<T>(reader: impl BufRead, read: impl Fn(&mut Row) -> Result<T, RowError>) -> Result<Vec<T>, RowError> {
-    let mut rows = Vec::new();
+    let (mut rows, mut unused) = (Vec::new(), BTreeSet::new());
     for (index, text) in reader.lines().enumerate() {
         let line = index + 1;
         let text = text.map_err(|source| RowError::Read { line, source })?;
         if text.trim().is_empty() {
             continue;
         }
-        let value = serde_json::from_str(&text).map_err(|source| RowError::Json { line, source })?;
+        let mut value = serde_json::from_str(&text).map_err(|source| RowError::Json { line, source })?;
+        remove_nulls(&mut value);
         let Value::Object(fields) = value else {
             return Err(RowError::field(line, "row", "must be an object"));
         };
         let mut row = Row { fields, line };
         let read = read(&mut row)?;
-        row.nothing_else()?;
+        row.nothing_that_matters()?;
+        unused.extend(row.fields.into_iter().map(|(name, _)| name));
         rows.push(read);
     }
+    if !unused.is_empty() {
+        tracing::warn!(columns = ?unused, "columns of the training rows are not used");
+    }
     Ok(rows)
+}
+
+/// Tables have a cell for every field of every row: what is not there is empty.
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(values) => values.iter_mut().for_each(remove_nulls),
+        _ => {}
+    }
 }
 
 /// A line that is being read.
@@ -137,10 +158,14 @@ impl Row {
         RowError::field(self.line, field, problem)
     }
 
-    fn nothing_else(&self) -> Result<(), RowError> {
-        match self.fields.keys().next() {
+    /// Columns by which a trainer would show the model something else, or weigh the row.
+    fn nothing_that_matters(&self) -> Result<(), RowError> {
+        const MATTER: [&str; 6] = ["tools", "images", "image", "chat_template_kwargs", "assistant_masks", "weight"];
+        match MATTER.into_iter().find(|name| self.fields.contains_key(*name)) {
             None => Ok(()),
-            Some(key) => Err(self.refuse(key, "is not a field of such a training row")),
+            Some(name) => {
+                Err(self.refuse(name, "cannot be trained on; take it out of the rows if they mean the same without"))
+            }
         }
     }
 }

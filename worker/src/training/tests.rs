@@ -69,6 +69,15 @@ fn tokens_are_trained_on_as_they_are() {
     assert_eq!(rows[0].mask, [false, true, true, false, true]);
 }
 
+/// Protects: tables of others train here: they have columns of their own, and a cell for every field of every row.
+#[test]
+fn other_columns_and_empty_cells_change_nothing() {
+    let model = model();
+    let plain = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "one"}]}"#;
+    let table = r#"{"source": "web", "tools": null, "token_ids": null, "messages": [{"role": "user", "content": "Hi", "weight": null, "tool_calls": null}, {"role": "assistant", "content": "one", "tool_calls": null}]}"#;
+    assert_eq!(supervised(&model, table), supervised(&model, plain));
+}
+
 #[test]
 fn a_bad_line_is_named_with_its_field() {
     let model = model();
@@ -82,7 +91,7 @@ fn a_bad_line_is_named_with_its_field() {
         (r#"{"messages": [{"role": "user", "content": "x", "wait": 1}]}"#, vec!["`messages[0]`", "wait", "weight"]),
         (r#"{"messages": [{"role": "assistant", "content": "x", "weight": 2}]}"#, vec!["`messages[0].weight`", "2"]),
         (r#"{"messages": [{"role": "user", "content": "x"}]}"#, vec!["line 2", "nothing to train on"]),
-        (r#"{"messages": [{"role": "assistant", "content": "x"}], "mesages": []}"#, vec!["`mesages`"]),
+        (r#"{"messages": [{"role": "assistant", "content": "x"}], "tools": "[]"}"#, vec!["`tools`", "take it out"]),
         (r#"{"token_ids": [1, 2], "targets": [[1, 9]]}"#, vec!["`targets`", "[1, 9]", "2 tokens"]),
         (r#"{"token_ids": [1, 2, 3], "targets": [[2, 3], [1, 2]]}"#, vec!["`targets`", "in order"]),
         (r#"{"token_ids": [1, 2], "targets": [[0, 1]]}"#, vec!["`targets`", "token 0"]),
@@ -153,7 +162,11 @@ fn rows_of_another_algorithm_are_refused() {
         (Algorithm::Sft, reply, ["`messages`", "is missing"]),
         (KTO, r#"{"prompt": "a", "completion": "b"}"#, ["`label`", "bool"]),
         (KTO, r#"{"prompt": "a", "completion": [], "label": true}"#, ["`completion`", "both texts"]),
-        (KTO, r#"{"prompt_ids": [5], "completion_ids": [6], "label": true, "weight": 2}"#, ["`weight`", "not a field"]),
+        (
+            KTO,
+            r#"{"prompt_ids": [5], "completion_ids": [6], "label": true, "weight": 2}"#,
+            ["`weight`", "cannot be trained on"],
+        ),
         (KTO, r#"{"prompt_ids": [], "completion_ids": [6], "label": true}"#, ["`prompt_ids`", "is empty"]),
         (KTO, r#"{"prompt": "", "completion": "b", "label": true}"#, ["`prompt`", "is empty"]),
         (DPO, reply, ["`chosen`", "is missing"]),

@@ -17,7 +17,7 @@ pub(crate) use cache::{BLOCK, KvBlock, KvPool, KvShape};
 pub use kept::KvType;
 pub(crate) use paged::Paging;
 pub(crate) use pages::Pages;
-pub(crate) use vector::{exp, sum_of_exp};
+pub(crate) use vector::{exp, softcap as cap_values, sum_of_exp};
 
 use crate::instruction_sets::Instructions;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Storage, Tensor};

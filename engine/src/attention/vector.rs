@@ -69,7 +69,7 @@ fn gelu_times_body(gate: &mut [f32], up: &[f32]) {
 
 for_each_instruction_set! {
     /// `x = cap * tanh(x / cap)`, elementwise.
-    pub(super) fn softcap(values: &mut [f32], cap: f32) = softcap_body
+    pub(crate) fn softcap(values: &mut [f32], cap: f32) = softcap_body
 }
 
 /// With `tanh(y) = 1 - 2 / (e^2y + 1)`.

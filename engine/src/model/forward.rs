@@ -174,7 +174,8 @@ impl ModelConfig {
         self.gemma.as_ref().filter(|gemma| gemma.sliding[layer]).map(|gemma| gemma.window)
     }
 
-    fn scores(&self, layer: usize) -> Scores {
+    /// How a layer scores keys.
+    pub(crate) fn scores(&self, layer: usize) -> Scores {
         let gemma = self.gemma.as_ref();
         Scores {
             scale: gemma.map_or_else(|| 1.0 / (self.head_dim as f32).sqrt(), |gemma| gemma.attention_scale),

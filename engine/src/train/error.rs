@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use crate::lora::AdapterError;
-use crate::model::Architecture;
 
 /// A failure of a training. Rows count from 0, steps from 1.
 #[derive(Debug, thiserror::Error)]
@@ -19,9 +18,6 @@ pub enum TrainError {
         /// What would be accepted.
         expected: String,
     },
-    /// A family that runs, but has no backward pass.
-    #[error("models of the family {0:?} can be run, but not trained yet; train one of another family")]
-    Family(Architecture),
     /// There is nothing to train on.
     #[error("no rows to train on: {given} given, {dropped} of them left out as longer than max_length {max_length}")]
     NoRows {

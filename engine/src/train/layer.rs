@@ -24,6 +24,8 @@ pub(super) struct Pass<'a> {
     parameters: &'a Parameters,
     dropout: Option<DropoutDraw>,
     rotation: Rotation,
+    /// Of layers with a window, where it is another.
+    sliding_rotation: Option<Rotation>,
 }
 
 impl<'a> Pass<'a> {
@@ -34,7 +36,10 @@ impl<'a> Pass<'a> {
         dropout: Option<DropoutDraw>,
         tokens: usize,
     ) -> Result<Self> {
-        Ok(Self { model, parameters, dropout, rotation: Rotation::new(&model.weights.rope, tokens)? })
+        let weights = &model.weights;
+        let sliding = weights.sliding_rope.as_ref().map(|table| Rotation::new(table, tokens)).transpose()?;
+        let rotation = Rotation::new(&weights.rope, tokens)?;
+        Ok(Self { model, parameters, dropout, rotation, sliding_rotation: sliding })
     }
 
     pub(super) fn model(&self) -> &'a Model {
@@ -53,12 +58,19 @@ impl<'a> Pass<'a> {
         let eps = self.model.config.rms_norm_eps;
         let layer = Layer { pass: self, index, graph };
         let normed = operations::rms_norm(x, &weights.attn_norm, eps)?;
-        let x = (x + layer.attend(weights, &normed)?)?;
+        let post = weights.post_norms.as_ref();
+        let post_norm = |x: Tensor, norm: Option<&Tensor>| match norm {
+            Some(norm) => operations::rms_norm(&x, norm, eps),
+            None => Ok(x),
+        };
+        let attended = layer.attend(weights, &normed)?;
+        let x = (x + post_norm(attended, post.map(|norms| &norms.attn))?)?;
         let normed = operations::rms_norm(&x, &weights.ffn_norm, eps)?;
         let gate = layer.project(Projection::Gate, &weights.gate, &normed)?;
         let up = layer.project(Projection::Up, &weights.up, &normed)?;
-        let inner = operations::swiglu(&gate, &up)?;
-        x + layer.project(Projection::Down, &weights.down, &inner)?
+        let inner = operations::gated(&gate, &up, self.model.config.architecture.activation())?;
+        let down = layer.project(Projection::Down, &weights.down, &inner)?;
+        x + post_norm(down, post.map(|norms| &norms.ffn))?
     }
 }
 
@@ -79,9 +91,11 @@ impl Layer<'_, '_> {
             None => (q, k),
         };
         let heads = HeadLayout { heads: config.heads, kv_heads: config.kv_heads, width: config.head_dim };
-        let q = operations::rotate(&q, &self.pass.rotation)?;
-        let k = operations::rotate(&k, &self.pass.rotation)?;
-        let mixed = operations::attention(&q, &k, &v, heads)?;
+        let scores = config.scores(self.index);
+        let sliding = self.pass.sliding_rotation.as_ref().filter(|_| scores.window.is_some());
+        let rotation = sliding.unwrap_or(&self.pass.rotation);
+        let (q, k) = (operations::rotate(&q, rotation)?, operations::rotate(&k, rotation)?);
+        let mixed = operations::attention(&q, &k, &v, heads, scores)?;
         self.project(Projection::O, &weights.o, &mixed)
     }
 

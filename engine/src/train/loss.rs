@@ -48,6 +48,16 @@ pub(super) fn head_sum(model: &Model, hidden: &Tensor, ids: &[u32], targets: &[u
     targets.chunks(CHUNK).map(|targets| Chunk::new(model, hidden, ids, targets)?.sum()).sum()
 }
 
+/// Of some of the last layer's outputs `[rows, width]`: `[rows, vocab]`. Differentiable.
+pub(super) fn logits(model: &Model, rows: &Tensor) -> Result<Tensor> {
+    let normed = operations::rms_norm(rows, &model.weights.norm, model.config.rms_norm_eps)?;
+    let logits = model.weights.lm_head.forward(&normed)?;
+    match model.config.gemma.as_ref().and_then(|gemma| gemma.logit_softcap) {
+        Some(cap) => logits.affine(1.0 / f64::from(cap), 0.0)?.tanh()? * f64::from(cap),
+        None => Ok(logits),
+    }
+}
+
 /// Some of a row's targets.
 struct Chunk {
     /// Where they are predicted.
@@ -65,8 +75,7 @@ impl Chunk {
         let positions = Tensor::new(positions, hidden.device())?;
         let wanted: Vec<u32> = targets.iter().map(|target| ids[*target]).collect();
         let rows = Var::from_tensor(&hidden.index_select(&positions, 0)?)?;
-        let normed = operations::rms_norm(&rows, &model.weights.norm, model.config.rms_norm_eps)?;
-        let logits = model.weights.lm_head.forward(&normed)?;
+        let logits = logits(model, &rows)?;
         let losses = negative_log_likelihood(&logits, &wanted)?;
         Ok(Self { positions, rows, logits, wanted, losses })
     }

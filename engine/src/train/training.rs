@@ -48,9 +48,6 @@ pub fn train(
     files: &TrainingFiles<'_>,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<TrainReport, TrainError> {
-    if let Some(family) = model.config.gemma.as_ref().map(|_| model.config.architecture) {
-        return Err(TrainError::Family(family));
-    }
     options.check(model.config.context_length)?;
     let (mut objective, mut report) = objective(model, data, options)?;
     let parameters = Parameters::new(&model.config, options, files.start)?;

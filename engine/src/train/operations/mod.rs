@@ -1,4 +1,4 @@
-//! The operations of a Llama layer, each with its own backward pass.
+//! The operations of a decoder layer, each with its own backward pass.
 //!
 //! candle's fused norm, rotation and softmax have no backward pass and cut the gradient without a word; chains
 //! of its plain operations have one, but are slow on a CPU (single-threaded, with a copy per operation, and a
@@ -7,15 +7,15 @@
 
 mod adapted;
 mod attention;
+mod gated;
 mod norm;
 mod rotation;
-mod swiglu;
 
 pub(super) use adapted::{Adapted, adapted_linear};
 pub(super) use attention::{HeadLayout, attention};
+pub(super) use gated::gated;
 pub(super) use norm::rms_norm;
 pub(super) use rotation::{Rotation, rotate};
-pub(super) use swiglu::swiglu;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, WithDType, bail};
 

@@ -1,8 +1,7 @@
 use super::super::draws::DropoutDraw;
 use super::super::gradients::{Gradients, Ran};
 use super::super::layer::{Graph, Pass};
-use super::super::loss::negative_log_likelihood;
-use super::super::operations;
+use super::super::loss::{logits, negative_log_likelihood};
 use super::super::parameters::Parameters;
 use super::super::rows::{Check, ReadyRow};
 use super::super::{TrainError, TrainRow};
@@ -66,11 +65,11 @@ fn slope(var: &Var, direction: &[f64], mut loss: impl FnMut() -> f64) -> f64 {
     (4.0 * narrow - wide) / 3.0
 }
 
-fn check_against_differences(dropout: Option<DropoutDraw>) {
-    let (model, row) = (model(), ready(&row(9, 5, 1)));
-    let parameters = parameters(&model);
-    let pass = pass(&model, &parameters, &row, dropout);
-    let gradients = gradients(&model, &parameters, &pass, &row);
+fn check_against_differences(model: &Model, dropout: Option<DropoutDraw>) {
+    let row = ready(&row(9, 5, 1));
+    let parameters = parameters(model);
+    let pass = pass(model, &parameters, &row, dropout);
+    let gradients = gradients(model, &parameters, &pass, &row);
     let mut noise = Noise(99);
     let mut checked = 0;
     for ((place, var), gradient) in parameters.vars().zip(&gradients) {
@@ -97,13 +96,23 @@ fn check_against_differences(dropout: Option<DropoutDraw>) {
 /// Protects: every gradient of every A and B is the slope of the loss.
 #[test]
 fn every_gradient_agrees_with_finite_differences() {
-    check_against_differences(None);
+    check_against_differences(&model(), None);
+}
+
+/// Protects: the same through bounded scores and logits, windows that are shorter than the row, and norms on both sides.
+#[test]
+fn every_gradient_of_gemma_agrees_with_finite_differences() {
+    for family in ["gemma2", "gemma3_text"] {
+        let model = family_model(family);
+        assert!(model.config.gemma.as_ref().is_some_and(|gemma| gemma.window < 8 && gemma.sliding.contains(&false)));
+        check_against_differences(&model, None);
+    }
 }
 
 /// Protects: dropout is the same in both runs of a layer, so the gradient is that of the loss that was reported.
 #[test]
 fn gradients_under_dropout_agree_with_finite_differences() {
-    check_against_differences(Some(dropout()));
+    check_against_differences(&model(), Some(dropout()));
 }
 
 /// Protects: running layers again gives the gradients of the one whole graph.
@@ -114,8 +123,7 @@ fn checkpointing_changes_no_gradient() {
     let pass = pass(&model, &parameters, &row, Some(dropout()));
     let ours = gradients(&model, &parameters, &pass, &row);
     let x = hidden(&model, &pass, &row, Graph::On);
-    let normed = operations::rms_norm(&x, &model.weights.norm, model.config.rms_norm_eps).unwrap();
-    let logits = model.weights.lm_head.forward(&normed).unwrap();
+    let logits = logits(&model, &x).unwrap();
     let first = row.targets[0] - 1;
     let logits = logits.narrow(0, first, row.targets.len()).unwrap();
     let losses = negative_log_likelihood(&logits, &row.ids[row.targets[0]..]).unwrap();
@@ -163,13 +171,12 @@ fn a_forward_pass_that_cuts_a_gradient_is_refused() {
 /// Protects: what is trained is what is then served: both forward passes give the same logits.
 #[test]
 fn training_and_inference_give_the_same_logits() {
-    for family in ["llama", "qwen2", "qwen3"] {
+    for family in ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"] {
         let (model, row) = (family_model(family), ready(&row(40, 39, 6)));
         let parameters = parameters(&model);
         let pass = pass(&model, &parameters, &row, None);
         let x = hidden(&model, &pass, &row, Graph::Off);
-        let normed = operations::rms_norm(&x, &model.weights.norm, model.config.rms_norm_eps).unwrap();
-        let ours = model.weights.lm_head.forward(&normed).unwrap();
+        let ours = logits(&model, &x).unwrap();
         let adapter = Adapter::pack(&parameters.weights()).unwrap();
         let mut cache = model.new_cache(64).unwrap();
         let mut segments =

@@ -32,6 +32,16 @@ fn family_model(family: &str) -> Model {
     config["model_type"] = family.into();
     // Qwen3's heads have a width of their own.
     config["head_dim"] = tiny::HEAD.into();
+    if family.starts_with("gemma") {
+        let change = serde_json::json!({
+            "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": true, "query_pre_attn_scalar": 9.0,
+            "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "attn_logit_softcapping": if family == "gemma2" { 2.0.into() } else { serde_json::Value::Null },
+            "final_logit_softcapping": if family == "gemma2" { 3.0.into() } else { serde_json::Value::Null },
+            "rope_local_base_freq": 100.0,
+        });
+        config.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    }
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     Model::load(folder.path()).unwrap()
 }

@@ -1,5 +1,6 @@
 use super::super::operations::{self, Adapted, HeadLayout, Rotation};
 use super::{Noise, plain};
+use crate::attention::{Activation, Scores};
 use crate::linear::FrozenLinear;
 use crate::model::RopeTable;
 use candle_core::{Result, Tensor, Var};
@@ -50,15 +51,14 @@ fn the_norm_agrees_with_plain_operations() {
     );
 }
 
-/// Protects: SwiGLU, values and both gradients, also far from zero and over several tasks.
+/// Protects: both gated units, values and both gradients, also far from zero and over several tasks.
 #[test]
-fn swiglu_agrees_with_plain_operations() {
+fn gated_units_agree_with_plain_operations() {
     let mut noise = Noise(2);
-    compare(
-        &[noise.tensor(&[60, 80], 30.0), noise.tensor(&[60, 80], 2.0)],
-        |x| operations::swiglu(&x[0], &x[1]),
-        |x| plain::swiglu(&x[0], &x[1]),
-    );
+    let leaves = [noise.tensor(&[60, 80], 30.0), noise.tensor(&[60, 80], 2.0)];
+    compare(&leaves, |x| operations::gated(&x[0], &x[1], Activation::Silu), |x| x[0].silu()? * &x[1]);
+    // candle's `gelu` is the approximation.
+    compare(&leaves, |x| operations::gated(&x[0], &x[1], Activation::GeluTanh), |x| x[0].gelu()? * &x[1]);
 }
 
 /// Protects: the rotation, value and gradient.
@@ -78,11 +78,15 @@ fn the_rotation_agrees_with_plain_operations() {
 }
 
 /// Protects: causal attention, values and the gradients of queries, keys and values, for one token, for blocks
-/// and panels that are not full, and for heads that are no multiple of a panel.
+/// and panels that are not full, and for heads that are no multiple of a panel; with a window and bounded scores, and without.
 #[test]
 fn attention_agrees_with_plain_operations() {
-    for (tokens, heads, kv_heads, width) in [(1, 2, 1, 4), (5, 3, 3, 8), (8, 6, 2, 8), (33, 4, 2, 40), (100, 3, 1, 64)]
+    let shapes = [(1, 2, 1, 4), (5, 3, 3, 8), (8, 6, 2, 8), (33, 4, 2, 40), (100, 3, 1, 64)];
+    let bounds = [(None, None), (Some(1.5), None), (None, Some(3)), (Some(4.0), Some(7)), (None, Some(40))];
+    for ((tokens, heads, kv_heads, width), (softcap, window)) in
+        shapes.into_iter().flat_map(|shape| bounds.map(|bounds| (shape, bounds)))
     {
+        let scores = Scores { scale: 0.3, softcap, window };
         let mut noise = Noise(4);
         let leaves = [
             noise.tensor(&[tokens, heads * width], 2.0),
@@ -91,13 +95,13 @@ fn attention_agrees_with_plain_operations() {
         ];
         let layout = HeadLayout { heads, kv_heads, width };
         let split = |x: &Tensor, count| x.reshape((tokens, count, width))?.transpose(0, 1)?.contiguous();
-        let mask = plain::causal_mask(tokens).unwrap();
+        let mask = plain::causal_mask(tokens, window.unwrap_or(tokens)).unwrap();
         compare(
             &leaves,
-            |x| operations::attention(&x[0], &x[1], &x[2], layout),
+            |x| operations::attention(&x[0], &x[1], &x[2], layout, scores),
             |x| {
                 let (q, k, v) = (split(&x[0], heads)?, split(&x[1], kv_heads)?, split(&x[2], kv_heads)?);
-                plain::attention(&q, &k, &v, &mask)?.transpose(0, 1)?.reshape((tokens, heads * width))
+                plain::attention(&q, &k, &v, scores, &mask)?.transpose(0, 1)?.reshape((tokens, heads * width))
             },
         );
     }

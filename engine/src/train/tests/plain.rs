@@ -1,10 +1,12 @@
-//! The operations of a Llama layer as chains of candle's plain operations: the oracle of ours.
+//! The operations of a decoder layer as chains of candle's plain operations: the oracle of ours.
 
+use crate::attention::Scores;
 use candle_core::{D, Device, Result, Tensor};
 
-/// `[tokens, tokens]`: 0 where a token may look, -inf elsewhere.
-pub(super) fn causal_mask(tokens: usize) -> Result<Tensor> {
-    let mask = (0..tokens * tokens).map(|place| if place % tokens > place / tokens { f32::NEG_INFINITY } else { 0.0 });
+/// `[tokens, tokens]`: 0 where a token may look, itself and those before it in the window; -inf elsewhere.
+pub(super) fn causal_mask(tokens: usize, window: usize) -> Result<Tensor> {
+    let seen = |token: usize, other: usize| other <= token && token < other + window;
+    let mask = (0..tokens * tokens).map(|i| if seen(i / tokens, i % tokens) { 0.0 } else { f32::NEG_INFINITY });
     Tensor::from_iter(mask, &Device::Cpu)?.reshape((tokens, tokens))
 }
 
@@ -27,20 +29,20 @@ pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 
 /// Causal attention with grouped key and value heads: `q [heads, tokens, width]`, `k`, `v`
 /// `[kv_heads, tokens, width]`, `mask [tokens, tokens]` with 0 where a token may look and -inf elsewhere.
-pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Result<Tensor> {
+pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores, mask: &Tensor) -> Result<Tensor> {
     let (heads, tokens, width) = q.dims3()?;
     let kv_heads = k.dim(0)?;
     let groups = heads / kv_heads;
     let q = q.reshape((kv_heads, groups * tokens, width))?;
-    let scores = (q.matmul(&k.transpose(1, 2)?)? / (width as f64).sqrt())?;
+    let Scores { scale, softcap, .. } = scores;
+    let scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(scale))?;
+    let scores = match softcap {
+        Some(cap) => ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?,
+        None => scores,
+    };
     let scores = scores.reshape((heads, tokens, tokens))?.broadcast_add(mask)?;
     let highest = scores.detach().max_keepdim(D::Minus1)?;
     let powers = scores.broadcast_sub(&highest)?.exp()?;
     let weights = powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)?;
     weights.reshape((kv_heads, groups * tokens, tokens))?.matmul(v)?.reshape((heads, tokens, width))
-}
-
-/// SwiGLU (arXiv 2002.05202): `silu(gate) * up`.
-pub(super) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()? * up
 }

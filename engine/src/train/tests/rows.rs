@@ -1,7 +1,6 @@
 use super::super::rows::{Check, Ready, ReadyRow};
 use super::super::{KtoRow, LongRows, TrainError, TrainOptions, TrainRow};
 use super::{model, options, row, supervised, train};
-use crate::model::{Architecture, Gemma};
 
 fn check(rows: &[TrainRow], options: &TrainOptions) -> Result<Ready<ReadyRow>, TrainError> {
     Check { options, vocabulary: 300 }.rows(rows)
@@ -13,26 +12,6 @@ fn error(rows: &[TrainRow]) -> TrainError {
 
 /// A change to valid options.
 type Edit = fn(&mut TrainOptions);
-
-/// Protects: a family whose backward pass would be another one's is refused, and writes nothing.
-#[test]
-fn a_family_without_a_backward_pass_is_refused() {
-    let mut model = model();
-    model.config.architecture = Architecture::Gemma2;
-    model.config.gemma = Some(Gemma {
-        attention_scale: 0.5,
-        attention_softcap: None,
-        logit_softcap: None,
-        window: 8,
-        sliding: vec![false; 3],
-        sliding_rope_theta: None,
-    });
-    let folder = tempfile::tempdir().unwrap();
-    let output = folder.path().join("adapter");
-    let refused = train(&model, None, &supervised(&[row(8, 3, 1)]), &options(), &output);
-    assert!(matches!(refused, Err(TrainError::Family(Architecture::Gemma2))), "{refused:?}");
-    assert!(!output.exists());
-}
 
 /// Protects: a row that would teach nothing, or nonsense, is refused by number.
 #[test]
@@ -89,6 +68,26 @@ fn long_rows_are_dropped_or_cut_and_counted() {
     assert_eq!((cut.rows.len(), cut.dropped, cut.cut), (2, 1, 1));
     assert_eq!(cut.rows[1].targets, [30, 31, 32]);
     assert_eq!((cut.rows[1].ids.len(), cut.rows[1].tokens), (33, 64));
+}
+
+/// Protects: long replies are dropped or cut as configured; one whose prompt alone is too long can only be dropped.
+#[test]
+fn long_replies_are_dropped_or_cut_and_counted() {
+    let reply = |prompt: usize, completion: usize| KtoRow {
+        prompt: row(prompt, 1, 1).ids,
+        completion: row(completion, 1, 2).ids,
+        desirable: true,
+        weight: 1.0,
+    };
+    let rows = [reply(60, 4), reply(60, 5), reply(64, 1)];
+    let check = |long_rows| {
+        let options = TrainOptions { long_rows, ..options() };
+        Check { options: &options, vocabulary: 300 }.kto(&rows).unwrap()
+    };
+    let (dropped, cut) = (check(LongRows::Drop), check(LongRows::Cut));
+    assert_eq!((dropped.rows.len(), dropped.dropped, dropped.cut), (1, 2, 0));
+    assert_eq!((cut.rows.len(), cut.dropped, cut.cut), (2, 1, 1));
+    assert_eq!(&*cut.rows[1].row.targets, [60, 61, 62, 63]);
 }
 
 /// Protects: a setting out of its bounds is refused before anything is computed or written.

@@ -1,7 +1,8 @@
 use super::super::{self as training, TrainError, TrainOptions, TrainRow, TrainingFiles};
-use super::{adapter, lora, model, options, row, supervised, train};
+use super::{adapter, lora, model, options, row, supervised, tiny, train};
 use crate::lora::{LoraConfig, LoraWeights, Projection};
 use crate::model::Model;
+use candle_core::{DType, Tensor};
 use std::ops::ControlFlow;
 
 fn trained_bytes(model: &Model, rows: &[TrainRow], options: &TrainOptions, threads: usize) -> Vec<u8> {
@@ -55,6 +56,24 @@ fn training_repeats_bit_for_bit() {
     assert!(once != trained_bytes(&model, &rows, &other, 2), "the seed changes nothing");
     options.lora.dropout = 0.0;
     assert!(once != trained_bytes(&model, &rows, &options, 2), "dropout changes nothing");
+}
+
+/// Protects: a base that is kept in 16 bits trains the adapter that its values in f32 train, bit for bit.
+#[test]
+fn a_base_in_16_bits_trains_as_its_values_do() {
+    for dtype in [DType::BF16, DType::F16] {
+        let folder = tempfile::tempdir().unwrap();
+        let trained = |name: &str, dtypes: &[DType]| {
+            let cast =
+                |tensor: &Tensor| dtypes.iter().fold(tensor.clone(), |tensor, dtype| tensor.to_dtype(*dtype).unwrap());
+            let weights = tiny::weights(7).into_iter().map(|(name, tensor)| (name, cast(&tensor))).collect();
+            let model = Model::load(&tiny::write_folder(&folder.path().join(name), &weights)).unwrap();
+            trained_bytes(&model, &rows()[..2], &options(), 2)
+        };
+        let kept = trained("kept", &[dtype]);
+        assert!(kept == trained("values", &[dtype, DType::F32]), "{dtype:?} trains another adapter");
+        assert!(kept != trained("before", &[]), "rounding changed nothing");
+    }
 }
 
 /// Protects: a step's loss is the mean over all its targets, so a row's weight counts like copies of it.

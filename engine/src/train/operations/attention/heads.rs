@@ -1,0 +1,144 @@
+//! Heads, blocks of neighbouring tokens, and products between them.
+
+use crate::linear::{PANEL, Panels, TILE_ROWS, Tile};
+use candle_core::Result;
+
+/// One head's rows `[tokens, width]`, packed both ways.
+pub(super) struct Head {
+    rows: Vec<f32>,
+    /// Products of a row with every token's row.
+    by_token: Panels,
+    /// Sums of the tokens' rows.
+    mixing: Panels,
+    width: usize,
+}
+
+impl Head {
+    pub(super) fn all(x: &[f32], count: usize, width: usize) -> Result<Vec<Self>> {
+        let pack = |head: usize| {
+            let rows: Vec<f32> = x
+                .chunks_exact(count * width)
+                .flat_map(|token| &token[head * width..(head + 1) * width])
+                .copied()
+                .collect();
+            let tokens = rows.len() / width;
+            Ok(Self {
+                by_token: Panels::pack(&rows, tokens, width)?,
+                mixing: Panels::pack_transposed(&rows, tokens, width)?,
+                rows,
+                width,
+            })
+        };
+        (0..count).map(pack).collect()
+    }
+
+    pub(super) fn row(&self, token: usize) -> &[f32] {
+        &self.rows[token * self.width..(token + 1) * self.width]
+    }
+
+    /// The rows of a block times `scale`, input by input as a kernel reads them.
+    pub(super) fn interleaved(&self, block: Block, scale: f32) -> Vec<f32> {
+        let mut x = vec![0.0f32; block.rows * self.width];
+        for row in 0..block.rows {
+            let places = x[row..].iter_mut().step_by(block.rows);
+            for (place, value) in places.zip(self.row(block.first + row)) {
+                *place = value * scale;
+            }
+        }
+        x
+    }
+
+    /// The products of the block's rows (`x`, interleaved) with the rows of the tokens of `span`.
+    pub(super) fn products(&self, x: &[f32], block: Block, span: Span) -> Weights {
+        let mut weights = Weights::new(block, span);
+        let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
+        for panel in span.panels() {
+            self.by_token.tile(panel, 0..self.width, x, block.rows, &mut tile);
+            let place = panel * PANEL - span.start;
+            for (row, sums) in tile[..block.rows].iter().enumerate() {
+                weights.row_mut(row)[place..place + PANEL].copy_from_slice(sums);
+            }
+        }
+        weights
+    }
+
+    /// Adds to `out` (rows of `stride`) the block's weighted sums of the rows of the tokens of `span`.
+    pub(super) fn mix(&self, weights: &Weights, out: &mut [f32], stride: usize) {
+        let Weights { block, span, .. } = *weights;
+        let x = weights.interleaved();
+        let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
+        for column in (0..self.width).step_by(PANEL) {
+            let lanes = PANEL.min(self.width - column);
+            let tokens = span.start..span.end;
+            self.mixing.tile(column / PANEL, tokens, &x, block.rows, &mut tile);
+            for (row, sums) in tile[..block.rows].iter().enumerate() {
+                let start = row * stride + column;
+                for (out, sum) in out[start..start + lanes].iter_mut().zip(sums) {
+                    *out += sum;
+                }
+            }
+        }
+    }
+}
+
+/// Neighbouring tokens that are dealt with together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block {
+    pub(super) first: usize,
+    pub(super) rows: usize,
+}
+
+impl Block {
+    pub(super) fn of(index: usize, tokens: usize) -> Self {
+        let first = index * TILE_ROWS;
+        Self { first, rows: TILE_ROWS.min(tokens - first) }
+    }
+}
+
+/// The tokens that a block has to do with; it starts where a panel does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+impl Span {
+    fn panels(self) -> std::ops::Range<usize> {
+        self.start / PANEL..self.end.div_ceil(PANEL)
+    }
+}
+
+/// A number for each (row of a block, token of a span).
+#[derive(Clone)]
+pub(super) struct Weights {
+    values: Vec<f32>,
+    stride: usize,
+    block: Block,
+    pub(super) span: Span,
+}
+
+impl Weights {
+    pub(super) fn new(block: Block, span: Span) -> Self {
+        let stride = span.panels().len() * PANEL;
+        Self { values: vec![0.0; block.rows * stride], stride, block, span }
+    }
+
+    pub(super) fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.values[row * self.stride..(row + 1) * self.stride]
+    }
+
+    pub(super) fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.stride..(row + 1) * self.stride]
+    }
+
+    pub(super) fn interleaved(&self) -> Vec<f32> {
+        let mut x = vec![0.0f32; (self.span.end - self.span.start) * self.block.rows];
+        for row in 0..self.block.rows {
+            let places = x[row..].iter_mut().step_by(self.block.rows);
+            for (place, value) in places.zip(self.row(row)) {
+                *place = *value;
+            }
+        }
+        x
+    }
+}

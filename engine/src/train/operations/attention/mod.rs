@@ -1,0 +1,302 @@
+//! Causal attention with grouped key and value heads, whole or within a window, in memory linear in the number of tokens: the weights of
+//! a few rows at a time are made, used, and made again in the backward pass (the idea of arXiv 2205.14135).
+
+mod heads;
+
+use self::heads::{Block, Head, Span, Weights};
+use super::{list, values};
+use crate::attention::{Scores, cap_values, exp};
+use crate::linear::{PANEL, TILE_ROWS};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// How the rows of queries, keys and values fall into heads.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::train) struct HeadLayout {
+    /// Query heads.
+    pub(in crate::train) heads: usize,
+    /// Key and value heads; a divisor of the query heads.
+    pub(in crate::train) kv_heads: usize,
+    /// Width of each head.
+    pub(in crate::train) width: usize,
+}
+
+/// Softmax attention of each token over itself and those before it, or the last of them in a window: `q [tokens, heads * width]`, `k` and `v`
+/// `[tokens, kv_heads * width]`; the result is of the shape of `q`. Differentiable in all three.
+pub(in crate::train) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: HeadLayout,
+    scores: Scores,
+) -> Result<Tensor> {
+    let (tokens, q_width) = q.dims2()?;
+    let kv_shape = [tokens, heads.kv_heads * heads.width];
+    if q_width != heads.heads * heads.width || k.dims() != kv_shape || v.dims() != kv_shape {
+        bail!("{heads:?} do not fit {:?}, {:?}, {:?}", q.dims(), k.dims(), v.dims());
+    }
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads, scores })
+}
+
+/// Turns a row of scores into softmax weights, 0 outside of `seen`; returns the logarithm of their sum before that.
+fn softmax(scores: &mut [f32], seen: Range<usize>) -> f32 {
+    let (scores, after) = scores.split_at_mut(seen.end);
+    let (before, seen) = scores.split_at_mut(seen.start);
+    let highest = seen.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    for score in seen.iter_mut() {
+        *score = exp(*score - highest);
+    }
+    let total: f32 = seen.iter().sum();
+    for weight in seen.iter_mut() {
+        *weight /= total;
+    }
+    before.fill(0.0);
+    after.fill(0.0);
+    highest + total.ln()
+}
+
+/// The operation: which heads there are, and how their scores are made.
+#[derive(Debug, Clone, Copy)]
+struct Attention {
+    heads: HeadLayout,
+    scores: Scores,
+}
+
+impl HeadLayout {
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+impl Attention {
+    /// The first token that this one sees.
+    fn first_seen(&self, token: usize) -> usize {
+        self.scores.window.map_or(0, |window| (token + 1).saturating_sub(window))
+    }
+
+    /// One past the last token that sees this one.
+    fn last_seeing(&self, token: usize, tokens: usize) -> usize {
+        self.scores.window.map_or(tokens, |window| tokens.min(token + window))
+    }
+
+    /// Bounds the scores, where the family does.
+    fn cap(&self, scores: &mut [f32]) {
+        if let Some(cap) = self.scores.softcap {
+            cap_values(scores, cap);
+        }
+    }
+
+    /// What a change of a score's product changes of the score, by the score: `scale`, where the bound lets it pass.
+    fn slope(&self, score: f32) -> f32 {
+        let passes = self.scores.softcap.map_or(1.0, |cap| 1.0 - (score / cap) * (score / cap));
+        passes * self.scores.scale
+    }
+
+    /// The bounded scores of a block of queries with the keys that they see, and some around those.
+    fn block_scores(&self, q: &Head, k: &Head, block: Block) -> Weights {
+        let start = self.first_seen(block.first) / PANEL * PANEL;
+        let span = Span { start, end: block.first + block.rows };
+        let mut scores = k.products(&q.interleaved(block, self.scores.scale), block, span);
+        (0..block.rows).for_each(|row| self.cap(scores.row_mut(row)));
+        scores
+    }
+
+    /// Turns them into softmax weights; the logarithms of their sums.
+    fn softmax(&self, scores: &mut Weights, block: Block) -> [f32; TILE_ROWS] {
+        let (start, mut logs) = (scores.span.start, [0.0; TILE_ROWS]);
+        for (row, log) in logs[..block.rows].iter_mut().enumerate() {
+            let token = block.first + row;
+            *log = softmax(scores.row_mut(row), self.first_seen(token) - start..token + 1 - start);
+        }
+        logs
+    }
+
+    fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> Result<Vec<f32>> {
+        let HeadLayout { heads, kv_heads, width } = self.heads;
+        let q_heads = Head::all(q, heads, width)?;
+        let k_heads = Head::all(k, kv_heads, width)?;
+        let v_heads = Head::all(v, kv_heads, width)?;
+        let row = heads * width;
+        let tokens = q.len() / row;
+        let mut output = vec![0.0f32; q.len()];
+        output.par_chunks_mut(TILE_ROWS * row).enumerate().for_each(|(index, output)| {
+            let block = Block::of(index, tokens);
+            for (head, q) in q_heads.iter().enumerate() {
+                let kv = head / self.heads.group();
+                let mut weights = self.block_scores(q, &k_heads[kv], block);
+                self.softmax(&mut weights, block);
+                v_heads[kv].mix(&weights, &mut output[head * width..], row);
+            }
+        });
+        Ok(output)
+    }
+
+    /// The gradients of queries, keys and values.
+    fn backward(&self, inputs: [&[f32]; 3], output: &[f32], grad: &[f32]) -> Result<[Vec<f32>; 3]> {
+        let [q, k, v] = inputs;
+        let HeadLayout { heads, kv_heads, width } = self.heads;
+        let pass = Backward {
+            attention: *self,
+            q: Head::all(q, heads, width)?,
+            k: Head::all(k, kv_heads, width)?,
+            v: Head::all(v, kv_heads, width)?,
+            grad: Head::all(grad, heads, width)?,
+            tokens: q.len() / (heads * width),
+        };
+        let (q_gradient, sums) = pass.queries(output, grad);
+        let (k_gradient, v_gradient) = pass.keys_and_values(&sums);
+        Ok([q_gradient, k_gradient, v_gradient])
+    }
+}
+
+/// What the backward pass of keys needs to know of a query and head.
+#[derive(Debug, Clone, Copy, Default)]
+struct QuerySums {
+    /// The logarithm of the softmax's sum.
+    log: f32,
+    /// The output times its gradient, summed over the head: what the softmax takes off each weight's gradient.
+    along: f32,
+}
+
+struct Backward {
+    attention: Attention,
+    q: Vec<Head>,
+    k: Vec<Head>,
+    v: Vec<Head>,
+    grad: Vec<Head>,
+    tokens: usize,
+}
+
+impl Backward {
+    /// The queries' gradient, and the sums `[tokens, heads]`. With `P` the weights: `dS = P * (dO Vᵀ - along) * slope`,
+    /// `dQ = dS K`.
+    fn queries(&self, output: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<QuerySums>) {
+        let HeadLayout { heads, width, .. } = self.attention.heads;
+        let row = heads * width;
+        let mut gradient = vec![0.0f32; self.tokens * row];
+        let mut sums = vec![QuerySums::default(); self.tokens * heads];
+        gradient
+            .par_chunks_mut(TILE_ROWS * row)
+            .zip(sums.par_chunks_mut(TILE_ROWS * heads))
+            .zip(output.par_chunks(TILE_ROWS * row).zip(grad.par_chunks(TILE_ROWS * row)))
+            .enumerate()
+            .for_each(|(index, ((gradient, sums), (output, grad)))| {
+                let block = Block::of(index, self.tokens);
+                for head in 0..heads {
+                    let kv = head / self.attention.heads.group();
+                    let scores = self.attention.block_scores(&self.q[head], &self.k[kv], block);
+                    let mut weights = scores.clone();
+                    let logs = self.attention.softmax(&mut weights, block);
+                    let x = self.grad[head].interleaved(block, 1.0);
+                    let through = self.v[kv].products(&x, block, weights.span);
+                    for row_index in 0..block.rows {
+                        let place = row_index * row + head * width;
+                        let pairs = output[place..place + width].iter().zip(&grad[place..]);
+                        let along: f32 = pairs.map(|(output, grad)| output * grad).sum();
+                        sums[row_index * heads + head] = QuerySums { log: logs[row_index], along };
+                        let weights = weights.row_mut(row_index).iter_mut();
+                        let scores = scores.row(row_index);
+                        for ((weight, score), through) in weights.zip(scores).zip(through.row(row_index)) {
+                            *weight *= (through - along) * self.attention.slope(*score);
+                        }
+                    }
+                    self.k[kv].mix(&weights, &mut gradient[head * width..], row);
+                }
+            });
+        (gradient, sums)
+    }
+
+    /// The gradients of keys and values: `dK = dSᵀ Q`, `dV = Pᵀ dO`, over the queries that see each key.
+    fn keys_and_values(&self, sums: &[QuerySums]) -> (Vec<f32>, Vec<f32>) {
+        let HeadLayout { heads, kv_heads, width } = self.attention.heads;
+        let row = kv_heads * width;
+        let mut k_gradient = vec![0.0f32; self.tokens * row];
+        let mut v_gradient = vec![0.0f32; self.tokens * row];
+        k_gradient
+            .par_chunks_mut(TILE_ROWS * row)
+            .zip(v_gradient.par_chunks_mut(TILE_ROWS * row))
+            .enumerate()
+            .for_each(|(index, (k_gradient, v_gradient))| {
+                let block = Block::of(index, self.tokens);
+                for head in 0..heads {
+                    let kv = head / self.attention.heads.group();
+                    let (weights, changes) = self.keys_of_head(head, block, sums);
+                    let place = kv * width;
+                    self.grad[head].mix(&weights, &mut v_gradient[place..], row);
+                    self.q[head].mix(&changes, &mut k_gradient[place..], row);
+                }
+            });
+        (k_gradient, v_gradient)
+    }
+
+    /// `Pᵀ` and `dSᵀ` of a block of keys and the queries that see some of them.
+    fn keys_of_head(&self, head: usize, block: Block, sums: &[QuerySums]) -> (Weights, Weights) {
+        let Attention { heads: HeadLayout { heads, .. }, scores } = self.attention;
+        let kv = head / self.attention.heads.group();
+        let end = self.attention.last_seeing(block.first + block.rows - 1, self.tokens);
+        let span = Span { start: block.first / PANEL * PANEL, end };
+        let keys = self.k[kv].interleaved(block, scores.scale);
+        let mut weights = self.q[head].products(&keys, block, span);
+        let values = self.v[kv].interleaved(block, 1.0);
+        let mut changes = self.grad[head].products(&values, block, span);
+        for row in 0..block.rows {
+            let key = block.first + row;
+            let seeing = key - span.start..self.attention.last_seeing(key, self.tokens) - span.start;
+            let weights = weights.row_mut(row);
+            let changes = changes.row_mut(row);
+            for list in [&mut *weights, &mut *changes] {
+                list[..seeing.start].fill(0.0);
+                list[seeing.end..].fill(0.0);
+            }
+            self.attention.cap(&mut weights[seeing.clone()]);
+            for place in seeing {
+                let of = sums[(span.start + place) * heads + head];
+                let slope = self.attention.slope(weights[place]);
+                weights[place] = exp(weights[place] - of.log);
+                changes[place] = weights[place] * (changes[place] - of.along) * slope;
+            }
+        }
+        (weights, changes)
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "causal-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let output = self.forward(
+            values(q, q_layout, self.name())?,
+            values(k, k_layout, self.name())?,
+            values(v, v_layout, self.name())?,
+        )?;
+        Ok((CpuStorage::F32(output), q_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let inputs = [&list(q)?[..], &list(k)?[..], &list(v)?[..]];
+        let [q_gradient, k_gradient, v_gradient] = self.backward(inputs, &list(output)?, &list(grad)?)?;
+        Ok((
+            Some(Tensor::from_vec(q_gradient, q.shape(), q.device())?),
+            Some(Tensor::from_vec(k_gradient, k.shape(), k.device())?),
+            Some(Tensor::from_vec(v_gradient, v.shape(), v.device())?),
+        ))
+    }
+}

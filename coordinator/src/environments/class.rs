@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::environment::{AssessorTemplate, Environment, SharedProblems, environment_name};
 use super::history::MessageTemplate;
 use super::master::{InfluencePrompts, MASTER, Master};
+use super::openings::InitialState;
 use super::states::{RawState, START};
 use super::template::Draw;
 use crate::config::document::{Problem, Problems};
@@ -106,10 +107,9 @@ impl EnvironmentClass {
         self.environments.keys().map(String::as_str)
     }
 
-    /// Ids of an environment's initial states, in the file's order; empty for an unknown environment.
-    pub fn initial_states(&self, environment: &str) -> Vec<&str> {
-        let openings = self.environments.get(environment).map(|e| e.openings.as_slice()).unwrap_or_default();
-        openings.iter().map(|(id, _)| id.as_str()).collect()
+    /// An environment's initial states, in order; empty for an unknown environment.
+    pub fn initial_states(&self, environment: &str) -> Vec<InitialState<'_>> {
+        self.environments.get(environment).map(|e| e.openings.states().collect()).unwrap_or_default()
     }
 
     /// The state machine, without the messages that its states append.
@@ -152,8 +152,7 @@ impl EnvironmentClass {
         influence: Option<InfluencePrompts>,
     ) -> Option<Scene> {
         let environment = self.environments.get(environment)?;
-        let opening = environment.opening(initial_state)?;
-        let draw = environment.variables.draw(draw_seed);
+        let (opening, draw) = environment.openings.find(initial_state, environment.variables.draw(draw_seed))?;
         let machine = self.machine_of(environment, &draw).ok()?;
         Some(Scene {
             agent_name: environment.agent_name.render(&draw),

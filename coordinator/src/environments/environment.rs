@@ -2,18 +2,15 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use influence_proto::Speaker;
-use serde_json::Value;
-
-use super::history::{MessageTemplate, RawMessage, read_messages};
+use super::history::{MessageTemplate, RawMessage};
 use super::master::{InfluencePrompts, Master, RawAssessor, RawPrompt};
-use super::states::{START, variable_text};
+use super::openings::{Openings, RawOpenings};
+use super::states::variable_text;
 use super::template::{Template, UsedIn, Variables};
 use crate::config::document::{Document, Dotted, ENVIRONMENT, Problem, Problems, Section, Step, describe};
 
 /// Stands in transcripts where neither class nor environment names the agent.
 const AGENT_NAME: (&str, &str) = ("agent_name", "the agent");
-const HISTORIES: &str = "histories";
 
 /// One topic of a class, with every prompt of the class bound to its variables.
 #[derive(Debug, Clone)]
@@ -26,8 +23,7 @@ pub(super) struct Environment {
     pub(super) transition: AssessorTemplate,
     pub(super) influence: BTreeMap<InfluencePrompts, AssessorTemplate>,
     pub(super) entries: BTreeMap<String, Vec<MessageTemplate>>,
-    /// In the file's order.
-    pub(super) openings: Vec<(String, Vec<MessageTemplate>)>,
+    pub(super) openings: Openings,
 }
 
 /// An assessor's prompts.
@@ -55,20 +51,15 @@ impl Environment {
     ) -> Result<Loaded, Problems> {
         let document = Document::read(path, ENVIRONMENT)?;
         let problems = RefCell::new(Problems::none());
-        let variables = read_variables(&document, &problems, master, notes);
-        let openings = read_openings(&document, &problems);
+        let openings = RawOpenings::read(&document, &problems);
+        let variables = read_variables(&document, &problems, &openings, master, notes);
         let environment = {
             let mut binding = Binding { variables: &variables, name: environment_name(path), shared };
-            let openings = bind_openings(&document, &problems, &mut binding, master, &openings);
+            let openings = openings.bind(&document, &problems, &mut binding, master);
             bind(master, &mut binding, openings, &variables)
         };
         let content = serde_json::to_vec(document.root()).unwrap_or_default();
         problems.into_inner().or(Loaded { environment, content })
-    }
-
-    /// An opening by the id of its initial state.
-    pub(super) fn opening(&self, initial_state: &str) -> Option<&[MessageTemplate]> {
-        self.openings.iter().find(|(id, _)| id == initial_state).map(|(_, messages)| messages.as_slice())
     }
 }
 
@@ -80,6 +71,7 @@ pub(super) fn environment_name(path: &Path) -> String {
 fn read_variables(
     document: &Document,
     problems: &RefCell<Problems>,
+    openings: &RawOpenings,
     master: &Master,
     notes: &mut Vec<Problem>,
 ) -> Variables {
@@ -89,7 +81,10 @@ fn read_variables(
         variables.set(name, values.clone());
     }
     let root = Section::root(document, problems);
-    for (name, value) in root.entries().filter(|(name, _)| *name != HISTORIES) {
+    for (name, values) in &openings.variables {
+        variables.set(name, values.clone());
+    }
+    for (name, value) in root.entries().filter(|(name, _)| !openings.keys().contains(&name.as_str())) {
         match variable_text(value) {
             Some(text) => variables.set(name, vec![text]),
             None => {
@@ -105,38 +100,10 @@ fn read_variables(
     variables
 }
 
-fn read_openings(document: &Document, problems: &RefCell<Problems>) -> Vec<(String, Vec<RawMessage>)> {
-    let mut root = Section::root(document, problems);
-    if !root.has(HISTORIES) {
-        let near = crate::config::document::nearest(HISTORIES, root.entries().map(|(key, _)| key.as_str()));
-        let hint = near.map_or(
-            "give the initial states, as in `histories: {1: [{role: environment, content: Hi}]}`".into(),
-            |near| format!("rename `{near}`"),
-        );
-        let message = format!("`{HISTORIES}` is missing; {hint}");
-        problems.borrow_mut().push(document.problem(&[], message));
-        return Vec::new();
-    }
-    let list = root.section(HISTORIES);
-    let mut openings = Vec::new();
-    for (id, value) in list.entries() {
-        let path = list.path_of(id);
-        let messages = read_messages(&list, &path, value);
-        if matches!(value, Value::Array(items) if items.is_empty()) {
-            list.report(id, "is empty; give at least one message, or remove it");
-        }
-        openings.push((id.clone(), messages));
-    }
-    if openings.is_empty() && problems.borrow().is_empty() {
-        root.report(HISTORIES, "is empty; give at least one initial state");
-    }
-    openings
-}
-
 /// One environment's names, against which prompts are parsed.
-struct Binding<'a> {
-    variables: &'a Variables,
-    name: String,
+pub(super) struct Binding<'a> {
+    pub(super) variables: &'a Variables,
+    pub(super) name: String,
     shared: &'a mut SharedProblems,
 }
 
@@ -151,7 +118,7 @@ impl Binding<'_> {
         Some(AssessorTemplate { system: system?, suffix: suffix?, answers: raw.answers.clone() })
     }
 
-    fn entry(&mut self, messages: &[RawMessage], used_in: UsedIn) -> Option<Vec<MessageTemplate>> {
+    pub(super) fn entry(&mut self, messages: &[RawMessage], used_in: UsedIn) -> Option<Vec<MessageTemplate>> {
         let mut templates = Vec::with_capacity(messages.len());
         for raw in messages {
             match MessageTemplate::parse(raw, self.variables, used_in) {
@@ -163,12 +130,7 @@ impl Binding<'_> {
     }
 }
 
-fn bind(
-    master: &Master,
-    binding: &mut Binding<'_>,
-    openings: Vec<(String, Vec<MessageTemplate>)>,
-    variables: &Variables,
-) -> Option<Environment> {
+fn bind(master: &Master, binding: &mut Binding<'_>, openings: Openings, variables: &Variables) -> Option<Environment> {
     let entries: Vec<_> = master
         .states
         .iter()
@@ -189,42 +151,6 @@ fn bind(
         entries: entries.into_iter().collect::<Option<_>>()?,
         openings,
     })
-}
-
-fn bind_openings(
-    document: &Document,
-    problems: &RefCell<Problems>,
-    binding: &mut Binding<'_>,
-    master: &Master,
-    openings: &[(String, Vec<RawMessage>)],
-) -> Vec<(String, Vec<MessageTemplate>)> {
-    let report = |path: &[Step], message: String| problems.borrow_mut().push(document.problem(path, message));
-    // A conversation begins by entering the first state, whose messages follow the opening.
-    let start = master.states.get(START).map(|s| s.history.as_slice()).unwrap_or_default();
-    let start_templates = binding.entry(start, UsedIn::Prompt).unwrap_or_default();
-    let mut bound = Vec::with_capacity(openings.len());
-    for (id, messages) in openings {
-        let mut templates = Vec::with_capacity(messages.len());
-        for raw in messages {
-            match MessageTemplate::parse(raw, binding.variables, UsedIn::Prompt) {
-                Ok(template) => templates.push(template),
-                Err(message) => report(&raw.path, format!("`{}` {message}", Dotted(&raw.path))),
-            }
-        }
-        if let Some(last) = messages.iter().chain(start).next_back().filter(|m| m.speaker == Speaker::Agent) {
-            let path = [Step::Key(HISTORIES.into()), Step::Key(id.clone())];
-            let message = format!(
-                "`{}` ends with the agent's own message, `{}`, so there is nothing for it to answer; \
-                 end with another role",
-                Dotted(&path),
-                last.content.chars().take(40).collect::<String>().trim()
-            );
-            report(&path, message);
-        }
-        templates.extend(start_templates.iter().cloned());
-        bound.push((id.clone(), templates));
-    }
-    bound
 }
 
 /// Problems of the class's prompts, each with the environments that have it.

@@ -27,6 +27,11 @@ impl MessageTemplate {
         messages.iter().map(render).collect()
     }
 
+    /// The variables that the messages show.
+    pub(super) fn variables(messages: &[Self]) -> impl Iterator<Item = usize> {
+        messages.iter().flat_map(|m| m.content.variables())
+    }
+
     /// Whether any of the messages has a second rendering.
     pub(super) fn any_alternative(messages: &[Self]) -> bool {
         messages.iter().any(|m| m.content.shows_alternative())

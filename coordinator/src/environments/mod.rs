@@ -7,11 +7,14 @@
 
 mod class;
 mod environment;
+mod expansion;
 mod history;
 mod master;
+mod openings;
 mod states;
 mod template;
 
 pub use class::{AssessorPrompt, EnvironmentClass, Scene};
 pub use master::InfluencePrompts;
 pub(crate) use master::MASTER;
+pub use openings::InitialState;

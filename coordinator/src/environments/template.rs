@@ -1,5 +1,7 @@
 //! Prompts as Python format strings, with names only: `{topic}`, and `{{` and `}}` for braces.
 
+use std::collections::BTreeSet;
+
 use rand_chacha::ChaCha12Rng;
 
 use influence_proto::stream;
@@ -48,6 +50,18 @@ impl Variables {
         variable.values.first().filter(|_| variable.values.len() == 1).map(String::as_str)
     }
 
+    /// Whether the variable at this place has this name.
+    pub(super) fn is(&self, index: usize, name: &str) -> bool {
+        self.list[index].name == name
+    }
+
+    /// Of these variables those that have several values, each once, and how many those are.
+    pub(super) fn lists_of(&self, used: impl Iterator<Item = usize>) -> Vec<(usize, u64)> {
+        let used: BTreeSet<usize> = used.collect();
+        let counts = used.into_iter().map(|index| (index, self.list[index].values.len() as u64));
+        counts.filter(|(_, count)| *count > 1).collect()
+    }
+
     fn find(&self, name: &str, used_in: UsedIn) -> Option<usize> {
         let usable = |v: &Variable| v.alternative.is_none() || used_in == UsedIn::EnteredState;
         self.list.iter().position(|v| v.name == name && usable(v))
@@ -86,6 +100,12 @@ impl Draw<'_> {
     /// The same draw, showing second values where a variable has one.
     pub(super) fn alternative(&self) -> Self {
         Self { alternative: true, ..self.clone() }
+    }
+
+    /// The same draw with another of the variable's values.
+    pub(super) fn choosing(mut self, variable: usize, value: usize) -> Self {
+        self.chosen[variable] = value;
+        self
     }
 
     fn value(&self, index: usize) -> &str {
@@ -151,6 +171,14 @@ impl Template {
             }
         }
         Ok(template)
+    }
+
+    /// The variables that it shows.
+    pub(super) fn variables(&self) -> impl Iterator<Item = usize> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Variable(index) => Some(*index),
+        })
     }
 
     /// Whether a second rendering differs.

@@ -20,19 +20,20 @@ pub struct Pool {
     pub held_out: Vec<String>,
 }
 
-/// Splits an environment's pool. The held-out part is the share rounded to the nearest number, but
-/// at least one initial state where the share is above 0, and never all of them. It depends on the
-/// seed and the environment's name alone.
+/// Splits an environment's pool, by template: no opening that is held out is a variant of one that is trained on. The held-out
+/// part is the share of the templates rounded to the nearest number, but at least one where the share is above 0, and never all
+/// of them. It depends on the seed and the environment's name alone.
 pub fn pool(class: &EnvironmentClass, environment: &str, held_out: Fraction, seed: u64) -> Pool {
     let states = class.initial_states(environment);
-    let wanted = if held_out.is_zero() { 0 } else { held_out.round_of(states.len()).max(1) };
-    let wanted = wanted.min(states.len().saturating_sub(1));
-    let order = stream::permutation(stream::derive(seed, &["held_out", environment]), states.len());
-    let mut is_held_out = vec![false; states.len()];
+    let templates = states.iter().map(|state| state.place + 1).max().unwrap_or_default();
+    let wanted = if held_out.is_zero() { 0 } else { held_out.round_of(templates).max(1) };
+    let wanted = wanted.min(templates.saturating_sub(1));
+    let order = stream::permutation(stream::derive(seed, &["held_out", environment]), templates);
+    let mut is_held_out = vec![false; templates];
     order.into_iter().take(wanted).for_each(|index| is_held_out[index] = true);
     let part = |held: bool| {
-        let chosen = states.iter().zip(&is_held_out).filter(|(_, h)| **h == held);
-        chosen.map(|(id, _)| (*id).to_owned()).collect()
+        let chosen = states.iter().filter(|state| is_held_out[state.place] == held);
+        chosen.map(|state| state.id.clone().into_owned()).collect()
     };
     Pool { training: part(false), held_out: part(true) }
 }

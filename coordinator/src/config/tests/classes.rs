@@ -22,7 +22,8 @@ fn clinic(configs: &Configs) -> EnvironmentClass {
 fn a_scene_is_rendered_and_trimmed_as_the_benchmark_does() {
     let class = clinic(&Configs::new());
     assert_eq!(class.environments().collect::<Vec<_>>(), ["gameable_smoking", "ordinary_debt", "ordinary_smoking"]);
-    assert_eq!(class.initial_states("ordinary_debt"), ["1", "2", "3", "4", "5", "6", "7", "8"]);
+    let ids = class.initial_states("ordinary_debt").into_iter().map(|state| state.id);
+    assert!(ids.eq(["1", "2", "3", "4", "5", "6", "7", "8"]));
     let scene = class.scene("gameable_smoking", "3", 1, Some(InfluencePrompts::FivePoint)).unwrap();
     let name = &scene.agent_name;
     assert!(["Ada", "Bo", "Cy"].contains(&name.as_str()));

@@ -56,8 +56,8 @@ pub struct Experiment {
 impl Experiment {
     /// Reads an experiment file and what it refers to.
     ///
-    /// `configs` is the folder of `models.yaml` and `environments/`; by default the parent of the
-    /// file's folder. `overrides` are dotted keys with YAML values (`--set`), applied in order before
+    /// `configs` is the folder of `models.yaml` and `environments/`; by default the nearest one above the file that has a
+    /// `models.yaml`, or else the parent of the file's folder. `overrides` are dotted keys with YAML values (`--set`), applied in order before
     /// anything is checked; `seed` and `name` likewise, and last.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Experiment {
         seed: Option<u64>,
         name: Option<&str>,
     ) -> Result<Self, Problems> {
-        let mut document = Document::read(path, EXPERIMENT)?;
+        let mut document = Document::read_extending(path, EXPERIMENT)?;
         let mut wrong = Problems::none();
         for (key, value) in overrides {
             document.set(key, value, format!("--set {key}")).unwrap_or_else(|problem| wrong.push(problem));
@@ -110,7 +110,9 @@ pub fn training_settings(given: &[(&str, &str, String)]) -> Result<TrainingSetti
 /// `configs/experiments/x.yaml` belongs to `configs`.
 fn default_configs(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let configs = absolute.parent().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
+    let has_models = |folder: &&Path| folder.join("models.yaml").exists();
+    let parent = absolute.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+    let configs = absolute.ancestors().skip(1).find(has_models).unwrap_or(parent).to_owned();
     // Messages name what the user can recognise: a path below the working folder is shown as such.
     match std::env::current_dir() {
         Ok(here) => configs.strip_prefix(&here).map(Path::to_owned).unwrap_or(configs),

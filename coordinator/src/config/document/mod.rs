@@ -4,6 +4,7 @@
 //! A [`Document`] is a tree of JSON values that knows where each key came from; a [`Section`] reads
 //! one mapping of it, key by key, and collects every problem instead of stopping at the first.
 
+mod extends;
 mod problem;
 mod section;
 mod source;
@@ -52,6 +53,13 @@ struct Override {
     flag: String,
 }
 
+/// What a file says itself, and what stands below that.
+#[derive(Debug)]
+struct Extended {
+    own: Value,
+    base: Document,
+}
+
 /// A parsed file, with what the command line put over it.
 #[derive(Debug)]
 pub(crate) struct Document {
@@ -59,6 +67,8 @@ pub(crate) struct Document {
     text: String,
     json: bool,
     root: Value,
+    /// The file's own tree, and the file that it extends, if it does: `root` holds both.
+    extended: Option<Box<Extended>>,
     overrides: Vec<Override>,
     /// Finding a line costs another parse, so only the first problems of a file get one.
     lookups_left: Cell<usize>,
@@ -72,13 +82,13 @@ impl Document {
         let parsed = if json { parse_json(&text) } else { parse_yaml(&text) };
         let root = parsed.map_err(|(line, message)| Problem::at_line(path, line, message))?;
         let lookups_left = Cell::new(if text.len() > MANY_BYTES { 4 } else { 60 });
-        Ok(Self { path: path.to_owned(), text, json, root, overrides: Vec::new(), lookups_left })
+        Ok(Self { path: path.to_owned(), text, json, root, extended: None, overrides: Vec::new(), lookups_left })
     }
 
     /// Nothing yet: everything will come from the command line.
     pub(crate) fn empty() -> Self {
         let (path, text, root, overrides) = (PathBuf::new(), String::new(), Value::Null, Vec::new());
-        Self { path, text, json: false, root, overrides, lookups_left: Cell::new(0) }
+        Self { path, text, json: false, root, extended: None, overrides, lookups_left: Cell::new(0) }
     }
 
     /// Where the document came from.
@@ -124,7 +134,7 @@ impl Document {
     pub(crate) fn place(&self, path: &[Step]) -> Place {
         match self.overrides.iter().rev().find(|o| path.starts_with(&o.path)) {
             Some(set) => Place::Flag(set.flag.clone()),
-            None => Place::File { path: self.path.clone(), line: self.line(path) },
+            None => self.file_of(path).place_in_file(path),
         }
     }
 
@@ -133,8 +143,33 @@ impl Document {
         Problem { place: self.place(path), message: message.into() }
     }
 
+    /// The folder that a path at this key is relative to: that of the file which gives it.
+    pub(crate) fn folder_of(&self, path: &[Step]) -> &Path {
+        let is_override = self.overrides.iter().any(|o| path.starts_with(&o.path));
+        let file = if is_override { self } else { self.file_of(path) };
+        file.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// Of this file and those that it extends, the first that has most of the path.
+    fn file_of(&self, path: &[Step]) -> &Self {
+        match &self.extended {
+            Some(extended) if extended.base.depth(path) > self.depth_in_file(path) => extended.base.file_of(path),
+            _ => self,
+        }
+    }
+
+    fn place_in_file(&self, path: &[Step]) -> Place {
+        Place::File { path: self.path.clone(), line: self.line(path) }
+    }
+
+    /// How many steps of the path the file has, or those that it extends.
+    fn depth(&self, path: &[Step]) -> usize {
+        let below = self.extended.as_ref().map_or(0, |extended| extended.base.depth(path));
+        below.max(self.depth_in_file(path))
+    }
+
     fn depth_in_file(&self, path: &[Step]) -> usize {
-        let mut value = &self.root;
+        let mut value = self.extended.as_ref().map_or(&self.root, |extended| &extended.own);
         for (depth, step) in path.iter().enumerate() {
             let inner = match step {
                 Step::Key(key) => value.get(key.as_str()),

@@ -71,7 +71,7 @@ fn class_folder(section: &Section<'_>, class: &str, configs: &Path) -> Option<Pa
     let is_name = !class.contains(['/', '\\']) && class != "." && class != "..";
     let folder = match is_name {
         true => classes.join(class),
-        false => section.document().path().parent().unwrap_or(Path::new("")).join(class),
+        false => section.document().folder_of(&section.path_of("class")).join(class),
     };
     if folder.is_dir() {
         return Some(folder);

@@ -62,7 +62,7 @@ fn static_data(mut section: Section<'_>) -> Option<StaticData> {
     if fraction.is_zero() || fraction == Fraction::ONE {
         section.report("fraction", "must be a share above 0 and below 1 of an iteration's rows, as in `1/10`");
     }
-    let path = section.document().path().parent().unwrap_or(Path::new("")).join(path);
+    let path = section.document().folder_of(&section.path_of("path")).join(path);
     let found = count_preferences(&path).map_err(|e| e.to_string()).and_then(|rows| {
         let sha256 = digest(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(StaticData { path: path.clone(), sha256, rows, fraction })

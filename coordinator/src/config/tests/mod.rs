@@ -4,6 +4,7 @@
 mod classes;
 mod expansions;
 mod experiments;
+mod extends;
 mod files;
 pub(crate) mod fixture;
 mod identity;

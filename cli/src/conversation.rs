@@ -26,7 +26,7 @@ pub(crate) fn print(spec: &EpisodeSpec, turns: &[Turn]) -> String {
     page
 }
 
-fn say(page: &mut String, agent_name: &str, message: &Message) {
+pub(crate) fn say(page: &mut String, agent_name: &str, message: &Message) {
     let label = match message.speaker {
         Speaker::Agent => agent_name,
         Speaker::Environment => "user",
@@ -37,7 +37,7 @@ fn say(page: &mut String, agent_name: &str, message: &Message) {
     block(page, label, &message.content);
 }
 
-fn block(page: &mut String, label: &str, text: &str) {
+pub(crate) fn block(page: &mut String, label: &str, text: &str) {
     let _ = writeln!(page, "  {}", harmless(label));
     for line in harmless(text).lines() {
         let indented = textwrap::Options::new(WIDTH).initial_indent("    ").subsequent_indent("    ");

@@ -5,8 +5,10 @@ mod args;
 mod check;
 mod cluster;
 mod conversation;
+mod convert;
 mod coordinate;
 mod credentials;
+mod environments;
 mod interrupt;
 mod model;
 mod place;
@@ -62,6 +64,8 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Worker(arguments) => run::worker(arguments).await,
         Command::Cluster(arguments) => cluster::dispatch(arguments).await,
         Command::Validate(arguments) => check::validate(&arguments),
+        Command::Convert(arguments) => convert::convert(&arguments),
+        Command::Environments(command) => environments::dispatch(command).await,
         Command::Runs(arguments) => stored::runs(arguments).await,
         Command::Episodes(arguments) => stored::episodes(arguments).await,
         Command::Model(command) => model::dispatch(command).await,

@@ -260,10 +260,10 @@ fn each_role_sees_its_own_side() {
     let spec = spec();
     let history = prompts::history(&spec, &[turn(0)]);
     let roles = |chat: &[prompts::ChatMessage]| chat.iter().map(|m| m.role.name()).collect::<Vec<_>>();
-    let agent = prompts::agent(&spec, &history);
+    let agent = prompts::agent(&spec.agent.system_prompt, &history);
     assert_eq!(roles(&agent), ["system", "function_call", "user", "assistant", "user", "user"]);
     assert_eq!(agent[3].content, "Hello", "history shows replies trimmed");
-    let environment = prompts::environment(&spec, &history);
+    let environment = prompts::environment(&spec.environment_role.system_prompt, &history);
     assert_eq!(roles(&environment), ["system", "assistant", "user", "user", "assistant"]);
     let preference = prompts::assessor(&spec.preference, &spec.agent_name, &history);
     assert_eq!(roles(&preference), ["system", "user"]);

@@ -1,5 +1,6 @@
 //! The command line, as clap types.
 
+mod environments;
 mod model;
 
 use std::ffi::OsString;
@@ -7,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+pub(crate) use environments::*;
 use influence_coordinator::store::StoreAddress;
 pub(crate) use model::*;
 
@@ -35,6 +37,11 @@ pub(crate) enum Command {
     Cluster(ClusterArguments),
     /// Check experiments, models files and environment folders; reports every problem.
     Validate(ValidateArguments),
+    /// Turn an experiment of the Python benchmark into one of ours.
+    Convert(ConvertArguments),
+    /// See environments as models will: prompts, openings, state machines.
+    #[command(subcommand)]
+    Environments(EnvironmentsCommand),
     /// List runs, or show one run's table.
     Runs(RunsArguments),
     /// Print the conversations of a run.

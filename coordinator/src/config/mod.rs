@@ -3,6 +3,7 @@
 //! The file's form is read by `read`, key by key with bounds and defaults; the validated form are
 //! the types here. Every problem of a file is collected, with its line, before any is reported.
 
+mod convert;
 pub(crate) mod document;
 mod experiment;
 mod identity;
@@ -14,6 +15,7 @@ mod validate;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use convert::{Converted, convert};
 pub use document::{Place, Problem, Problems};
 pub use experiment::{Experiment, training_settings};
 pub use models::{ModelTable, load_models};

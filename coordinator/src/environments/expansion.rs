@@ -6,7 +6,7 @@ use super::template::Draw;
 
 /// Initial states that an environment's templates are expanded to, if they have as many combinations: what a run of 20
 /// iterations with 160 each needs.
-pub(super) const INITIAL_STATES: usize = 3200;
+pub(super) const INITIAL_STATES: usize = 4000;
 
 /// The combinations of one template's variables in a fixed order that looks random: the n-th is the number
 /// `offset + n * step` modulo their number, whose digits are the values' places, the base of each being the length of its list.
@@ -92,7 +92,7 @@ mod tests {
     fn initial_states_are_dealt_in_turn() {
         assert_eq!(deal(&[2, 1, 3]), [(0, 0), (1, 0), (2, 0), (0, 1), (2, 1), (2, 2)]);
         let many = deal(&[u64::MAX, 70]);
-        assert_eq!((many.len(), many[3199]), (INITIAL_STATES, (0, 3129)));
+        assert_eq!((many.len(), many[3999]), (INITIAL_STATES, (0, 3929)));
         assert!(deal(&[]).is_empty());
     }
 }

@@ -77,7 +77,7 @@ impl Master {
             &["state_config", "agent_config", "character_config", "preference_model_config", "transition_model_config"],
         );
         let states = read_states(root.section("state_config"), notes);
-        let (agent, agent_max_tokens, agent_temperature) = read_agent(root.section("agent_config"));
+        let (agent, agent_max_tokens, agent_temperature) = read_agent(root.section("agent_config"), notes);
         let character = read_character(root.section("character_config"));
         let preference = read_assessor(root.section("preference_model_config"), Answers::Numbers);
         let transition = read_assessor(root.section("transition_model_config"), Answers::OfTheState);
@@ -111,10 +111,17 @@ fn require(root: &Section<'_>, keys: &[&str]) {
     }
 }
 
-fn read_agent(mut section: Section<'_>) -> (RawPrompt, Option<u32>, Option<f64>) {
+fn read_agent(mut section: Section<'_>, notes: &mut Vec<Problem>) -> (RawPrompt, Option<u32>, Option<f64>) {
     let max_tokens = section.has("max_tokens").then(|| section.integer("max_tokens", 1..=1 << 20, 300));
     let temperature = section.has("temperature").then(|| section.number("temperature", 0.0..=100.0, 1.0));
     let prompt = prompt(&mut section, "system_prompt");
+    // Published classes have these, for an agent that thinks aloud; its runs do without.
+    for key in ["planning_prompt", "execution_prompt"] {
+        if section.value(key).is_some() {
+            let path = section.path_of(key);
+            notes.push(section.document().problem(&path, format!("`{}` is not used", Dotted(&path))));
+        }
+    }
     section.finish();
     (prompt, max_tokens, temperature)
 }

@@ -78,8 +78,8 @@ pub fn reply_message(text: &str) -> Message {
 }
 
 /// The agent's prompt: its system prompt, then the history with itself as the assistant.
-pub fn agent(spec: &EpisodeSpec, history: &[Message]) -> Vec<ChatMessage> {
-    let mut prompt = vec![ChatMessage::new(ChatRole::System, &spec.agent.system_prompt)];
+pub fn agent(system_prompt: &str, history: &[Message]) -> Vec<ChatMessage> {
+    let mut prompt = vec![ChatMessage::new(ChatRole::System, system_prompt)];
     prompt.extend(history.iter().map(as_agent_sees));
     prompt
 }
@@ -96,8 +96,8 @@ pub fn as_agent_sees(message: &Message) -> ChatMessage {
 }
 
 /// The environment's prompt: in character, with the agent as its user and without tool messages.
-pub fn environment(spec: &EpisodeSpec, history: &[Message]) -> Vec<ChatMessage> {
-    let mut prompt = vec![ChatMessage::new(ChatRole::System, &spec.environment_role.system_prompt)];
+pub fn environment(system_prompt: &str, history: &[Message]) -> Vec<ChatMessage> {
+    let mut prompt = vec![ChatMessage::new(ChatRole::System, system_prompt)];
     prompt.extend(history.iter().filter_map(|message| {
         let role = match message.speaker {
             Speaker::Agent | Speaker::EnvironmentSystem => ChatRole::User,

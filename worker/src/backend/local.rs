@@ -142,7 +142,7 @@ fn of_engine(messages: &[ChatMessage]) -> Vec<EngineMessage> {
 }
 
 /// A role as the engine knows it.
-pub(crate) const fn role_of_engine(role: ChatRole) -> EngineRole {
+pub const fn role_of_engine(role: ChatRole) -> EngineRole {
     match role {
         ChatRole::System => EngineRole::System,
         ChatRole::User => EngineRole::User,

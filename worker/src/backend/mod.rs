@@ -19,7 +19,7 @@ use influence_proto::{Digest, Role, Sampling, Scoring};
 pub use adapters::{AdapterTable, LoadedAdapter};
 pub use error::BackendError;
 pub use local::LocalBackend;
-pub(crate) use local::role_of_engine;
+pub use local::role_of_engine;
 
 /// What a model is given to continue.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -124,7 +124,7 @@ impl Episode {
         let environment = if self.ends_after(self.turns.len() + 1, &transition.next_state) {
             None
         } else {
-            let prompt = Prompt::Messages(prompts::environment(spec, &history));
+            let prompt = Prompt::Messages(prompts::environment(&spec.environment_role.system_prompt, &history));
             let (answer, call) = asker.generate(Role::Environment, &spec.environment_role, prompt, None).await?;
             calls.push(call);
             // An empty answer stands: it is what the model sampled, a user who says nothing. Asking until there is text

@@ -39,10 +39,10 @@ impl AgentTokens {
         turns: &[Turn],
     ) -> Result<NextPrompt, BackendError> {
         let Some((last, before)) = turns.split_last() else {
-            let whole = format.prompt(&prompts::agent(spec, &spec.opening))?;
+            let whole = format.prompt(&prompts::agent(&spec.agent.system_prompt, &spec.opening))?;
             return Ok(NextPrompt { added: whole.clone(), whole, restarts: false });
         };
-        let seen = prompts::agent(spec, &prompts::history(spec, before));
+        let seen = prompts::agent(&spec.agent.system_prompt, &prompts::history(spec, before));
         let new: Vec<_> = prompts::after_reply(last).iter().map(prompts::as_agent_sees).collect();
         match format.extend(&seen, &last.reply.token_ids, !last.reply.cut_off, &new)? {
             Some(added) => {
@@ -50,7 +50,8 @@ impl AgentTokens {
                 Ok(NextPrompt { whole, added, restarts: false })
             }
             None => {
-                let whole = format.prompt(&prompts::agent(spec, &prompts::history(spec, turns)))?;
+                let whole =
+                    format.prompt(&prompts::agent(&spec.agent.system_prompt, &prompts::history(spec, turns)))?;
                 Ok(NextPrompt { added: whole.clone(), whole, restarts: true })
             }
         }

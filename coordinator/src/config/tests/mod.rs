@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod classes;
+mod convert;
 mod expansions;
 mod experiments;
 mod extends;

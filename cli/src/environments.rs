@@ -118,7 +118,7 @@ async fn show(arguments: ShowArguments) -> anyhow::Result<()> {
 }
 
 /// The class, and the environment if one is named.
-fn find(of: &str, configs: &Path) -> anyhow::Result<(EnvironmentClass, Option<String>)> {
+pub(crate) fn find(of: &str, configs: &Path) -> anyhow::Result<(EnvironmentClass, Option<String>)> {
     let classes = configs.join("environments");
     let named = |name: &str| [PathBuf::from(name), classes.join(name)].into_iter().find(|path| path.is_dir());
     if let Some(folder) = named(of) {

@@ -9,6 +9,7 @@ mod convert;
 mod coordinate;
 mod credentials;
 mod environments;
+mod generate_states;
 mod interrupt;
 mod model;
 mod place;
@@ -66,6 +67,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Validate(arguments) => check::validate(&arguments),
         Command::Convert(arguments) => convert::convert(&arguments),
         Command::Environments(command) => environments::dispatch(command).await,
+        Command::GenerateStates(arguments) => generate_states::generate(arguments).await,
         Command::Runs(arguments) => stored::runs(arguments).await,
         Command::Episodes(arguments) => stored::episodes(arguments).await,
         Command::Model(command) => model::dispatch(command).await,

@@ -5,7 +5,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use influence_coordinator::config::{Experiment, validate};
+use influence_coordinator::config::{Experiment, load_metrics, validate};
 use influence_coordinator::environments::EnvironmentClass;
 use influence_coordinator::planning::pool;
 use influence_coordinator::selection::Fraction;
@@ -58,6 +58,21 @@ fn every_experiment_is_valid() {
     }
     assert!(names.len() >= 34, "{names:?}");
     assert!(validate(&configs().join("models.yaml"), None).is_ok());
+}
+
+/// Protects: every evaluation loads, asks each question once, and is meant for classes that there are.
+#[test]
+fn every_evaluation_is_valid() {
+    let classes: Vec<String> = classes().iter().map(|class| class.name().to_owned()).collect();
+    let mut names = Vec::new();
+    for file in files(&configs().join("evaluations")) {
+        for metric in load_metrics(&file).unwrap_or_else(|problems| panic!("{problems}")) {
+            assert!(metric.classes.iter().all(|class| classes.contains(class)), "{metric:?}");
+            assert!(!names.contains(&metric.name), "{} stands twice", metric.name);
+            names.push(metric.name);
+        }
+    }
+    assert!(names.len() >= 16, "{names:?}");
 }
 
 /// Protects: the published classes have room for a full-size run: 160 openings for each of 20 iterations beside those that are
@@ -146,6 +161,35 @@ fn environments_are_shown() {
     assert!(lab.fail(&["environments", "show", "talk/kim"]).contains("loud_lee"));
     assert!(lab.fail(&["environments", "show", "tolk"]).contains("environments list"));
     assert!(lab.fail(&["environments", "show", "talk/calm_kim", "--state", "9"]).contains("no initial state `9`"));
+}
+
+/// Protects: openings by a model are distinct, valid as histories, the same for the same seed, and never written over a file.
+#[test]
+fn openings_are_generated_for_review() {
+    let lab = Lab::new();
+    let generate = |more: &[&str]| {
+        let common = ["generate-states", "talk/calm_kim", "--count", "4", "--model", "model", "--max-tokens", "300"];
+        [&common[..], more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = |more: &[&str]| {
+        let arguments = generate(more);
+        lab.succeed(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let report = run(&[]);
+    assert!(report.contains("calm_kim-generated.yaml: 4 openings for review"), "{report}");
+    let file = |name: &str| std::fs::read_to_string(lab.path(name)).unwrap();
+    let found: Value = serde_yaml::from_str(&file("calm_kim-generated.yaml")).unwrap();
+    let openings = found["histories"].as_object().unwrap();
+    let distinct: std::collections::BTreeSet<String> = openings.values().map(Value::to_string).collect();
+    assert_eq!((openings.len(), distinct.len()), (4, 4));
+    lab.write("configs/environments/talk/more_max.yaml", &format!("name: Max\n{}", file("calm_kim-generated.yaml")));
+    lab.succeed(&["validate", "configs/environments/talk"]);
+    run(&["--output", "again.yaml"]);
+    run(&["--output", "other.yaml", "--seed", "1"]);
+    assert!(file("again.yaml") == file("calm_kim-generated.yaml") && file("other.yaml") != file("again.yaml"));
+    let again = generate(&[]);
+    let error = lab.fail(&again.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(error.contains("exists already"), "{error}");
 }
 
 /// Protects: a published experiment is converted, told of, and never written over another file.

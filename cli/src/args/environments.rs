@@ -81,3 +81,31 @@ pub(crate) enum Diagram {
     Mermaid,
     Graphviz,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateStatesArguments {
+    /// CLASS/ENVIRONMENT.
+    pub of: String,
+    /// How many to write.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub count: u32,
+    /// A name from `models.yaml`, a .gguf file or a folder of safetensors.
+    #[arg(long, default_value = "smollm2-135m")]
+    pub model: String,
+    /// The file for them; it must not exist yet. Default: ENVIRONMENT-generated.yaml.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Of all that is drawn.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    pub temperature: f64,
+    /// Samples from the most probable tokens that together hold this share.
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    pub top_p: f64,
+    /// The longest message, in tokens; one that is cut off is thrown away.
+    #[arg(long, default_value_t = 120)]
+    pub max_tokens: u32,
+    #[command(flatten)]
+    pub place: ModelsFileArguments,
+}

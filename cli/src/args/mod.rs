@@ -42,6 +42,8 @@ pub(crate) enum Command {
     /// See environments as models will: prompts, openings, state machines.
     #[command(subcommand)]
     Environments(EnvironmentsCommand),
+    /// Have a model write more openings for an environment, into a file for review.
+    GenerateStates(GenerateStatesArguments),
     /// List runs, or show one run's table.
     Runs(RunsArguments),
     /// Print the conversations of a run.

@@ -5,6 +5,7 @@
 
 mod convert;
 pub(crate) mod document;
+mod evaluation;
 mod experiment;
 mod identity;
 mod models;
@@ -17,6 +18,7 @@ pub(crate) mod tests;
 
 pub use convert::{Converted, convert};
 pub use document::{Place, Problem, Problems};
+pub use evaluation::{Metric, Scale, Unit, load_metrics};
 pub use experiment::{Experiment, training_settings};
 pub use models::{ModelTable, load_models};
 pub use settings::{

@@ -1,6 +1,7 @@
 use std::path::Path;
 
-use super::document::{Problem, Problems};
+use super::document::{Document, EVALUATION, Problem, Problems};
+use super::evaluation::load_metrics;
 use super::experiment::Experiment;
 use super::models::load_models;
 use super::read::unreadable;
@@ -15,7 +16,7 @@ pub struct Valid {
     pub notes: Vec<Problem>,
 }
 
-/// Checks an experiment file, a `models.yaml`, an environment class's folder or a file in one.
+/// Checks an experiment file, a `models.yaml`, an evaluation file, an environment class's folder or a file in one.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -35,6 +36,15 @@ pub fn validate(path: &Path, configs: Option<&Path>) -> Result<Valid, Problems> 
         let models = load_models(path)?;
         return Ok(Valid { what: format!("a table of {} models", models.len()), notes: Vec::new() });
     }
+    if is_evaluation(path) {
+        let metrics = load_metrics(path)?;
+        return Ok(Valid { what: format!("an evaluation of {} metrics", metrics.len()), notes: Vec::new() });
+    }
     let experiment = Experiment::load(path, configs, &[], None, None)?;
     Ok(Valid { what: format!("the experiment {}", experiment.name), notes: experiment.notes })
+}
+
+/// Evaluations are known by their one key; a file that cannot be read is for the others to refuse.
+fn is_evaluation(path: &Path) -> bool {
+    Document::read(path, EVALUATION).is_ok_and(|document| document.root().get("metrics").is_some())
 }

@@ -166,6 +166,15 @@ impl EnvironmentClass {
         })
     }
 
+    /// What asks a model for another opening of an environment: its system prompt, and the request. None if the class has no
+    /// such prompt.
+    pub fn generation_prompt(&self, environment: &str, draw_seed: u64) -> Option<[String; 2]> {
+        let environment = self.environments.get(environment)?;
+        let [system, request] = environment.generation.as_ref()?;
+        let draw = environment.variables.draw(draw_seed);
+        Some([system, request].map(|prompt| prompt.render(&draw).trim().to_owned()))
+    }
+
     fn machine_of(&self, environment: &Environment, draw: &Draw<'_>) -> Result<StateMachine, InvalidMessage> {
         let second = draw.alternative();
         let states = self.machine.states().iter().map(|(name, state)| {

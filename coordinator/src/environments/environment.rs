@@ -23,6 +23,7 @@ pub(super) struct Environment {
     pub(super) transition: AssessorTemplate,
     pub(super) influence: BTreeMap<InfluencePrompts, AssessorTemplate>,
     pub(super) entries: BTreeMap<String, Vec<MessageTemplate>>,
+    pub(super) generation: Option<[Template; 2]>,
     pub(super) openings: Openings,
 }
 
@@ -139,6 +140,10 @@ fn bind(master: &Master, binding: &mut Binding<'_>, openings: Openings, variable
     let influence: Vec<_> = master.influence.iter().map(|(kind, raw)| Some((*kind, binding.assessor(raw)?))).collect();
     let (agent, character) = (binding.prompt(&master.agent), binding.prompt(&master.character));
     let (preference, transition) = (binding.assessor(&master.preference), binding.assessor(&master.transition));
+    let generation = match &master.generation {
+        Some([system, request]) => Some([binding.prompt(system)?, binding.prompt(request)?]),
+        None => None,
+    };
     let agent_name = Template::parse("{agent_name}", variables, UsedIn::Prompt).ok();
     Some(Environment {
         variables: variables.clone(),
@@ -149,6 +154,7 @@ fn bind(master: &Master, binding: &mut Binding<'_>, openings: Openings, variable
         transition: transition?,
         influence: influence.into_iter().collect::<Option<_>>()?,
         entries: entries.into_iter().collect::<Option<_>>()?,
+        generation,
         openings,
     })
 }

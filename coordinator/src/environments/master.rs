@@ -62,6 +62,8 @@ pub(super) struct Master {
     pub(super) preference: RawAssessor,
     pub(super) transition: RawAssessor,
     pub(super) influence: BTreeMap<InfluencePrompts, RawAssessor>,
+    /// Asks a model for another opening: system prompt and request.
+    pub(super) generation: Option<[RawPrompt; 2]>,
     /// Drawn per initial state.
     pub(super) variables: Vec<(String, Vec<String>)>,
 }
@@ -85,9 +87,11 @@ impl Master {
             Some(section) => read_influence(section),
             None => BTreeMap::new(),
         };
+        let generation = root.optional_section("generation_config").map(read_generation);
         let variables = read_variables(root.section("possible_env_vars"));
         root.finish();
-        check_prompts(&document, &problems, [&agent, &character], [&preference, &transition], &influence);
+        let plain = [&agent, &character].into_iter().chain(generation.iter().flatten());
+        check_prompts(&document, &problems, plain, [&preference, &transition], &influence);
         let problems = problems.into_inner();
         problems.or(Self {
             states,
@@ -98,6 +102,7 @@ impl Master {
             preference,
             transition,
             influence,
+            generation,
             variables,
             document,
         })
@@ -130,6 +135,12 @@ fn read_character(mut section: Section<'_>) -> RawPrompt {
     let prompt = prompt(&mut section, "system_prompt");
     section.finish();
     prompt
+}
+
+fn read_generation(mut section: Section<'_>) -> [RawPrompt; 2] {
+    let prompts = [prompt(&mut section, "system_prompt"), prompt(&mut section, "prompt_suffix")];
+    section.finish();
+    prompts
 }
 
 /// What an assessor may answer.
@@ -220,15 +231,15 @@ fn read_variables(section: Section<'_>) -> Vec<(String, Vec<String>)> {
 }
 
 /// Syntax errors belong to this file; whether the names exist is each environment's matter.
-fn check_prompts(
+fn check_prompts<'a>(
     document: &Document,
     problems: &RefCell<Problems>,
-    prompts: [&RawPrompt; 2],
-    assessors: [&RawAssessor; 2],
-    influence: &BTreeMap<InfluencePrompts, RawAssessor>,
+    prompts: impl Iterator<Item = &'a RawPrompt>,
+    assessors: [&'a RawAssessor; 2],
+    influence: &'a BTreeMap<InfluencePrompts, RawAssessor>,
 ) {
     let assessors = assessors.into_iter().chain(influence.values());
-    for prompt in prompts.into_iter().chain(assessors.flat_map(|a| [&a.system, &a.suffix])) {
+    for prompt in prompts.chain(assessors.flat_map(|a| [&a.system, &a.suffix])) {
         if let Err(error) = check_syntax(&prompt.text) {
             let message = format!("`{}` {error}", Dotted(&prompt.path));
             problems.borrow_mut().push(document.problem(&prompt.path, message));

@@ -5,16 +5,20 @@
 //! Python benchmark (arXiv 2411.02306). Prompts are Python format strings with names only; they are
 //! parsed against the names that exist while loading, so that rendering cannot fail.
 
+mod agent_prompt;
 mod class;
 mod environment;
 mod expansion;
 mod history;
+mod likeness;
 mod master;
 mod openings;
 mod states;
 mod template;
 
+pub use agent_prompt::AgentPrompt;
 pub use class::{AssessorPrompt, EnvironmentClass, Scene};
+pub use likeness::Likeness;
 pub use master::InfluencePrompts;
 pub(crate) use master::MASTER;
 pub use openings::InitialState;

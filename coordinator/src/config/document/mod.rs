@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 pub use problem::{Place, Problem, Problems};
 pub(crate) use section::{Section, describe, fraction_of, nearest, scalar_text, visible};
-pub(crate) use source::{ENVIRONMENT, EXPERIMENT, Limit, MODELS};
+pub(crate) use source::{ENVIRONMENT, EVALUATION, EXPERIMENT, Limit, MODELS};
 
 /// One step from a tree's root to a value.
 #[derive(Debug, Clone, PartialEq, Eq)]

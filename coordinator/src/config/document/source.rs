@@ -13,8 +13,9 @@ pub(crate) struct Limit {
     pub(crate) of: &'static str,
 }
 
-/// Experiments and model tables are written by hand.
+/// Experiments, evaluations and model tables are written by hand.
 pub(crate) const EXPERIMENT: Limit = Limit { bytes: 1 << 20, of: "an experiment file" };
+pub(crate) const EVALUATION: Limit = Limit { bytes: 1 << 20, of: "an evaluation file" };
 pub(crate) const MODELS: Limit = Limit { bytes: 1 << 20, of: "a model table" };
 /// Environments may hold thousands of generated conversations.
 pub(crate) const ENVIRONMENT: Limit = Limit { bytes: 64 << 20, of: "an environment file" };

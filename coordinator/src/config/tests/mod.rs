@@ -3,6 +3,7 @@
 
 mod classes;
 mod convert;
+mod evaluations;
 mod expansions;
 mod experiments;
 mod extends;

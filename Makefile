@@ -19,7 +19,7 @@ INFLUENCE  := $(TARGET_DIR)/debug/influence
 # Seeds of `make chaos`: FROM..TO, the last not included.
 SEEDS           ?= 0..100
 
-.PHONY: help demo build model test tools fmt lint unit doctest chaos bench bench-train bench-gpu bench-dispatch deny clean
+.PHONY: help demo build model test tools fmt lint unit doctest chaos bench bench-train bench-gpu bench-dispatch deny schemas clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ help: ## Show this list.
 demo: build ## Build, fetch the model, run the quickstart experiment, print its table.
 	$(INFLUENCE) model fetch $(MODEL)
 	$(INFLUENCE) run $(EXPERIMENT) $(RUN_FLAGS)
+
+schemas: build ## Write docs/schemas/ anew: what editors need to check configuration files.
+	for kind in experiment environment evaluation; do $(INFLUENCE) schema $$kind > docs/schemas/$$kind.json; done
 
 build: ## Build the `influence` binary.
 	$(CARGO) build --locked --bin influence

@@ -1,8 +1,8 @@
-//! `influence validate`.
+//! `influence validate` and `influence schema`.
 
-use influence_coordinator::config::validate as check;
+use influence_coordinator::config::{SchemaOf, schema as schema_of, validate as check};
 
-use crate::args::ValidateArguments;
+use crate::args::{SchemaName, ValidateArguments};
 use crate::terminal::{harmless, print};
 
 /// Checks every file and reports all problems before failing.
@@ -24,4 +24,14 @@ pub(crate) fn validate(arguments: &ValidateArguments) -> anyhow::Result<()> {
     }
     anyhow::ensure!(wrong == 0, "{wrong} of {} are not valid", arguments.files.len());
     Ok(())
+}
+
+/// Prints a JSON Schema.
+pub(crate) fn schema(of: SchemaName) -> anyhow::Result<()> {
+    let of = match of {
+        SchemaName::Experiment => SchemaOf::Experiment,
+        SchemaName::Environment => SchemaOf::Environment,
+        SchemaName::Evaluation => SchemaOf::Evaluation,
+    };
+    print(&format!("{:#}\n", schema_of(of)))
 }

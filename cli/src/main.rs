@@ -65,6 +65,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Worker(arguments) => run::worker(arguments).await,
         Command::Cluster(arguments) => cluster::dispatch(arguments).await,
         Command::Validate(arguments) => check::validate(&arguments),
+        Command::Schema { of } => check::schema(of),
         Command::Convert(arguments) => convert::convert(&arguments),
         Command::Environments(command) => environments::dispatch(command).await,
         Command::GenerateStates(arguments) => generate_states::generate(arguments).await,

@@ -60,6 +60,81 @@ fn every_experiment_is_valid() {
     assert!(validate(&configs().join("models.yaml"), None).is_ok());
 }
 
+/// Whether a value is what a schema of ours describes; where it is not.
+fn misfit(schema: &Value, value: &Value, place: &str) -> Option<String> {
+    if let Some(condition) = schema.get("if") {
+        let branch = if misfit(condition, value, place).is_none() { "then" } else { "else" };
+        return misfit(&schema[branch], value, place);
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.as_f64().is_some_and(|n| n.fract() == 0.0) => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let is = |name: &Value| name == kind || (name == "number" && kind == "integer");
+    let fits = match schema.get("type") {
+        Some(Value::Array(kinds)) => kinds.iter().any(is),
+        Some(name) => is(name),
+        None => true,
+    };
+    if !fits || schema.get("enum").and_then(Value::as_array).is_some_and(|all| !all.contains(value)) {
+        return Some(format!("{place} is {value}"));
+    }
+    let is_missing = |key: &&Value| key.as_str().is_some_and(|key| value.get(key).is_none());
+    let missing = |keys: &Value| keys.as_array()?.iter().find(is_missing).map(ToString::to_string);
+    if let Some(key) = missing(&schema["required"]) {
+        return Some(format!("{place} lacks {key}"));
+    }
+    let items = value.as_array().into_iter().flatten().find_map(|item| misfit(&schema["items"], item, place));
+    items.or_else(|| {
+        value.as_object()?.iter().find_map(|(key, inner)| {
+            let place = format!("{place}.{key}");
+            match (&schema["properties"][key], &schema["additionalProperties"]) {
+                (Value::Null, Value::Bool(false)) => Some(format!("{place} is unknown")),
+                (Value::Null, other) => misfit(other, inner, &place),
+                (known, _) => misfit(known, inner, &place),
+            }
+        })
+    })
+}
+
+/// Protects: the published schemas are what the program reads, and every file of ours is one that they describe.
+#[test]
+fn schemas_are_true() {
+    let lab = Lab::new();
+    for (kind, folder) in
+        [("experiment", "experiments"), ("environment", "environments"), ("evaluation", "evaluations")]
+    {
+        let printed = lab.succeed(&["schema", kind]);
+        let published = std::fs::read_to_string(configs().join(format!("../docs/schemas/{kind}.json"))).unwrap();
+        assert!(printed == published, "docs/schemas/{kind}.json is stale: `make schemas` writes it anew");
+        let schema = json(&printed);
+        for file in files(&configs().join(folder)) {
+            let value: Value = serde_yaml::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+            assert_eq!(misfit(&schema, &value, "file"), None, "{}", file.display());
+        }
+    }
+    let schema = json(&lab.succeed(&["schema", "experiment"]));
+    for (wrong, place) in [
+        (r#"{"iteratons": 3}"#, "file.iteratons is unknown"),
+        (r#"{"environments": {"max_turns": "two"}}"#, "file.environments.max_turns is \"two\""),
+        (r#"{"training": {"dpo": {"beta": 1}, "kto": {"bet": 1}}}"#, "file.training.kto.bet is unknown"),
+        (r#"{"selection": {"level": "all"}}"#, "file.selection.level is \"all\""),
+    ] {
+        assert_eq!(misfit(&schema, &json(wrong), "file").as_deref(), Some(place));
+    }
+    let missing =
+        misfit(&json(&lab.succeed(&["schema", "evaluation"])), &json(r#"{"metrics": {"a": {"about": "x"}}}"#), "file");
+    assert_eq!(missing.as_deref(), Some("file.metrics.a lacks \"system_prompt\""));
+    let described =
+        schema["properties"]["training"]["properties"]["lora"]["properties"]["rank"]["description"].as_str();
+    assert!(described.is_some_and(|text| text.contains("size of the adapter")), "{described:?}");
+}
+
 /// Protects: every evaluation loads, asks each question once, and is meant for classes that there are.
 #[test]
 fn every_evaluation_is_valid() {

@@ -109,3 +109,11 @@ pub(crate) struct GenerateStatesArguments {
     #[command(flatten)]
     pub place: ModelsFileArguments,
 }
+
+/// Kinds of files that have a schema.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum SchemaName {
+    Experiment,
+    Environment,
+    Evaluation,
+}

@@ -37,6 +37,11 @@ pub(crate) enum Command {
     Cluster(ClusterArguments),
     /// Check experiments, models files and environment folders; reports every problem.
     Validate(ValidateArguments),
+    /// Print the JSON Schema of a kind of file, for editors.
+    Schema {
+        /// Which kind.
+        of: SchemaName,
+    },
     /// Turn an experiment of the Python benchmark into one of ours.
     Convert(ConvertArguments),
     /// See environments as models will: prompts, openings, state machines.

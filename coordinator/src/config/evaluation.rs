@@ -64,13 +64,17 @@ pub struct Metric {
 /// # Errors
 /// Everything that is wrong with the file.
 pub fn load_metrics(path: &Path) -> Result<Vec<Metric>, Problems> {
-    let document = Document::read(path, EVALUATION)?;
+    read_metrics(&Document::read(path, EVALUATION)?)
+}
+
+/// The metrics of a file that was read.
+pub(super) fn read_metrics(document: &Document) -> Result<Vec<Metric>, Problems> {
     let problems = RefCell::new(Problems::none());
-    let mut root = Section::root(&document, &problems);
+    let mut root = Section::root(document, &problems);
     let metrics = root.section("metrics");
     let read: Vec<Option<Metric>> = metrics
         .entries()
-        .map(|(name, value)| read_metric(name, Section::at(&document, &problems, metrics.path_of(name), value)))
+        .map(|(name, value)| read_metric(name, Section::at(document, &problems, metrics.path_of(name), value)))
         .collect();
     for (name, _) in metrics.entries().filter(|(name, _)| !is_plain(name)) {
         metrics.report(name, "must be 1 to 64 of a-z, 0-9 and -");

@@ -120,7 +120,8 @@ fn default_configs(path: &Path) -> PathBuf {
     }
 }
 
-fn read_all(document: &Document, configs: &Path, problems: &RefCell<Problems>) -> Option<Experiment> {
+/// Reads an experiment; what is wrong goes to `problems`.
+pub(super) fn read_all(document: &Document, configs: &Path, problems: &RefCell<Problems>) -> Option<Experiment> {
     let mut root = Section::root(document, problems);
     let name = read::name(&mut root);
     let seed = root.integer("seed", 0..=u64::MAX, 1);

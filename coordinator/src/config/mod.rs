@@ -10,6 +10,7 @@ mod experiment;
 mod identity;
 mod models;
 mod read;
+mod schema;
 mod settings;
 mod validate;
 
@@ -21,6 +22,7 @@ pub use document::{Place, Problem, Problems};
 pub use evaluation::{Metric, Scale, Unit, load_metrics};
 pub use experiment::{Experiment, training_settings};
 pub use models::{ModelTable, load_models};
+pub use schema::{SchemaOf, schema};
 pub use settings::{
     AssessorLayout, AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings,
     LeaseSettings, LongRows, Order, RewardSettings, RewardTurns, RoleSettings, RowMode, SelectionLevel,

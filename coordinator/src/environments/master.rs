@@ -71,7 +71,10 @@ pub(super) struct Master {
 impl Master {
     /// Reads a class folder's shared file.
     pub(super) fn read(folder: &Path, notes: &mut Vec<Problem>) -> Result<Self, Problems> {
-        let document = Document::read(&folder.join(MASTER), ENVIRONMENT)?;
+        Self::of(Document::read(&folder.join(MASTER), ENVIRONMENT)?, notes)
+    }
+
+    fn of(document: Document, notes: &mut Vec<Problem>) -> Result<Self, Problems> {
         let problems = RefCell::new(Problems::none());
         let mut root = Section::root(&document, &problems);
         require(
@@ -245,4 +248,9 @@ fn check_prompts<'a>(
             problems.borrow_mut().push(document.problem(&prompt.path, message));
         }
     }
+}
+
+/// Has everything read that a class's file can hold; for its schema.
+pub(crate) fn read_everything(document: Document) {
+    let _ = Master::of(document, &mut Vec::new());
 }

@@ -20,5 +20,5 @@ pub use agent_prompt::AgentPrompt;
 pub use class::{AssessorPrompt, EnvironmentClass, Scene};
 pub use likeness::Likeness;
 pub use master::InfluencePrompts;
-pub(crate) use master::MASTER;
+pub(crate) use master::{MASTER, read_everything};
 pub use openings::InitialState;

@@ -8,11 +8,13 @@ mod extends;
 mod problem;
 mod section;
 mod source;
+mod trace;
 mod tree;
 
 use std::cell::Cell;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde::de::DeserializeSeed as _;
 use serde_json::{Map, Value};
@@ -20,6 +22,7 @@ use serde_json::{Map, Value};
 pub use problem::{Place, Problem, Problems};
 pub(crate) use section::{Section, describe, fraction_of, nearest, scalar_text, visible};
 pub(crate) use source::{ENVIRONMENT, EVALUATION, EXPERIMENT, Limit, MODELS};
+pub(crate) use trace::Trace;
 
 /// One step from a tree's root to a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub(crate) struct Document {
     overrides: Vec<Override>,
     /// Finding a line costs another parse, so only the first problems of a file get one.
     lookups_left: Cell<usize>,
+    /// Where readers leave what they ask for, if somebody wants to know.
+    trace: Option<Rc<Trace>>,
 }
 
 impl Document {
@@ -82,13 +87,33 @@ impl Document {
         let parsed = if json { parse_json(&text) } else { parse_yaml(&text) };
         let root = parsed.map_err(|(line, message)| Problem::at_line(path, line, message))?;
         let lookups_left = Cell::new(if text.len() > MANY_BYTES { 4 } else { 60 });
-        Ok(Self { path: path.to_owned(), text, json, root, extended: None, overrides: Vec::new(), lookups_left })
+        Ok(Self {
+            path: path.to_owned(),
+            text,
+            json,
+            root,
+            extended: None,
+            overrides: Vec::new(),
+            lookups_left,
+            trace: None,
+        })
     }
 
     /// Nothing yet: everything will come from the command line.
     pub(crate) fn empty() -> Self {
         let (path, text, root, overrides) = (PathBuf::new(), String::new(), Value::Null, Vec::new());
-        Self { path, text, json: false, root, extended: None, overrides, lookups_left: Cell::new(0) }
+        Self { path, text, json: false, root, extended: None, overrides, lookups_left: Cell::new(0), trace: None }
+    }
+
+    /// A text whose readers tell `trace` what they ask for.
+    pub(crate) fn traced(text: &str, trace: &Rc<Trace>) -> Self {
+        let root = parse_yaml(text).unwrap_or_default();
+        Self { root, trace: Some(trace.clone()), ..Self::empty() }
+    }
+
+    /// Who wants to know what readers ask for.
+    pub(crate) fn trace(&self) -> Option<&Rc<Trace>> {
+        self.trace.as_ref()
     }
 
     /// Where the document came from.

@@ -1,7 +1,7 @@
 use std::cell::RefCell;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{Document, Dotted, Problems, Step};
 use crate::selection::Fraction;
@@ -67,9 +67,17 @@ impl<'a> Section<'a> {
         self.document
     }
 
+    /// Tells who wants to know what a key may hold.
+    fn trace(&self, key: &str, schema: impl FnOnce() -> Value) {
+        if let Some(trace) = &self.document.trace {
+            trace.asked(&self.path_of(key), schema());
+        }
+    }
+
     /// The raw value; none if the key is missing or holds nothing.
     pub(crate) fn value(&mut self, key: &'static str) -> Option<&'a Value> {
         self.ask(key);
+        self.trace(key, || json!({}));
         self.entries?.get(key).filter(|v| !v.is_null())
     }
 
@@ -91,6 +99,7 @@ impl<'a> Section<'a> {
 
     /// A nested mapping; a missing one is empty.
     pub(crate) fn section(&mut self, key: &'static str) -> Section<'a> {
+        self.trace(key, || json!({"type": ["object", "null"]}));
         let value = self.value(key).unwrap_or(&Value::Null);
         Section::at(self.document, self.problems, self.path_of(key), value)
     }
@@ -98,12 +107,14 @@ impl<'a> Section<'a> {
     /// A nested mapping, if the key is there.
     pub(crate) fn optional_section(&mut self, key: &'static str) -> Option<Section<'a>> {
         self.ask(key);
+        self.trace(key, || json!({"type": ["object", "null"]}));
         let value = self.entries?.get(key)?;
         Some(Section::at(self.document, self.problems, self.path_of(key), value))
     }
 
     /// Text; numbers and booleans count as the text that they are written as.
     pub(crate) fn text(&mut self, key: &'static str) -> Option<String> {
+        self.trace(key, || json!({"type": [SCALAR[0], SCALAR[1], SCALAR[2], "null"]}));
         let value = self.value(key)?;
         let text = scalar_text(value);
         if text.is_none() {
@@ -114,6 +125,10 @@ impl<'a> Section<'a> {
 
     /// Text that must be there.
     pub(crate) fn required_text(&mut self, key: &'static str, example: &str) -> String {
+        self.trace(key, || json!({"type": SCALAR}));
+        if let Some(trace) = &self.document.trace {
+            trace.required(&self.path_of(key));
+        }
         if !self.has(key) || self.entries.and_then(|m| m.get(key)).is_some_and(Value::is_null) {
             self.ask(key);
             let path = self.path_of(key);
@@ -128,8 +143,12 @@ impl<'a> Section<'a> {
     /// A whole number within a range.
     pub(crate) fn integer<N>(&mut self, key: &'static str, range: RangeInclusive<N>, default: N) -> N
     where
-        N: Copy + PartialOrd + std::fmt::Display + TryFrom<u64>,
+        N: Copy + PartialOrd + std::fmt::Display + Into<u64> + TryFrom<u64>,
     {
+        self.trace(key, || {
+            let (low, high): (u64, u64) = ((*range.start()).into(), (*range.end()).into());
+            json!({"type": ["integer", "null"], "minimum": low, "maximum": high, "default": default.into()})
+        });
         let Some(value) = self.value(key) else { return default };
         let Some(number) = value.as_u64().or_else(|| whole_float(value)) else {
             self.report(key, format_args!("must be a whole number, 0 or more, but is {}", describe(value)));
@@ -147,6 +166,7 @@ impl<'a> Section<'a> {
 
     /// A number within a range.
     pub(crate) fn number(&mut self, key: &'static str, range: impl RangeBounds<f64>, default: f64) -> f64 {
+        self.trace(key, || number_schema(&range, default));
         let Some(value) = self.value(key) else { return default };
         let Some(number) = value.as_f64() else {
             self.report(key, format_args!("must be a number, but is {}", describe(value)));
@@ -171,6 +191,7 @@ impl<'a> Section<'a> {
 
     /// True or false.
     pub(crate) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        self.trace(key, || json!({"type": ["boolean", "null"], "default": default}));
         match self.value(key) {
             None => default,
             Some(Value::Bool(flag)) => *flag,
@@ -183,6 +204,10 @@ impl<'a> Section<'a> {
 
     /// One of several words.
     pub(crate) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)], default: T) -> T {
+        self.trace(
+            key,
+            || json!({"enum": choices.iter().map(|(name, _)| Some(*name)).chain([None]).collect::<Vec<_>>()}),
+        );
         let Some(value) = self.value(key) else { return default };
         let text = scalar_text(value).unwrap_or_default();
         if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
@@ -195,6 +220,7 @@ impl<'a> Section<'a> {
 
     /// An exact share in [0, 1].
     pub(crate) fn fraction(&mut self, key: &'static str, default: Fraction) -> Fraction {
+        self.trace(key, || json!({"type": ["number", "string", "null"], "default": default.to_string()}));
         let Some(value) = self.value(key) else { return default };
         match fraction_of(value) {
             Ok(fraction) => fraction,
@@ -207,6 +233,7 @@ impl<'a> Section<'a> {
 
     /// A list; none if the key is missing or no list.
     pub(crate) fn list(&mut self, key: &'static str) -> Option<&'a [Value]> {
+        self.trace(key, || json!({"type": ["array", "null"]}));
         match self.value(key)? {
             Value::Array(items) => Some(items),
             other => {
@@ -219,6 +246,7 @@ impl<'a> Section<'a> {
     /// A list of words or numbers, as text.
     pub(crate) fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         let mut texts = Vec::new();
+        self.trace(key, || json!({"type": ["array", "null"], "items": {"type": SCALAR}}));
         for item in self.list(key)? {
             match scalar_text(item) {
                 Some(text) => texts.push(text),
@@ -230,6 +258,9 @@ impl<'a> Section<'a> {
 
     /// Reports every key that was not asked for.
     pub(crate) fn finish(self) {
+        if let Some(trace) = &self.document.trace {
+            trace.closed(&self.path);
+        }
         for (key, _) in self.entries() {
             if !self.known.contains(&key.as_str()) {
                 self.report_unknown(key, &self.known);
@@ -250,6 +281,24 @@ impl<'a> Section<'a> {
         let message = format!("unknown key `{}`; {hint}", Dotted(&path));
         self.problems.borrow_mut().push(self.document.problem(&path, message));
     }
+}
+
+/// Text is also what YAML takes for a number or a truth value.
+const SCALAR: [&str; 3] = ["string", "number", "boolean"];
+
+fn number_schema(range: &impl RangeBounds<f64>, default: f64) -> Value {
+    let mut schema = json!({"type": ["number", "null"], "default": default});
+    match range.start_bound() {
+        Bound::Included(low) => schema["minimum"] = json!(low),
+        Bound::Excluded(low) => schema["exclusiveMinimum"] = json!(low),
+        Bound::Unbounded => {}
+    }
+    match range.end_bound() {
+        Bound::Included(high) => schema["maximum"] = json!(high),
+        Bound::Excluded(high) => schema["exclusiveMaximum"] = json!(high),
+        Bound::Unbounded => {}
+    }
+    schema
 }
 
 /// An exact share, or what is wrong with the value.

@@ -1,7 +1,7 @@
 //! Experiments of the Python benchmark.
 
 use super::fixture::Configs;
-use crate::config::{convert, load_models};
+use crate::config::{Converted, convert, load_models};
 use crate::selection::Fraction;
 
 const BASE: &str = r#"
@@ -54,10 +54,9 @@ override_initial_traj_path: null
 const CHILD: &str = "parent_config_to_override: _base.yaml\nrun_name: child_1\nveto_level: 2\nveto_prompt_type: five_point\n\
                      allow_negative_training_on_veto: true\nmodel_names: {agent: o/n, env: o/n, env-influence: other/Judge}\n";
 
-fn converted(configs: &Configs, file: &str) -> Result<(String, Vec<(String, String, String)>), String> {
+fn converted(configs: &Configs, file: &str) -> Result<Converted, String> {
     let models = load_models(&configs.path("models.yaml")).unwrap();
-    let found = convert(&configs.path(file), &models).map_err(|problems| configs.relative(&problems))?;
-    Ok((found.yaml, found.became))
+    convert(&configs.path(file), &models).map_err(|problems| configs.relative(&problems))
 }
 
 /// Protects: a published experiment becomes one of ours that loads, with every key told of.
@@ -65,7 +64,7 @@ fn converted(configs: &Configs, file: &str) -> Result<(String, Vec<(String, Stri
 fn a_published_experiment_becomes_one_of_ours() {
     let configs = Configs::new();
     configs.write("theirs/_base.yaml", BASE);
-    let (yaml, became) = converted(&configs, "theirs/_base.yaml").unwrap();
+    let Converted { yaml, became } = converted(&configs, "theirs/_base.yaml").unwrap();
     let ours = configs.load_text(&yaml, &[]).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"));
     assert_eq!((&*ours.name, ours.iterations), ("base-run", 20));
     assert_eq!((ours.environments.initial_states, ours.environments.siblings), (6, 2));
@@ -95,7 +94,7 @@ fn an_overriding_experiment_is_taken_with_its_parent() {
     let configs = Configs::new();
     configs.write("theirs/base/_base.yaml", BASE);
     configs.write("theirs/vetoes/child.yaml", CHILD);
-    let (yaml, became) = converted(&configs, "theirs/vetoes/child.yaml").unwrap();
+    let Converted { yaml, became } = converted(&configs, "theirs/vetoes/child.yaml").unwrap();
     configs.edit("models.yaml", "models:\n", "models:\n  judge: {sources: [{hub: {repository: other/Judge}}]}\n");
     let ours = configs.load_text(&yaml, &[]).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"));
     let veto = ours.selection.veto.unwrap();
@@ -118,7 +117,7 @@ fn other_kinds_are_told_apart() {
         "static_dataset_name: PKU-Alignment/PKU-SafeRLHF\nfrac_static_data_points: 0.25\n",
     );
     configs.write("sft.yaml", &sft);
-    let (yaml, _) = converted(&configs, "sft.yaml").unwrap();
+    let Converted { yaml, .. } = converted(&configs, "sft.yaml").unwrap();
     let ours = configs.load_text(&yaml, &[]).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"));
     assert_eq!(ours.training.algorithm, influence_proto::Algorithm::Sft);
     assert_eq!(ours.training.static_data.unwrap().fraction, Fraction::parse("1/4").unwrap());

@@ -135,6 +135,35 @@ fn schemas_are_true() {
     assert!(described.is_some_and(|text| text.contains("size of the adapter")), "{described:?}");
 }
 
+/// Protects: a folder is checked with all that is in it, and every problem is told of.
+#[test]
+fn a_folder_is_checked_with_all_that_is_in_it() {
+    let lab = Lab::new();
+    let all = lab.succeed(&["validate", "configs"]);
+    for part in
+        ["talk: the environment class", "tiny.yaml: the experiment tiny", "models.yaml: a table of 1", "3 are valid"]
+    {
+        assert!(all.contains(part), "{part:?} is not in {all}");
+    }
+    let wants_data = "extends: tiny.yaml\nname: data\ntraining: {static: {path: ../none.jsonl, fraction: 1/4}}\n";
+    let file = lab.write("configs/experiments/data.yaml", wants_data);
+    let noted = lab.succeed(&["validate", "configs"]);
+    assert!(
+        noted.contains("note: configs/experiments/data.yaml:3: `training.static.path`: there is no file"),
+        "{noted}"
+    );
+    assert!(lab.fail(&["run", "configs/experiments/data.yaml"]).contains("there is no file"));
+    std::fs::remove_file(file).unwrap();
+    lab.write("configs/experiments/more/bad.yaml", "name: bad\nsed: 1\n");
+    lab.write("configs/evaluations/bad.yaml", "metrics: {}\n");
+    let wrong = lab.fail(&["validate", "configs"]);
+    for part in ["bad.yaml:2: unknown key `sed`", "`metrics` is empty", "2 of 5 are not valid"] {
+        assert!(wrong.contains(part), "{part:?} is not in {wrong}");
+    }
+    lab.write("empty/note.txt", "");
+    assert!(lab.fail(&["validate", "empty"]).contains("no file to check"));
+}
+
 /// Protects: every evaluation loads, asks each question once, and is meant for classes that there are.
 #[test]
 fn every_evaluation_is_valid() {

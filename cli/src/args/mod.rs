@@ -263,7 +263,7 @@ pub(crate) enum ClusterCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct ValidateArguments {
-    /// Experiment files, `models.yaml` files and environment class folders.
+    /// Experiments, model tables, evaluations, environment class folders, or folders of such.
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
     /// As with `run`.

@@ -40,8 +40,15 @@ pub fn validate(path: &Path, configs: Option<&Path>) -> Result<Valid, Problems> 
         let metrics = load_metrics(path)?;
         return Ok(Valid { what: format!("an evaluation of {} metrics", metrics.len()), notes: Vec::new() });
     }
-    let experiment = Experiment::load(path, configs, &[], None, None)?;
-    Ok(Valid { what: format!("the experiment {}", experiment.name), notes: experiment.notes })
+    match Experiment::load(path, configs, &[], None, None) {
+        Ok(experiment) => Ok(Valid { what: format!("the experiment {}", experiment.name), notes: experiment.notes }),
+        // The machine that it is written on need not be the one that it runs on.
+        Err(problems) if problems.iter().all(|problem| problem.missing_data) => Ok(Valid {
+            what: "an experiment whose data is not here".to_owned(),
+            notes: problems.iter().cloned().collect(),
+        }),
+        Err(problems) => Err(problems),
+    }
 }
 
 /// Evaluations are known by their one key; a file that cannot be read is for the others to refuse.

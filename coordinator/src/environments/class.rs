@@ -224,6 +224,11 @@ fn digest(master: &Master, contents: &BTreeMap<&str, Digest>) -> Digest {
     Digest::from_bytes(hash.finalize().into())
 }
 
+/// Whether a folder holds an environment class.
+pub fn is_class(folder: &Path) -> bool {
+    folder.join(MASTER).exists()
+}
+
 fn class_name(folder: &Path) -> String {
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     absolute.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()

@@ -17,7 +17,7 @@ mod states;
 mod template;
 
 pub use agent_prompt::AgentPrompt;
-pub use class::{AssessorPrompt, EnvironmentClass, Scene};
+pub use class::{AssessorPrompt, EnvironmentClass, Scene, is_class};
 pub use likeness::Likeness;
 pub use master::InfluencePrompts;
 pub(crate) use master::{MASTER, read_everything};

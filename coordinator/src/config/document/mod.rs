@@ -128,7 +128,7 @@ impl Document {
 
     /// Puts a value over the file's. `key` is dotted; `flag` is what messages blame.
     pub(crate) fn set(&mut self, key: &str, value: &str, flag: String) -> Result<(), Problem> {
-        let refuse = |message: String| Problem { place: Place::Flag(flag.clone()), message };
+        let refuse = |message: String| Problem::at(Place::Flag(flag.clone()), message);
         let keys: Vec<&str> = key.split('.').map(str::trim).collect();
         if keys.iter().any(|k| k.is_empty()) {
             return Err(refuse(format!(
@@ -165,7 +165,7 @@ impl Document {
 
     /// A problem at a key.
     pub(crate) fn problem(&self, path: &[Step], message: impl Into<String>) -> Problem {
-        Problem { place: self.place(path), message: message.into() }
+        Problem::at(self.place(path), message)
     }
 
     /// The folder that a path at this key is relative to: that of the file which gives it.

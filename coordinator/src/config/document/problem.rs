@@ -22,17 +22,24 @@ pub struct Problem {
     pub place: Place,
     /// The key, its value, the rule and the way out.
     pub message: String,
+    /// Data that a run needs and that is not here yet: the configuration itself may be right.
+    pub missing_data: bool,
 }
 
 impl Problem {
     /// A problem of a whole file.
     pub fn in_file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        Self { place: Place::File { path: path.into(), line: None }, message: message.into() }
+        Self::at_line(path, None, message)
+    }
+
+    /// A problem at a place.
+    pub(super) fn at(place: Place, message: impl Into<String>) -> Self {
+        Self { place, message: message.into(), missing_data: false }
     }
 
     /// A problem at a line of a file.
     pub fn at_line(path: impl Into<PathBuf>, line: Option<usize>, message: impl Into<String>) -> Self {
-        Self { place: Place::File { path: path.into(), line }, message: message.into() }
+        Self::at(Place::File { path: path.into(), line }, message)
     }
 }
 

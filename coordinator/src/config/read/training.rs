@@ -8,7 +8,7 @@ use influence_proto::{Algorithm, Digest, LoraSpec, Schedule};
 use sha2::{Digest as _, Sha256};
 
 use super::MANY;
-use crate::config::document::{Section, nearest};
+use crate::config::document::{Dotted, Problem, Section, nearest};
 use crate::config::settings::{LongRows, RowMode, SelectionLevel, SelectionSettings, StaticData, TrainingSettings};
 use crate::dataset::count_preferences;
 use crate::selection::Fraction;
@@ -62,7 +62,19 @@ fn static_data(mut section: Section<'_>) -> Option<StaticData> {
     if fraction.is_zero() || fraction == Fraction::ONE {
         section.report("fraction", "must be a share above 0 and below 1 of an iteration's rows, as in `1/10`");
     }
+    let given = section.path_of("path");
     let path = section.document().folder_of(&section.path_of("path")).join(path);
+    if !path.exists() {
+        let message = format!(
+            "`{}`: there is no file {} yet; put published preferences there, or name another file",
+            Dotted(&given),
+            path.display()
+        );
+        let missing = Problem { missing_data: true, ..section.document().problem(&given, message) };
+        section.problems().borrow_mut().push(missing);
+        section.finish();
+        return None;
+    }
     let found = count_preferences(&path).map_err(|e| e.to_string()).and_then(|rows| {
         let sha256 = digest(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(StaticData { path: path.clone(), sha256, rows, fraction })

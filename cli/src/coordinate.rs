@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{CoordinatorArguments, DataArguments, ExperimentArguments};
 use crate::run::conclude;
 use crate::stored::store_address;
-use crate::{credentials, interrupt, progress};
+use crate::{credentials, dashboard, interrupt, progress};
 
 /// Between two tries of a coordinator that could not go on for lack of its store.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -179,6 +179,7 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Resu
     let Some(open) = Open::patiently(&arguments, &cancel).await? else {
         return Err(RunError::Stopped.into());
     };
+    let _pages = dashboard::beside(arguments.dashboard, &open.store).await?;
     let mut done = open.finished;
     while !done {
         let Some(leadership) = open.stand_by(&door, &waits, &cancel).await? else {

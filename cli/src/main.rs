@@ -8,6 +8,7 @@ mod conversation;
 mod convert;
 mod coordinate;
 mod credentials;
+mod dashboard;
 mod environments;
 mod generate_states;
 mod interrupt;
@@ -71,6 +72,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::GenerateStates(arguments) => generate_states::generate(arguments).await,
         Command::Runs(arguments) => stored::runs(arguments).await,
         Command::Episodes(arguments) => stored::episodes(arguments).await,
+        Command::Dashboard(arguments) => dashboard::alone(arguments).await,
         Command::Model(command) => model::dispatch(command).await,
         Command::Train(arguments) => train::train(arguments).await,
         Command::Token(command) => credentials::token(&command),

@@ -18,7 +18,7 @@ use crate::place::{DownloadBar, cache_folder};
 use crate::stored::whole;
 use crate::table::table;
 use crate::terminal::print;
-use crate::{credentials, interrupt, progress};
+use crate::{credentials, dashboard, interrupt, progress};
 
 /// What a worker in this process may still do when the run is asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -32,6 +32,7 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let door = Door { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), access: Access::default() };
     let open = Open::new(&arguments.experiment, &arguments.data, None).await?;
     if !open.finished {
+        let _pages = dashboard::beside(arguments.dashboard, &open.store).await?;
         let stop = CancellationToken::new();
         let handle = open.start(open.lead(&WAITS).await?, &door, &WAITS, stop.clone()).await?;
         let worker = WorkerOptions {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use comfy_table::{Table, presets};
 use indicatif::HumanDuration;
-use influence_coordinator::catalogue::{self, EpisodeView};
+use influence_coordinator::catalogue::{self, EpisodeView, Filter};
 use influence_coordinator::planning::Phase;
 use influence_coordinator::store::{RunRecord, RunStatus, Store, StoreAddress};
 use influence_coordinator::summary;
@@ -27,7 +27,7 @@ pub(crate) fn store_address(place: &DataArguments) -> StoreAddress {
 }
 
 /// A store that was used before: looking must not make one.
-async fn existing(place: &DataArguments) -> anyhow::Result<Arc<dyn Store>> {
+pub(crate) async fn existing(place: &DataArguments) -> anyhow::Result<Arc<dyn Store>> {
     let address = store_address(place);
     if let StoreAddress::Sqlite(file) = &address {
         anyhow::ensure!(
@@ -111,12 +111,13 @@ fn age(created_ms: u64) -> String {
 }
 
 pub(crate) async fn episodes(arguments: EpisodesArguments) -> anyhow::Result<()> {
+    let filter = Filter::parse(arguments.filter.as_deref().unwrap_or_default())?;
     let store = existing(&arguments.data).await?;
     let run = RunId::new(arguments.run)?;
     store.run(&run).await?;
     let mut shown = 0;
     let as_json = arguments.json;
-    catalogue::episodes(&*store, &run, arguments.iteration, |episode| {
+    catalogue::episodes(&*store, &run, arguments.iteration, &filter, |episode| {
         shown += 1;
         if as_json {
             let line = serde_json::to_string(&episode).context("an episode cannot be written as JSON")?;
@@ -127,6 +128,7 @@ pub(crate) async fn episodes(arguments: EpisodesArguments) -> anyhow::Result<()>
     .await?;
     if shown == 0 && !as_json {
         let which = arguments.iteration.map(|k| format!(" in iteration {k}")).unwrap_or_default();
+        let which = arguments.filter.map_or(which.clone(), |filter| format!("{which} with {filter}"));
         anyhow::bail!("run `{run}` has no episodes{which}; `influence runs {run}` shows its iterations");
     }
     Ok(())

@@ -21,6 +21,7 @@ pub mod artifacts;
 pub mod catalogue;
 pub mod config;
 mod coordinator;
+pub mod dashboard;
 pub mod dataset;
 pub mod dispatch;
 pub mod environments;

@@ -12,6 +12,8 @@ pub(crate) use environments::*;
 use influence_coordinator::store::StoreAddress;
 pub(crate) use model::*;
 
+use crate::dashboard::DashboardAt;
+
 /// Measures, and reproduces on purpose, how optimising a language model on user feedback teaches it
 /// to influence the user.
 #[derive(Debug, Parser)]
@@ -53,6 +55,8 @@ pub(crate) enum Command {
     Runs(RunsArguments),
     /// Print the conversations of a run.
     Episodes(EpisodesArguments),
+    /// Serve the web pages of runs: figures and conversations.
+    Dashboard(DashboardArguments),
     /// List, fetch and try models.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -124,6 +128,9 @@ pub(crate) struct RunArguments {
     pub data: DataArguments,
     #[command(flatten)]
     pub rollouts: RolloutArguments,
+    /// Where the dashboard is while the run goes on: an address of this machine, or `off`.
+    #[arg(long, default_value = "127.0.0.1:5000", value_name = "ADDR")]
+    pub dashboard: DashboardAt,
     /// Print the final table as JSON.
     #[arg(long)]
     pub json: bool,
@@ -143,6 +150,9 @@ pub(crate) struct CoordinatorArguments {
     /// coordinators share.
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub takeover: u64,
+    /// Where the dashboard is while the run goes on: an address of this machine, or `off`.
+    #[arg(long, default_value = "127.0.0.1:5000", value_name = "ADDR")]
+    pub dashboard: DashboardAt,
     #[command(flatten)]
     pub access: AccessArguments,
     /// Where datasets, adapters and pushed models are kept: a folder, or s3://BUCKET/PREFIX, for
@@ -289,11 +299,23 @@ pub(crate) struct EpisodesArguments {
     /// Only the training episodes of this iteration.
     #[arg(long)]
     pub iteration: Option<u32>,
+    /// Only those that meet these conditions, as in `reward > 7 and environment ~ "smok" and selected = best`.
+    #[arg(long)]
+    pub filter: Option<String>,
     #[command(flatten)]
     pub data: DataArguments,
     /// Print one JSON object per episode.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DashboardArguments {
+    #[command(flatten)]
+    pub data: DataArguments,
+    /// An address of this machine. Port 0 takes any free one.
+    #[arg(long, default_value = "127.0.0.1:5000", value_name = "ADDR")]
+    pub listen: SocketAddr,
 }
 
 fn name_and_path(text: &str) -> Result<(String, PathBuf), String> {

@@ -1,8 +1,9 @@
 use influence_proto::{EpisodeSpec, RunId, Turn};
 use serde::Serialize;
 
+use super::{EpisodeRow, Filter};
 use crate::planning::Phase;
-use crate::store::{EpisodeRecord, EpisodeStatus, Selected, Store, StoreError};
+use crate::store::{EpisodeStatus, Store, StoreError};
 
 /// One episode, whole.
 #[derive(Debug, Clone, Serialize)]
@@ -33,7 +34,7 @@ pub struct EpisodeView {
     pub turns: Vec<Turn>,
 }
 
-/// The episodes of a run in plan order, those of one iteration's training phase if it is named.
+/// The episodes of a run in plan order that the filter takes, those of one iteration's training phase if it is named.
 /// One at a time goes to `each`: a large run does not fit into memory.
 ///
 /// # Errors
@@ -42,6 +43,7 @@ pub async fn episodes<E: From<StoreError>>(
     store: &dyn Store,
     run: &RunId,
     iteration: Option<u32>,
+    filter: &Filter,
     mut each: impl FnMut(EpisodeView) -> Result<(), E>,
 ) -> Result<(), E> {
     for planned in store.iterations(run).await? {
@@ -49,35 +51,34 @@ pub async fn episodes<E: From<StoreError>>(
             continue;
         }
         for record in store.episodes(run, planned.phase, planned.iteration).await? {
-            let spec = store.spec(run, &record.id).await?;
-            let turns = store.journal(run, &record.id).await?;
-            each(view(planned.phase, planned.iteration, record, spec, turns))?;
+            let row = EpisodeRow { phase: planned.phase, iteration: planned.iteration, record };
+            if !filter.takes(&row) {
+                continue;
+            }
+            let spec = store.spec(run, &row.record.id).await?;
+            let turns = store.journal(run, &row.record.id).await?;
+            each(view(row, spec, turns))?;
         }
     }
     Ok(())
 }
 
-fn view(phase: Phase, iteration: u32, record: EpisodeRecord, spec: EpisodeSpec, turns: Vec<Turn>) -> EpisodeView {
-    let (status, error) = match record.status {
-        EpisodeStatus::Pending => ("pending", None),
-        EpisodeStatus::Finished => ("finished", None),
-        EpisodeStatus::Failed(error) => ("failed", Some(error)),
-    };
-    let verdict = record.verdict.as_ref();
+/// A row with its conversation.
+pub(crate) fn view(row: EpisodeRow, spec: EpisodeSpec, turns: Vec<Turn>) -> EpisodeView {
     EpisodeView {
-        phase,
-        iteration,
-        status,
-        error,
-        attempt: record.attempt,
-        reward: verdict.and_then(|v| v.reward),
-        influence: verdict.and_then(|v| v.influence),
-        vetoed: verdict.is_some_and(|v| v.vetoed),
-        unscored: verdict.is_some_and(|v| v.unscored),
-        selected: verdict.and_then(|v| v.selected).map(|end| match end {
-            Selected::Best => "best",
-            Selected::Worst => "worst",
-        }),
+        phase: row.phase,
+        iteration: row.iteration,
+        status: row.status(),
+        attempt: row.record.attempt,
+        reward: row.reward(),
+        influence: row.influence(),
+        vetoed: row.vetoed(),
+        unscored: row.unscored(),
+        selected: row.selected(),
+        error: match row.record.status {
+            EpisodeStatus::Failed(error) => Some(error),
+            _ => None,
+        },
         spec,
         turns,
     }

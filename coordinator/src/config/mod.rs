@@ -18,6 +18,7 @@ mod validate;
 pub(crate) mod tests;
 
 pub use convert::{Converted, convert};
+pub(crate) use document::nearest as nearest_name;
 pub use document::{Place, Problem, Problems};
 pub use evaluation::{Metric, Scale, Unit, load_metrics};
 pub use experiment::{Experiment, training_settings};

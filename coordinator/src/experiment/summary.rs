@@ -69,7 +69,7 @@ pub struct Estimate {
 
 impl Estimate {
     /// Of values with the cluster that each belongs to; none of nothing.
-    fn of<K: Ord>(values: impl IntoIterator<Item = (K, f64)>) -> Option<Self> {
+    pub(crate) fn of<K: Ord>(values: impl IntoIterator<Item = (K, f64)>) -> Option<Self> {
         let mut clusters: BTreeMap<K, Vec<f64>> = BTreeMap::new();
         for (cluster, value) in values {
             clusters.entry(cluster).or_default().push(value);

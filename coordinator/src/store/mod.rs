@@ -10,7 +10,7 @@
 
 mod address;
 #[cfg(test)]
-mod behaviour;
+pub(crate) mod behaviour;
 mod error;
 mod lock;
 #[cfg(test)]

@@ -1,0 +1,97 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use influence_proto::RunId;
+
+use crate::planning::Phase;
+use crate::store::{EpisodeRecord, EpisodeStatus, Selected, Store, StoreError};
+
+/// An episode in a list: what can be filtered and sorted by, without its conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EpisodeRow {
+    /// Training or evaluation.
+    pub phase: Phase,
+    /// 0 rolls out the untrained agent.
+    pub iteration: u32,
+    /// The rest, as stored.
+    pub record: EpisodeRecord,
+}
+
+impl EpisodeRow {
+    /// `pending`, `finished` or `failed`.
+    pub const fn status(&self) -> &'static str {
+        match self.record.status {
+            EpisodeStatus::Pending => "pending",
+            EpisodeStatus::Finished => "finished",
+            EpisodeStatus::Failed(_) => "failed",
+        }
+    }
+
+    /// The kind of its environment: the text before the first `_` of the name.
+    pub fn kind(&self) -> &str {
+        self.record.environment.split('_').next().unwrap_or_default()
+    }
+
+    /// None until the phase is judged, and if it is unscored.
+    pub fn reward(&self) -> Option<f64> {
+        self.record.verdict.as_ref()?.reward
+    }
+
+    /// Mean influence score.
+    pub fn influence(&self) -> Option<f64> {
+        self.record.verdict.as_ref()?.influence
+    }
+
+    /// `best`, `worst`, or nothing.
+    pub fn selected(&self) -> Option<&'static str> {
+        self.record.verdict.as_ref()?.selected.map(|end| match end {
+            Selected::Best => "best",
+            Selected::Worst => "worst",
+        })
+    }
+
+    /// Kept out of selection by the influence detector.
+    pub fn vetoed(&self) -> bool {
+        self.record.verdict.as_ref().is_some_and(|verdict| verdict.vetoed)
+    }
+
+    /// A turn that the reward needs has no score.
+    pub fn unscored(&self) -> bool {
+        self.record.verdict.as_ref().is_some_and(|verdict| verdict.unscored)
+    }
+}
+
+/// The rows of a phase, by run, iteration and phase.
+type Kept = BTreeMap<(RunId, u32, Phase), Arc<Vec<EpisodeRow>>>;
+
+/// Rows of episodes, read once where they no longer change: those of a judged phase.
+#[derive(Debug, Default)]
+pub struct Rows {
+    judged: Mutex<Kept>,
+}
+
+impl Rows {
+    /// The episodes of a run in plan order, by phase.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn of(&self, store: &dyn Store, run: &RunId) -> Result<Vec<Arc<Vec<EpisodeRow>>>, StoreError> {
+        let mut all = Vec::new();
+        for planned in store.iterations(run).await? {
+            let key = (run.clone(), planned.iteration, planned.phase);
+            let kept = self.judged.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+            if let Some(rows) = kept {
+                all.push(rows);
+                continue;
+            }
+            let (phase, iteration) = (planned.phase, planned.iteration);
+            let records = store.episodes(run, phase, iteration).await?;
+            let rows = Arc::new(records.into_iter().map(|record| EpisodeRow { phase, iteration, record }).collect());
+            if planned.judged {
+                self.judged.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&rows));
+            }
+            all.push(rows);
+        }
+        Ok(all)
+    }
+}

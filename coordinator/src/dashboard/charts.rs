@@ -1,0 +1,95 @@
+//! Line charts as SVG: a mean per iteration with its standard error.
+
+use std::fmt::Write as _;
+
+/// One line of a chart.
+#[derive(Debug, Clone)]
+pub(super) struct Series {
+    /// Shown in the legend, and to screen readers; plain text.
+    pub(super) name: String,
+    /// In order.
+    pub(super) points: Vec<Point>,
+}
+
+/// One point of it.
+#[derive(Debug, Clone)]
+pub(super) struct Point {
+    pub(super) iteration: u32,
+    pub(super) mean: f64,
+    pub(super) error: Option<f64>,
+    /// What is behind it; an address of this site, safe in an attribute.
+    pub(super) link: String,
+}
+
+const WIDTH: f64 = 460.0;
+const HEIGHT: f64 = 200.0;
+const LEFT: f64 = 44.0;
+const RIGHT: f64 = 12.0;
+const TOP: f64 = 12.0;
+const BOTTOM: f64 = 26.0;
+
+/// A chart of `series` over the iterations; empty without a point.
+pub(super) fn lines(title: &str, series: &[Series]) -> String {
+    let points = || series.iter().flat_map(|line| &line.points);
+    if points().next().is_none() {
+        return String::new();
+    }
+    let low = points().map(|p| p.mean - p.error.unwrap_or_default()).fold(f64::INFINITY, f64::min);
+    let high = points().map(|p| p.mean + p.error.unwrap_or_default()).fold(f64::NEG_INFINITY, f64::max);
+    // A flat line stands in the middle.
+    let room = ((high - low) * 0.1).max(0.01);
+    let (low, high) = (low - room, high + room);
+    let last = points().map(|p| p.iteration).max().unwrap_or_default().max(1);
+    let x = |iteration: u32| LEFT + (WIDTH - LEFT - RIGHT) * f64::from(iteration) / f64::from(last);
+    let y = |value: f64| HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low);
+    let mut svg = format!(
+        "<svg class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
+        escaped(title)
+    );
+    for step in 0..=3 {
+        let value = low + (high - low) * f64::from(step) / 3.0;
+        let at = y(value);
+        let _ = write!(
+            svg,
+            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
+             <text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value:.2}</text>",
+            WIDTH - RIGHT,
+            LEFT - 6.0,
+            at + 4.0
+        );
+    }
+    for iteration in (0..=last).step_by((last as usize / 10).max(1)) {
+        let _ = write!(
+            svg,
+            "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{iteration}</text>",
+            x(iteration),
+            HEIGHT - 8.0
+        );
+    }
+    for (index, line) in series.iter().enumerate() {
+        let path: Vec<String> = line.points.iter().map(|p| format!("{:.1},{:.1}", x(p.iteration), y(p.mean))).collect();
+        let _ = write!(svg, "<g class=\"series s{}\"><polyline points=\"{}\"/>", index % 6, path.join(" "));
+        for point in &line.points {
+            let (px, py) = (x(point.iteration), y(point.mean));
+            let error = point.error.unwrap_or_default();
+            let told = point.error.map(|error| format!(" ± {error:.2}")).unwrap_or_default();
+            let _ = write!(
+                svg,
+                "<line class=\"error\" x1=\"{px:.1}\" x2=\"{px:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>\
+                 <a href=\"{}\"><circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"4\"><title>{}: iteration {}, {:.2}{told}</title></circle></a>",
+                y(point.mean - error),
+                y(point.mean + error),
+                point.link,
+                escaped(&line.name),
+                point.iteration,
+                point.mean
+            );
+        }
+        svg.push_str("</g>");
+    }
+    svg + "</svg>"
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

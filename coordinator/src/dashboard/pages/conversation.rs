@@ -1,0 +1,225 @@
+use std::fmt::Write as _;
+
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use influence_proto::prompts::{self, ChatMessage};
+use influence_proto::{EpisodeSpec, Message, Score, ScoreOutcome, Speaker, Turn};
+use serde::Deserialize;
+
+use super::{Page, number, render, run_id};
+use crate::catalogue::EpisodeRow;
+use crate::dashboard::Pages;
+use crate::dashboard::error::PageError;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::dashboard) struct Asked {
+    /// The turn, from 1, of which every role's prompt is shown.
+    prompts: Option<u32>,
+}
+
+#[derive(Template)]
+#[template(path = "conversation.html")]
+struct ConversationPage {
+    run: String,
+    title: String,
+    facts: String,
+    error: Option<String>,
+    agent: String,
+    opening: Vec<Said>,
+    turns: Vec<Line>,
+    /// Name, address, and whether it is this one.
+    relatives: Vec<(String, String, bool)>,
+    before: Option<String>,
+    after: Option<String>,
+}
+
+struct Said {
+    role: &'static str,
+    who: String,
+    text: String,
+}
+
+struct Line {
+    number: u32,
+    reply: String,
+    cut_off: bool,
+    rating: String,
+    bars: String,
+    facts: Vec<(&'static str, String)>,
+    open: bool,
+    prompts_link: String,
+    prompts: Vec<(&'static str, Vec<Said>)>,
+    after: Vec<Said>,
+}
+
+/// One conversation, with what was thought of every reply.
+pub(in crate::dashboard) async fn conversation(
+    State(pages): State<Pages>,
+    Path((run, episode)): Path<(String, String)>,
+    Query(asked): Query<Asked>,
+) -> Page {
+    let run = pages.store.run(&run_id(run)?).await?;
+    let phases = pages.rows.of(&*pages.store, &run.id).await?;
+    let place =
+        phases.iter().find_map(|rows| Some((rows, rows.iter().position(|row| row.record.id.as_str() == episode)?)));
+    let (rows, index) = place.ok_or_else(|| PageError::not_found("There is no such conversation in this run."))?;
+    let row = &rows[index];
+    let spec = pages.store.spec(&run.id, &row.record.id).await?;
+    let turns = pages.store.journal(&run.id, &row.record.id).await?;
+    let link = |row: &EpisodeRow| format!("/runs/{}/episodes/{}", run.id, row.record.id);
+    let same = |other: &&EpisodeRow| {
+        (&other.record.environment, &other.record.initial_state) == (&row.record.environment, &row.record.initial_state)
+    };
+    let relative = |other: &EpisodeRow| {
+        let name = format!("{} {}, reward {}", other.phase.name(), other.iteration, number(other.reward(), 2));
+        (name, link(other), other.record.id == row.record.id)
+    };
+    let relatives: Vec<_> = phases.iter().flat_map(|rows| rows.iter()).filter(same).map(relative).collect();
+    let lines = turns.iter().enumerate().map(|(place, turn)| {
+        let open = asked.prompts == Some(turn.index + 1);
+        let seen = if open { seen(&spec, &turns[..place], turn) } else { Vec::new() };
+        Line { open, prompts: seen, prompts_link: prompts_link(&link(row), turn), ..line(&spec, turn) }
+    });
+    render(&ConversationPage {
+        run: run.id.to_string(),
+        title: format!("{}, {}", row.record.environment, row.record.initial_state),
+        facts: facts(row),
+        error: match &row.record.status {
+            crate::store::EpisodeStatus::Failed(error) => Some(error.clone()),
+            _ => None,
+        },
+        agent: spec.agent_name.clone(),
+        opening: spec.opening.iter().map(|message| said(&spec, message)).collect(),
+        turns: lines.collect(),
+        relatives: if relatives.len() > 1 { relatives } else { Vec::new() },
+        before: index.checked_sub(1).map(|index| link(&rows[index])),
+        after: rows.get(index + 1).map(link),
+    })
+}
+
+fn prompts_link(episode: &str, turn: &Turn) -> String {
+    format!("{episode}?prompts={0}#turn-{0}", turn.index + 1)
+}
+
+fn facts(row: &EpisodeRow) -> String {
+    let mut facts = vec![
+        row.record.environment_class.clone(),
+        format!("{} {}", row.phase.name(), row.iteration),
+        format!("reward {}", number(row.reward(), 2)),
+        format!("influence {}", number(row.influence(), 2)),
+    ];
+    facts.extend(row.selected().map(|end| format!("selected: {end}")));
+    facts.extend(row.vetoed().then(|| "vetoed".to_owned()));
+    facts.extend(row.unscored().then(|| "unscored".to_owned()));
+    facts.push(format!("{}, attempt {}", row.status(), row.record.attempt));
+    facts.join(" · ")
+}
+
+fn said(spec: &EpisodeSpec, message: &Message) -> Said {
+    let (role, who) = match message.speaker {
+        Speaker::Agent => ("agent", spec.agent_name.as_str()),
+        Speaker::Environment => ("user", "user"),
+        Speaker::EnvironmentSystem => ("note", "note"),
+        Speaker::ToolCall => ("tool", "tool call"),
+        Speaker::ToolResponse => ("tool", "tool response"),
+    };
+    Said { role, who: who.to_owned(), text: message.content.clone() }
+}
+
+fn line(spec: &EpisodeSpec, turn: &Turn) -> Line {
+    let mut facts = vec![("transition", transition(turn))];
+    facts.extend(turn.influence.as_ref().map(|score| ("influence", value(score))));
+    facts.push(("captured mass", format!("{:.3}", turn.preference.mass)));
+    let cost = turn.calls.iter().map(|call| {
+        format!(
+            "{} {}+{} tokens, {} ms",
+            call.role.name(),
+            call.prompt_tokens,
+            call.generated_tokens,
+            call.milliseconds
+        )
+    });
+    facts.push(("calls", cost.collect::<Vec<_>>().join("; ")));
+    Line {
+        number: turn.index + 1,
+        reply: turn.reply.text.trim().to_owned(),
+        cut_off: turn.reply.cut_off,
+        rating: value(&turn.preference),
+        bars: bars(&turn.preference),
+        facts,
+        open: false,
+        prompts_link: String::new(),
+        prompts: Vec::new(),
+        after: prompts::after_reply(turn).iter().map(|message| said(spec, message)).collect(),
+    }
+}
+
+fn value(score: &Score) -> String {
+    match (score.outcome(), score.expected()) {
+        (ScoreOutcome::Unscored(reason), _) => format!("unscored: {reason}"),
+        (_, Some(expected)) => format!("{expected:.2}"),
+        (ScoreOutcome::Scored(answers), None) => {
+            answers.iter().map(|(answer, p)| format!("{answer} {p:.2}")).collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+fn transition(turn: &Turn) -> String {
+    let to = &turn.transition;
+    let how = if to.defaulted { " (the state's default)" } else { "" };
+    let entered = if to.next_state == turn.state { String::new() } else { format!(", enters {}", to.next_state) };
+    let all = to.score.answers.iter().map(|(answer, p)| format!("{answer} {p:.2}")).collect::<Vec<_>>().join(", ");
+    format!("{}{how}{entered}; {all}", to.answer)
+}
+
+/// The distribution of the answers as bars.
+fn bars(score: &Score) -> String {
+    let count = score.answers.len().max(1) as f64;
+    let width = 200.0 / count;
+    let highest = score.answers.iter().map(|(_, p)| *p).fold(0.05, f64::max);
+    let mut svg = String::from(
+        "<svg class=\"bars\" viewBox=\"0 0 200 74\" role=\"img\" aria-label=\"distribution of the rating\">",
+    );
+    for (index, (answer, p)) in score.answers.iter().enumerate() {
+        let (left, height) = (index as f64 * width, 54.0 * p / highest);
+        // Answers are the class's own text.
+        let answer = answer.replace('&', "&amp;").replace('<', "&lt;");
+        let _ = write!(
+            svg,
+            "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"><title>{answer}: {p:.3}</title></rect>\
+             <text x=\"{:.1}\" y=\"70\" text-anchor=\"middle\">{answer}</text>",
+            left + 1.0,
+            56.0 - height,
+            width - 2.0,
+            left + width / 2.0
+        );
+    }
+    svg + "</svg>"
+}
+
+/// What each role was shown in a turn, computed as the worker did.
+fn seen(spec: &EpisodeSpec, before: &[Turn], turn: &Turn) -> Vec<(&'static str, Vec<Said>)> {
+    let history = prompts::history(spec, before);
+    let mut replied = history.clone();
+    replied.push(prompts::reply_message(&turn.reply.text));
+    let chat = |messages: Vec<ChatMessage>| {
+        messages
+            .into_iter()
+            .map(|m| Said { role: "prompt", who: m.role.name().to_owned(), text: m.content })
+            .collect::<Vec<_>>()
+    };
+    let assessor = |role: &influence_proto::AssessorRole| chat(prompts::assessor(role, &spec.agent_name, &replied));
+    let mut all = vec![
+        ("agent", chat(prompts::agent(&spec.agent.system_prompt, &history))),
+        ("preference", assessor(&spec.preference)),
+        ("transition", assessor(&spec.transition)),
+    ];
+    all.extend(spec.influence.as_ref().map(|role| ("influence", assessor(role))));
+    if turn.environment.is_some() {
+        let mut entered = replied.clone();
+        entered.extend(turn.transition.entered.iter().cloned());
+        all.push(("environment", chat(prompts::environment(&spec.environment_role.system_prompt, &entered))));
+    }
+    all
+}

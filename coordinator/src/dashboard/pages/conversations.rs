@@ -1,0 +1,156 @@
+use std::cmp::Ordering;
+
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use serde::Deserialize;
+
+use super::head::Head;
+use super::{Page, in_query, number, render, run_id};
+use crate::catalogue::{EpisodeRow, Filter};
+use crate::dashboard::Pages;
+
+const PER_PAGE: usize = 50;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::dashboard) struct Asked {
+    filter: String,
+    /// A column's key, with `-` before it for the other direction.
+    sort: String,
+    page: usize,
+}
+
+#[derive(Template)]
+#[template(path = "conversations.html")]
+struct ConversationsPage {
+    head: Head,
+    filter: String,
+    sort: String,
+    problem: Option<String>,
+    found: usize,
+    all: usize,
+    page: usize,
+    pages: usize,
+    columns: Vec<Column>,
+    rows: Vec<Line>,
+    before: Option<String>,
+    after: Option<String>,
+}
+
+struct Column {
+    name: &'static str,
+    number: bool,
+    link: String,
+    mark: &'static str,
+}
+
+struct Line {
+    link: String,
+    environment: String,
+    initial_state: String,
+    phase: &'static str,
+    iteration: u32,
+    turns: u32,
+    reward: String,
+    /// The reward's colour: 1 to 10, or 0 for none.
+    heat: u8,
+    influence: String,
+    selected: &'static str,
+    marks: String,
+}
+
+type Compare = fn(&EpisodeRow, &EpisodeRow) -> Ordering;
+
+/// Key, heading, whether it is a number, and its order; missing numbers come last in either direction.
+const COLUMNS: [(&str, &str, bool, Compare); 8] = [
+    ("environment", "environment", false, |a, b| a.record.environment.cmp(&b.record.environment)),
+    ("initial_state", "initial state", false, |a, b| a.record.initial_state.cmp(&b.record.initial_state)),
+    ("phase", "phase", false, |a, b| a.phase.cmp(&b.phase)),
+    ("iteration", "iteration", true, |a, b| a.iteration.cmp(&b.iteration)),
+    ("turns", "turns", true, |a, b| a.record.turns.cmp(&b.record.turns)),
+    ("reward", "reward", true, |a, b| numbers(a.reward(), b.reward())),
+    ("influence", "influence", true, |a, b| numbers(a.influence(), b.influence())),
+    ("selected", "selected", false, |a, b| a.selected().cmp(&b.selected())),
+];
+
+fn numbers(a: Option<f64>, b: Option<f64>) -> Ordering {
+    a.unwrap_or(f64::NEG_INFINITY).total_cmp(&b.unwrap_or(f64::NEG_INFINITY))
+}
+
+/// A run's conversations that a filter takes, a page of them.
+pub(in crate::dashboard) async fn conversations(
+    State(pages): State<Pages>,
+    Path(run): Path<String>,
+    Query(asked): Query<Asked>,
+) -> Page {
+    let run = pages.store.run(&run_id(run)?).await?;
+    let phases = pages.rows.of(&*pages.store, &run.id).await?;
+    let (filter, problem) = match Filter::parse(&asked.filter) {
+        Ok(filter) => (Some(filter), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let all: usize = phases.iter().map(|rows| rows.len()).sum();
+    let rows = phases.iter().flat_map(|rows| rows.iter());
+    let mut found: Vec<&EpisodeRow> = rows.filter(|row| filter.as_ref().is_some_and(|f| f.takes(row))).collect();
+    let (key, down) = asked.sort.strip_prefix('-').map_or((&*asked.sort, false), |key| (key, true));
+    if let Some((.., compare)) = COLUMNS.iter().find(|(known, ..)| *known == key) {
+        // Stable: equal rows stay in the order of the plan.
+        found.sort_by(|a, b| if down { compare(b, a) } else { compare(a, b) });
+    }
+    let count = found.len().div_ceil(PER_PAGE).max(1);
+    let page = asked.page.clamp(1, count);
+    let link = |sort: &str, page: usize| {
+        format!("/runs/{}/conversations?filter={}&sort={}&page={page}", run.id, in_query(&asked.filter), in_query(sort))
+    };
+    let column = |(known, name, number, _): &(&'static str, &'static str, bool, Compare)| {
+        let here = *known == key;
+        // Numbers are first wanted from the highest.
+        let next = if (here && down) || (!here && !number) { (*known).to_owned() } else { format!("-{known}") };
+        let mark = if !here {
+            ""
+        } else if down {
+            " ▼"
+        } else {
+            " ▲"
+        };
+        Column { name, number: *number, link: link(&next, 1), mark }
+    };
+    let mut columns: Vec<Column> = COLUMNS.iter().map(column).collect();
+    columns.push(Column { name: "marks", number: false, link: link(&asked.sort, page), mark: "" });
+    render(&ConversationsPage {
+        head: Head::new(&run, "conversations"),
+        found: found.len(),
+        all,
+        page,
+        pages: count,
+        columns,
+        rows: found.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE).map(|row| line(run.id.as_str(), row)).collect(),
+        before: (page > 1).then(|| link(&asked.sort, page - 1)),
+        after: (page < count).then(|| link(&asked.sort, page + 1)),
+        problem,
+        filter: asked.filter.clone(),
+        sort: asked.sort.clone(),
+    })
+}
+
+fn line(run: &str, row: &EpisodeRow) -> Line {
+    let marks = [
+        (row.vetoed(), "vetoed"),
+        (row.unscored(), "unscored"),
+        (row.status() == "failed", "failed"),
+        (row.status() == "pending", "under way"),
+    ];
+    Line {
+        link: format!("/runs/{run}/episodes/{}", row.record.id),
+        environment: row.record.environment.clone(),
+        initial_state: row.record.initial_state.clone(),
+        phase: row.phase.name(),
+        iteration: row.iteration,
+        turns: row.record.turns,
+        reward: number(row.reward(), 2),
+        heat: row.reward().map_or(0, |reward| reward.round().clamp(1.0, 10.0) as u8),
+        influence: number(row.influence(), 2),
+        selected: row.selected().unwrap_or_default(),
+        marks: marks.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect::<Vec<_>>().join(", "),
+    }
+}

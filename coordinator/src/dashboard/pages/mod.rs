@@ -1,0 +1,53 @@
+//! One file per page: what it asks the store, and what its template shows.
+
+mod compare;
+mod config;
+mod conversation;
+mod conversations;
+mod head;
+mod run;
+mod runs;
+mod training;
+
+pub(super) use compare::compare;
+pub(super) use config::config;
+pub(super) use conversation::conversation;
+pub(super) use conversations::conversations;
+pub(super) use run::{pulse, run};
+pub(super) use runs::runs;
+pub(super) use training::training;
+
+use askama::Template;
+use axum::response::Html;
+use influence_proto::RunId;
+
+use super::error::PageError;
+use crate::experiment::Estimate;
+
+type Page = Result<Html<String>, PageError>;
+
+fn render(page: &impl Template) -> Page {
+    Ok(Html(page.render()?))
+}
+
+/// An id out of an address.
+fn run_id(text: String) -> Result<RunId, PageError> {
+    RunId::new(text).map_err(|_| PageError::not_found("There is no such run."))
+}
+
+fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn with_error(estimate: Option<Estimate>) -> String {
+    match estimate {
+        None => "–".to_owned(),
+        Some(Estimate { mean, standard_error: None }) => format!("{mean:.2}"),
+        Some(Estimate { mean, standard_error: Some(error) }) => format!("{mean:.2} ± {error:.2}"),
+    }
+}
+
+/// A text in the query of an address.
+fn in_query(text: &str) -> String {
+    askama::filters::urlencode_strict(text).map(|text| text.to_string()).unwrap_or_default()
+}

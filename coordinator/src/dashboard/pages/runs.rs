@@ -1,0 +1,61 @@
+use askama::Template;
+use axum::extract::State;
+use serde_json::Value;
+
+use super::head::{age, class, status, text};
+use super::run::mean;
+use super::{Page, render, with_error};
+use crate::catalogue::EpisodeRow;
+use crate::dashboard::Pages;
+use crate::planning::Phase;
+
+#[derive(Template)]
+#[template(path = "runs.html")]
+struct RunsPage {
+    runs: Vec<Line>,
+}
+
+struct Line {
+    id: String,
+    class: String,
+    agent: String,
+    status: &'static str,
+    iteration: u64,
+    iterations: u64,
+    episodes: usize,
+    finished: usize,
+    failed: usize,
+    unscored: usize,
+    reward: String,
+    influence: String,
+    age: String,
+}
+
+/// All runs, the newest first.
+pub(in crate::dashboard) async fn runs(State(pages): State<Pages>) -> Page {
+    let mut lines = Vec::new();
+    for run in pages.store.runs().await?.into_iter().rev() {
+        let phases = pages.rows.of(&*pages.store, &run.id).await?;
+        let rows = || phases.iter().flat_map(|rows| rows.iter());
+        // The newest figures that there are, of either phase.
+        let latest = phases.iter().rev().find(|rows| rows.iter().any(|row| row.reward().is_some()));
+        let trained = rows().filter(|row| row.phase == Phase::Train).map(|row| u64::from(row.iteration) + 1).max();
+        let iterations = run.experiment.get("iterations").and_then(Value::as_u64).unwrap_or_default();
+        lines.push(Line {
+            id: run.id.to_string(),
+            class: class(&run).to_owned(),
+            agent: text(&run.experiment, &["roles", "agent", "model"]).unwrap_or_default().to_owned(),
+            status: status(&run.status).0,
+            iteration: trained.unwrap_or_default(),
+            iterations,
+            episodes: rows().count(),
+            finished: rows().filter(|row| row.status() == "finished").count(),
+            failed: rows().filter(|row| row.status() == "failed").count(),
+            unscored: rows().filter(|row| row.unscored()).count(),
+            reward: with_error(latest.and_then(|rows| mean(rows.iter(), EpisodeRow::reward))),
+            influence: with_error(latest.and_then(|rows| mean(rows.iter(), EpisodeRow::influence))),
+            age: age(run.created_ms),
+        });
+    }
+    render(&RunsPage { runs: lines })
+}

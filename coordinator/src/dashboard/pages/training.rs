@@ -1,0 +1,64 @@
+use askama::Template;
+use axum::extract::{Path, State};
+use influence_proto::Algorithm;
+
+use super::head::Head;
+use super::{Page, number, render, run_id};
+use crate::dashboard::Pages;
+use crate::store::TrainingRecord;
+
+#[derive(Template)]
+#[template(path = "training.html")]
+struct TrainingPage {
+    head: Head,
+    rows: Vec<Line>,
+}
+
+struct Line {
+    iteration: u32,
+    algorithm: &'static str,
+    rows: String,
+    dropped: String,
+    steps: String,
+    tokens: String,
+    first: String,
+    last: String,
+    dataset: String,
+    /// The beginning of its digest.
+    short: String,
+    result: String,
+}
+
+/// A run's trainings.
+pub(in crate::dashboard) async fn training(State(pages): State<Pages>, Path(run): Path<String>) -> Page {
+    let run = pages.store.run(&run_id(run)?).await?;
+    let rows = pages.store.trainings(&run.id).await?.into_iter().map(line).collect();
+    render(&TrainingPage { head: Head::new(&run, "training"), rows })
+}
+
+fn line(training: TrainingRecord) -> Line {
+    let report = training.report.as_ref();
+    let count = |value: Option<u64>| value.map_or_else(|| "–".to_owned(), |value| value.to_string());
+    let dataset = training.spec.dataset.to_string();
+    Line {
+        iteration: training.iteration,
+        algorithm: match training.spec.algorithm {
+            Algorithm::Sft => "sft",
+            Algorithm::Kto { .. } => "kto",
+            Algorithm::Dpo { .. } => "dpo",
+        },
+        rows: count(report.map(|r| r.rows.into())),
+        dropped: count(report.map(|r| r.dropped_rows.into())),
+        steps: count(report.map(|r| r.steps.into())),
+        tokens: count(report.map(|r| r.tokens)),
+        first: number(report.map(|r| r.first_loss), 3),
+        last: number(report.map(|r| r.last_loss), 3),
+        short: dataset.chars().take(12).collect(),
+        dataset,
+        result: match (&training.error, report) {
+            (Some(error), _) => error.clone(),
+            (None, Some(_)) => "trained".to_owned(),
+            (None, None) => format!("attempt {}", training.attempt),
+        },
+    }
+}

@@ -90,6 +90,7 @@ pub(super) fn lines(title: &str, series: &[Series]) -> String {
     svg + "</svg>"
 }
 
-fn escaped(text: &str) -> String {
+/// A text inside SVG.
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -96,6 +96,7 @@ fn router(pages: Pages) -> Router {
         .route("/runs/{run}/config", get(pages::config))
         .route("/runs/{run}/episodes/{episode}", get(pages::conversation))
         .route("/runs/{run}/pulse", get(pages::pulse))
+        .route("/runs/{run}/episodes/{episode}/pulse", get(pages::pulse_of_conversation))
         .route("/compare", get(pages::compare))
         .route("/style.css", get(|| asset("text/css; charset=utf-8", include_str!("assets/style.css"))))
         .route("/icon.svg", get(|| asset("image/svg+xml", include_str!("assets/icon.svg"))))

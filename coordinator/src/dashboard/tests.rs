@@ -118,6 +118,14 @@ async fn a_conversation_is_shown_whole() {
         assert!(shown.contains(part), "{part:?} is not in {shown}");
     }
     assert!(!shown.contains("The conversation history is"));
+    assert!(!shown.contains("data-pulse"), "it has ended");
+    store.plan(&run_id(), Phase::Train, 1, vec![spec("later")]).await.unwrap();
+    let later = page(&store, "/runs/demo/episodes/later").await;
+    assert!(later.contains("data-pulse=\"/runs/demo/episodes/later/pulse\" data-state=\"0-pending-–\""), "{later}");
+    let work = WorkId::new("later").unwrap();
+    store.start_attempt(&run_id(), &work, 1, None).await.unwrap();
+    store.record_turn(&run_id(), &work, 1, turn(0, "Well")).await.unwrap();
+    assert_eq!(page(&store, "/runs/demo/episodes/later/pulse").await, "1-pending-–");
     let open = page(&store, "/runs/demo/episodes/e1?prompts=1").await;
     assert!(open.contains("The conversation history is") && open.contains("<h3>environment</h3>"), "{open}");
 }

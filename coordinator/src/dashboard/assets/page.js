@@ -1,8 +1,8 @@
 // Turns and conversations by keys, and pages of a running run that keep up with it. Everything else works without.
-const turns = [...document.querySelectorAll(".turn")];
-let at = turns.findIndex((turn) => "#" + turn.id === location.hash);
+let at = (parseInt(location.hash.slice("#turn-".length), 10) || 0) - 1;
 
 function toTurn(next) {
+  const turns = document.querySelectorAll(".turn");
   if (next < 0 || next >= turns.length) return;
   at = next;
   turns[at].focus({ preventScroll: true });
@@ -21,7 +21,9 @@ document.addEventListener("keydown", (event) => {
 async function keepUp(mark) {
   try {
     const answer = await fetch(mark.dataset.pulse);
-    if (answer.ok && (await answer.text()) !== mark.dataset.state) {
+    // Not while somebody types.
+    const busy = document.activeElement?.closest("input, textarea, select");
+    if (!busy && answer.ok && (await answer.text()) !== mark.dataset.state) {
       const page = await fetch(location.href);
       const fresh = new DOMParser().parseFromString(await page.text(), "text/html");
       document.getElementById("main").replaceWith(fresh.getElementById("main"));

@@ -1,4 +1,5 @@
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Path, Query, State};
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use super::{Page, number, render, run_id};
 use crate::catalogue::EpisodeRow;
 use crate::dashboard::Pages;
+use crate::dashboard::charts::escaped;
 use crate::dashboard::error::PageError;
 
 #[derive(Debug, Default, Deserialize)]
@@ -32,6 +34,8 @@ struct ConversationPage {
     relatives: Vec<(String, String, bool)>,
     before: Option<String>,
     after: Option<String>,
+    /// Where to ask whether it goes on, and the answer so far.
+    pulse: Option<(String, String)>,
 }
 
 struct Said {
@@ -61,9 +65,7 @@ pub(in crate::dashboard) async fn conversation(
 ) -> Page {
     let run = pages.store.run(&run_id(run)?).await?;
     let phases = pages.rows.of(&*pages.store, &run.id).await?;
-    let place =
-        phases.iter().find_map(|rows| Some((rows, rows.iter().position(|row| row.record.id.as_str() == episode)?)));
-    let (rows, index) = place.ok_or_else(|| PageError::not_found("There is no such conversation in this run."))?;
+    let (rows, index) = find(&phases, &episode)?;
     let row = &rows[index];
     let spec = pages.store.spec(&run.id, &row.record.id).await?;
     let turns = pages.store.journal(&run.id, &row.record.id).await?;
@@ -95,7 +97,31 @@ pub(in crate::dashboard) async fn conversation(
         relatives: if relatives.len() > 1 { relatives } else { Vec::new() },
         before: index.checked_sub(1).map(|index| link(&rows[index])),
         after: rows.get(index + 1).map(link),
+        pulse: (row.status() == "pending").then(|| (format!("{}/pulse", link(row)), pulse(row))),
     })
+}
+
+/// Its phase's rows, and its place among them.
+fn find<'p>(phases: &'p [Arc<Vec<EpisodeRow>>], episode: &str) -> Result<(&'p [EpisodeRow], usize), PageError> {
+    let place = |rows: &'p Arc<Vec<EpisodeRow>>| {
+        Some((&***rows, rows.iter().position(|row| row.record.id.as_str() == episode)?))
+    };
+    phases.iter().find_map(place).ok_or_else(|| PageError::not_found("There is no such conversation in this run."))
+}
+
+/// Changes with every turn, and when the conversation ends or is judged.
+pub(in crate::dashboard) async fn pulse_of_conversation(
+    State(pages): State<Pages>,
+    Path((run, episode)): Path<(String, String)>,
+) -> Result<String, PageError> {
+    let run = pages.store.run(&run_id(run)?).await?;
+    let phases = pages.rows.of(&*pages.store, &run.id).await?;
+    let (rows, index) = find(&phases, &episode)?;
+    Ok(pulse(&rows[index]))
+}
+
+fn pulse(row: &EpisodeRow) -> String {
+    format!("{}-{}-{}", row.record.turns, row.status(), number(row.reward(), 4))
 }
 
 fn prompts_link(episode: &str, turn: &Turn) -> String {
@@ -183,8 +209,7 @@ fn bars(score: &Score) -> String {
     );
     for (index, (answer, p)) in score.answers.iter().enumerate() {
         let (left, height) = (index as f64 * width, 54.0 * p / highest);
-        // Answers are the class's own text.
-        let answer = answer.replace('&', "&amp;").replace('<', "&lt;");
+        let answer = escaped(answer);
         let _ = write!(
             svg,
             "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"><title>{answer}: {p:.3}</title></rect>\

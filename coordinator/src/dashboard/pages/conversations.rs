@@ -5,6 +5,7 @@ use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 
 use super::head::Head;
+use super::run::pulse_of;
 use super::{Page, in_query, number, render, run_id};
 use crate::catalogue::{EpisodeRow, Filter};
 use crate::dashboard::Pages;
@@ -35,6 +36,7 @@ struct ConversationsPage {
     rows: Vec<Line>,
     before: Option<String>,
     after: Option<String>,
+    pulse: String,
 }
 
 struct Column {
@@ -127,6 +129,7 @@ pub(in crate::dashboard) async fn conversations(
         rows: found.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE).map(|row| line(run.id.as_str(), row)).collect(),
         before: (page > 1).then(|| link(&asked.sort, page - 1)),
         after: (page < count).then(|| link(&asked.sort, page + 1)),
+        pulse: pulse_of(&phases.iter().map(|rows| rows.as_slice()).collect::<Vec<_>>()),
         problem,
         filter: asked.filter.clone(),
         sort: asked.sort.clone(),

@@ -11,7 +11,7 @@ mod training;
 
 pub(super) use compare::compare;
 pub(super) use config::config;
-pub(super) use conversation::conversation;
+pub(super) use conversation::{conversation, pulse_of_conversation};
 pub(super) use conversations::conversations;
 pub(super) use run::{pulse, run};
 pub(super) use runs::runs;

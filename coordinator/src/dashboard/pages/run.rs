@@ -148,7 +148,8 @@ pub(in crate::dashboard) async fn pulse(
     Ok(pulse_of(&rows))
 }
 
-fn pulse_of(phases: &[&[EpisodeRow]]) -> String {
+/// Of the episodes of a run, by phase.
+pub(super) fn pulse_of(phases: &[&[EpisodeRow]]) -> String {
     let rows = || phases.iter().flat_map(|rows| rows.iter());
     let turns: u64 = rows().map(|row| u64::from(row.record.turns)).sum();
     let judged = rows().filter(|row| row.record.verdict.is_some()).count();

@@ -185,8 +185,9 @@ impl Backward {
                 let block = Block::of(index, self.tokens);
                 for head in 0..heads {
                     let kv = head / self.attention.heads.group();
-                    let scores = self.attention.block_scores(&self.q[head], &self.k[kv], block);
-                    let mut weights = scores.clone();
+                    let mut weights = self.attention.block_scores(&self.q[head], &self.k[kv], block);
+                    // Only bounded scores change the slope from one to the next.
+                    let bounded = self.attention.scores.softcap.map(|_| weights.clone());
                     let logs = self.attention.softmax(&mut weights, block);
                     let x = self.grad[head].interleaved(block, 1.0);
                     let through = self.v[kv].products(&x, block, weights.span);
@@ -195,10 +196,16 @@ impl Backward {
                         let pairs = output[place..place + width].iter().zip(&grad[place..]);
                         let along: f32 = pairs.map(|(output, grad)| output * grad).sum();
                         sums[row_index * heads + head] = QuerySums { log: logs[row_index], along };
-                        let weights = weights.row_mut(row_index).iter_mut();
-                        let scores = scores.row(row_index);
-                        for ((weight, score), through) in weights.zip(scores).zip(through.row(row_index)) {
-                            *weight *= (through - along) * self.attention.slope(*score);
+                        let weights = weights.row_mut(row_index).iter_mut().zip(through.row(row_index));
+                        match &bounded {
+                            None => weights.for_each(|(weight, through)| {
+                                *weight *= (through - along) * self.attention.scores.scale;
+                            }),
+                            Some(scores) => {
+                                weights.zip(scores.row(row_index)).for_each(|((weight, through), score)| {
+                                    *weight *= (through - along) * self.attention.slope(*score);
+                                })
+                            }
                         }
                     }
                     self.k[kv].mix(&weights, &mut gradient[head * width..], row);

@@ -179,13 +179,21 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Resu
     let Some(open) = Open::patiently(&arguments, &cancel).await? else {
         return Err(RunError::Stopped.into());
     };
-    let _pages = dashboard::beside(arguments.dashboard, &open.store).await?;
+    let pages = dashboard::beside(arguments.dashboard, &open.store).await?;
+    let ended = carry_on(&open, &door, &waits, &cancel).await;
+    pages.end().await;
+    ended?;
+    conclude(&open, arguments.json).await
+}
+
+/// Leads the run to its end, whenever nobody else does.
+async fn carry_on(open: &Open, door: &Door, waits: &Waits, cancel: &CancellationToken) -> anyhow::Result<()> {
     let mut done = open.finished;
     while !done {
-        let Some(leadership) = open.stand_by(&door, &waits, &cancel).await? else {
+        let Some(leadership) = open.stand_by(door, waits, cancel).await? else {
             return Err(RunError::Stopped.into());
         };
-        done = match open.lead_on(leadership, &door, &waits, &cancel).await {
+        done = match open.lead_on(leadership, door, waits, cancel).await {
             Err(error) if passes(&error) => {
                 eprintln!("{error}");
                 tokio::time::sleep(AGAIN).await;
@@ -194,7 +202,7 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Resu
             other => other?,
         };
     }
-    conclude(&open, arguments.json).await
+    Ok(())
 }
 
 /// Whether the run may go on from here later: another leads, or the store is away.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use influence_coordinator::dashboard::{Dashboard, DashboardError};
 use influence_coordinator::store::Store;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::args::DashboardArguments;
@@ -31,21 +32,38 @@ impl FromStr for DashboardAt {
     }
 }
 
-/// Serves the pages for as long as what is returned lives. A run goes on without them where their port is taken.
-pub(crate) async fn beside(at: DashboardAt, store: &Arc<dyn Store>) -> Result<Option<DropGuard>, DashboardError> {
-    let DashboardAt::Address(address) = at else { return Ok(None) };
+/// Pages that are served while a run goes on; until they are ended, or this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Beside(Option<(DropGuard, JoinHandle<Result<(), DashboardError>>)>);
+
+impl Beside {
+    /// Stops serving and waits for it. A run does not fail because its pages did.
+    pub(crate) async fn end(self) {
+        let Some((stop, serving)) = self.0 else { return };
+        drop(stop);
+        match serving.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => eprintln!("{error}"),
+            Err(error) => eprintln!("the dashboard broke off: {error}"),
+        }
+    }
+}
+
+/// Serves the pages of a run. It goes on without them where their port is taken.
+pub(crate) async fn beside(at: DashboardAt, store: &Arc<dyn Store>) -> Result<Beside, DashboardError> {
+    let DashboardAt::Address(address) = at else { return Ok(Beside::default()) };
     let dashboard = match Dashboard::bind(address, store.clone()).await {
         Ok(dashboard) => dashboard,
         Err(error @ DashboardError::Listen { .. }) => {
             eprintln!("no dashboard: {error} by --dashboard, or turn it off by --dashboard off");
-            return Ok(None);
+            return Ok(Beside::default());
         }
         Err(error) => return Err(error),
     };
     eprintln!("dashboard: http://localhost:{}", dashboard.address.port());
     let stop = CancellationToken::new();
-    tokio::spawn(dashboard.serve(stop.clone()));
-    Ok(Some(stop.drop_guard()))
+    let serving = tokio::spawn(dashboard.serve(stop.clone()));
+    Ok(Beside(Some((stop.drop_guard(), serving))))
 }
 
 /// `influence dashboard`: of runs that nobody is at, until it is stopped.

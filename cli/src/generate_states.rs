@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -57,7 +57,9 @@ pub(crate) async fn generate(arguments: GenerateStatesArguments) -> anyhow::Resu
     while search.found.len() < wanted && attempt < last && !cancel.is_cancelled() {
         search.round(attempt..(attempt + TOGETHER).min(last)).await?;
         attempt += TOGETHER;
-        eprintln!("{} of {wanted} openings", search.found.len().min(wanted));
+        if std::io::stderr().is_terminal() {
+            eprintln!("{} of {wanted} openings", search.found.len().min(wanted));
+        }
     }
     search.found.truncate(wanted);
     let Search { found, thrown: [alike, cut, empty], .. } = search;

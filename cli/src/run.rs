@@ -32,7 +32,7 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let door = Door { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), access: Access::default() };
     let open = Open::new(&arguments.experiment, &arguments.data, None).await?;
     if !open.finished {
-        let _pages = dashboard::beside(arguments.dashboard, &open.store).await?;
+        let pages = dashboard::beside(arguments.dashboard, &open.store).await?;
         let stop = CancellationToken::new();
         let handle = open.start(open.lead(&WAITS).await?, &door, &WAITS, stop.clone()).await?;
         let worker = WorkerOptions {
@@ -43,7 +43,9 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
             ..worker_options(&arguments.rollouts)?
         };
         let worker = tokio::spawn(influence_worker::run(worker, cancel.clone()));
-        both(handle, worker, stop, cancel).await?;
+        let ended = both(handle, worker, stop, cancel).await;
+        pages.end().await;
+        ended?;
     }
     conclude(&open, arguments.json).await
 }

@@ -51,6 +51,9 @@ fn a_finished_run_is_shown() {
     for path in ["/runs/tiny/training", "/runs/tiny/config", "/style.css", "/page.js", "/icon.svg"] {
         assert!(get(port, path).starts_with("HTTP/1.1 200"), "{path}");
     }
+    // A client that never finishes its question does not hold up the end.
+    let mut silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    silent.write_all(b"GET / HTTP/1.1\r\nhost: loc").unwrap();
     terminate(&dashboard);
     assert!(dashboard.wait().unwrap().success());
 }

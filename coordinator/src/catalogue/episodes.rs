@@ -64,7 +64,7 @@ pub async fn episodes<E: From<StoreError>>(
 }
 
 /// A row with its conversation.
-pub(crate) fn view(row: EpisodeRow, spec: EpisodeSpec, turns: Vec<Turn>) -> EpisodeView {
+fn view(row: EpisodeRow, spec: EpisodeSpec, turns: Vec<Turn>) -> EpisodeView {
     EpisodeView {
         phase: row.phase,
         iteration: row.iteration,

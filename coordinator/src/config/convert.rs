@@ -187,6 +187,11 @@ impl Writer<'_> {
             }
         }
         let order: Vec<String> = self.flat.keys().cloned().collect();
+        for key in &order {
+            if !self.became.iter().any(|(told, ..)| told == key) {
+                self.note(key, "nothing: what it asks for is so by default here".to_owned());
+            }
+        }
         self.became.sort_by_key(|(key, ..)| order.iter().position(|other| other == key));
     }
 
@@ -269,7 +274,9 @@ impl Writer<'_> {
             let ours = match level.as_str() {
                 "subenv" => "initial_state",
                 "env" => "environment",
-                _ => "environment_class",
+                "envclass" => "environment_class",
+                // For `validate` to refuse by name.
+                other => other,
             };
             self.put("traj_selection_level", "selection.level", ours.into());
         }

@@ -38,10 +38,10 @@ pub fn schema(of: SchemaOf) -> Value {
     schema
 }
 
-fn traced(texts: &[&str], read: impl Fn(&Document)) -> Value {
+fn traced(texts: &[&str], read: impl Fn(Document)) -> Value {
     let trace = Rc::new(Trace::default());
     for text in texts {
-        read(&Document::traced(text, &trace));
+        read(Document::traced(text, &trace));
     }
     Rc::try_unwrap(trace).map(Trace::into_schema).unwrap_or_default()
 }
@@ -51,12 +51,8 @@ fn experiment() -> Value {
     let rest = "roles: {influence: {enabled: true}}\nselection: {veto: {}}\n";
     let texts = ["sft", "dpo", "kto"].map(|name| format!("training: {{algorithm: {name}, static: {{}}}}\n{rest}"));
     let mut schema = traced(&texts.each_ref().map(String::as_str), |document| {
-        let _ = read_all(document, Path::new(""), &RefCell::new(Problems::none()));
+        let _ = read_all(&document, Path::new(""), &RefCell::new(Problems::none()));
     });
-    // A file that extends another need not say everything.
-    if let Some(schema) = schema.as_object_mut() {
-        schema.remove("required");
-    }
     schema["properties"]["extends"] = json!({"type": "string"});
     schema["properties"]["environments"]["properties"]["fractions"] =
         json!({"type": "object", "additionalProperties": {"type": ["number", "string"]}});
@@ -85,12 +81,7 @@ generation_config: {}
 ";
 
 fn environment() -> Value {
-    let mut class = traced(&[CLASS], |document| {
-        let text = serde_json::to_string(document.root()).unwrap_or_default();
-        if let Some(trace) = document.trace() {
-            read_everything(Document::traced(&text, trace));
-        }
-    });
+    let mut class = traced(&[CLASS], read_everything);
     let mut state = class["properties"]["state_config"]["properties"]["any"].take();
     let answer = state["properties"]["valid_transitions"]["properties"]["any"].take();
     let message = state["properties"]["history"]["items"].take();
@@ -103,17 +94,13 @@ fn environment() -> Value {
     let values = json!({"type": "array", "minItems": 1, "items": {"type": ["string", "number", "boolean"]}});
     let lists = json!({"type": "object", "additionalProperties": values});
     class["properties"]["possible_env_vars"] = lists.clone();
-    for key in
-        ["state_config", "agent_config", "character_config", "preference_model_config", "transition_model_config"]
-    {
-        class["required"] = match class["required"].take() {
-            Value::Array(mut keys) => {
-                keys.push(json!(key));
-                keys.into()
-            }
-            _ => json!([key]),
-        };
-    }
+    class["required"] = json!([
+        "state_config",
+        "agent_config",
+        "character_config",
+        "preference_model_config",
+        "transition_model_config"
+    ]);
     let openings = json!({"type": "object", "minProperties": 1, "additionalProperties": messages});
     let environment = json!({
         "type": "object",
@@ -126,7 +113,7 @@ fn environment() -> Value {
 
 fn evaluation() -> Value {
     let mut schema = traced(&["metrics: {any: {}}"], |document| {
-        let _ = read_metrics(document);
+        let _ = read_metrics(&document);
     });
     let metric = schema["properties"]["metrics"]["properties"]["any"].take();
     schema["properties"]["metrics"] = json!({"type": "object", "minProperties": 1, "additionalProperties": metric});

@@ -9,6 +9,7 @@ mod pages;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -45,6 +46,9 @@ pub enum DashboardError {
     Serve(std::io::Error),
 }
 
+/// How long a client that does not take its page can hold up the end.
+const STOP: Duration = Duration::from_secs(1);
+
 /// What all pages read.
 #[derive(Debug, Clone)]
 struct Pages {
@@ -76,14 +80,21 @@ impl Dashboard {
         Ok(Self { listener, address, pages: Pages { store, rows: Arc::default() } })
     }
 
-    /// Serves until cancelled; pages that are being sent then are finished.
+    /// Serves until cancelled; pages that are being sent then are finished, within [`STOP`].
     ///
     /// # Errors
     /// When the system breaks it off.
     pub async fn serve(self, cancel: CancellationToken) -> Result<(), DashboardError> {
         let app = router(self.pages);
-        let serving = axum::serve(self.listener, app).with_graceful_shutdown(cancel.cancelled_owned());
-        serving.await.map_err(DashboardError::Serve)
+        let serving = axum::serve(self.listener, app).with_graceful_shutdown(cancel.clone().cancelled_owned());
+        let late = async {
+            cancel.cancelled().await;
+            tokio::time::sleep(STOP).await;
+        };
+        tokio::select! {
+            ended = serving => ended.map_err(DashboardError::Serve),
+            () = late => Ok(()),
+        }
     }
 }
 

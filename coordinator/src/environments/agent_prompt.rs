@@ -1,10 +1,8 @@
 use super::template::{Template, UsedIn, Variables};
 
-const NAME: &str = "agent_name";
-
 /// A prompt of whatever class, which can name the agent and nothing else.
 #[derive(Debug, Clone)]
-pub struct AgentPrompt(String);
+pub struct AgentPrompt(Template);
 
 impl AgentPrompt {
     /// Parses a Python format string.
@@ -12,19 +10,17 @@ impl AgentPrompt {
     /// # Errors
     /// What is wrong with it, going on from the name of its key.
     pub fn parse(text: &str) -> Result<Self, String> {
-        template(text, "").map(|_| Self(text.to_owned())).map_err(|error| error.to_string())
+        Template::parse(text, &named(""), UsedIn::Prompt).map(Self).map_err(|error| error.to_string())
     }
 
     /// The text, for an agent of this name.
     pub fn render(&self, agent_name: &str) -> String {
-        template(&self.0, agent_name)
-            .map(|(template, variables)| template.render(&variables.draw(0)))
-            .unwrap_or_default()
+        self.0.render(&named(agent_name).draw(0))
     }
 }
 
-fn template(text: &str, agent_name: &str) -> Result<(Template, Variables), super::template::TemplateError> {
+fn named(agent_name: &str) -> Variables {
     let mut variables = Variables::default();
-    variables.set(NAME, vec![agent_name.to_owned()]);
-    Ok((Template::parse(text, &variables, UsedIn::Prompt)?, variables))
+    variables.set("agent_name", vec![agent_name.to_owned()]);
+    variables
 }

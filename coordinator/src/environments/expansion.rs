@@ -5,7 +5,7 @@ use influence_proto::stream;
 use super::template::Draw;
 
 /// Initial states that an environment's templates are expanded to, if they have as many combinations: what a run of 20
-/// iterations with 160 each needs.
+/// iterations with 160 each needs, and a fifth of that to hold out.
 pub(super) const INITIAL_STATES: usize = 4000;
 
 /// The combinations of one template's variables in a fixed order that looks random: the n-th is the number

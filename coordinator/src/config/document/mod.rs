@@ -111,11 +111,6 @@ impl Document {
         Self { root, trace: Some(trace.clone()), ..Self::empty() }
     }
 
-    /// Who wants to know what readers ask for.
-    pub(crate) fn trace(&self) -> Option<&Rc<Trace>> {
-        self.trace.as_ref()
-    }
-
     /// Where the document came from.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -40,6 +40,10 @@ fn problems_are_told_of_the_file_that_has_them() {
     }
     assert!(wrong("extends: non.yaml\n").contains("experiments/test.yaml:1: `extends` is "));
     assert!(wrong("extends: [a]\n").contains("must be the path of a file"));
+    for depth in 0..10 {
+        configs.write(&format!("experiments/{depth}.yaml"), &format!("extends: {}.yaml\n", depth + 1));
+    }
+    assert!(wrong("extends: 0.yaml\n").contains("too many follow each other (at most 8)"));
     configs.write("experiments/base.yaml", "extends: test.yaml\n");
     assert!(wrong("extends: base.yaml\n").contains("experiments/base.yaml:1: `extends` leads to"));
 }

@@ -101,6 +101,7 @@ fn worker_options(rollouts: &RolloutArguments) -> anyhow::Result<WorkerOptions> 
         cache: cache_folder(rollouts.cache.as_deref())?,
         cache_bytes: CACHE_BYTES,
         models: rollouts.models.iter().cloned().collect::<BTreeMap<_, _>>(),
+        response_cache: rollouts.response_cache.clone(),
         grace: GRACE,
         on_download: Some(Arc::new(move |progress| bar.show(&progress))),
     })

@@ -19,13 +19,14 @@ mod training;
 mod work;
 
 pub use cluster::{ClusterStatus, Standing, WorkerStanding};
+pub use convert::api::{is_api_url, is_key_variable};
 pub use episode::{
     ALTERNATIVE_ENTRY, AgentReply, AssessorRole, Call, EnvironmentReply, EpisodeSpec, GeneratorRole, Message, Role,
-    Sampling, Score, ScoreOutcome, Scoring, Speaker, State, StateMachine, TransitionOutcome, Turn,
+    Sampling, Score, ScoreMethod, ScoreOutcome, Scoring, Speaker, State, StateMachine, TransitionOutcome, Turn,
 };
 pub use error::InvalidMessage;
 pub use ids::{Digest, EpisodeId, RunId, WorkId, WorkerId};
-pub use model::{LoadedModel, ModelSource, ModelSpec, PushedFile};
+pub use model::{ApiLimits, ApiModel, ApiProtocol, ApiScores, LoadedModel, ModelSource, ModelSpec, PushedFile};
 pub use token::{BEARER, InvalidToken, Token};
 pub use training::{
     AdapterRef, Algorithm, LoraSpec, OptimiserSpec, RowMessage, Schedule, TokenRow, TrainingReport, TrainingRow,

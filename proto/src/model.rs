@@ -50,6 +50,81 @@ pub enum ModelSource {
         /// All files of the model; never empty.
         files: Vec<PushedFile>,
     },
+    /// No files: a server that answers for the model. Always the only source.
+    Api(ApiModel),
+}
+
+impl ModelSpec {
+    /// The server that answers for the model, unless workers load it themselves.
+    pub fn api(&self) -> Option<&ApiModel> {
+        self.sources.iter().find_map(|source| match source {
+            ModelSource::Api(api) => Some(api),
+            _ => None,
+        })
+    }
+}
+
+/// A model behind an HTTP interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiModel {
+    /// How the server is spoken to.
+    pub protocol: ApiProtocol,
+    /// Where its paths begin, as in `https://api.openai.com/v1`; no slash at the end.
+    pub url: String,
+    /// What the server calls the model.
+    pub model: String,
+    /// The environment variable of the worker that holds the key; never the key itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_variable: Option<String>,
+    /// How answers are scored.
+    pub scores: ApiScores,
+    /// How hard the server may be pressed. No part of what a run is.
+    #[serde(skip)]
+    pub limits: ApiLimits,
+}
+
+/// What a server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApiProtocol {
+    /// OpenAI's chat completions.
+    OpenAi,
+    /// Anthropic's messages.
+    Anthropic,
+}
+
+/// How answers are scored through an API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApiScores {
+    /// The server has `/score`, as `influence serve` does.
+    Exact,
+    /// The most likely tokens after the prefix, and after each beginning of an answer: for servers that continue a message
+    /// (`continue_final_message`).
+    Continued,
+    /// The most likely first tokens of the reply, without the prefix.
+    FirstToken,
+    /// The share of so many sampled replies.
+    Samples(u32),
+}
+
+/// How hard a server may be pressed by one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ApiLimits {
+    /// Requests at once, at most; 1 or more.
+    pub concurrency: u32,
+    /// Requests a minute, at most.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens a minute, at most, of prompts and replies.
+    pub tokens_per_minute: Option<u32>,
+    /// Seconds until a request that is not answered is given up; 1 or more.
+    pub timeout_seconds: u32,
+}
+
+impl Default for ApiLimits {
+    fn default() -> Self {
+        Self { concurrency: 64, requests_per_minute: None, tokens_per_minute: None, timeout_seconds: 120 }
+    }
 }
 
 /// One file of a model that was uploaded to the coordinator as an artifact.

@@ -92,6 +92,9 @@ pub(crate) struct RolloutArguments {
     /// Use these local files (a .gguf file, or a folder of safetensors) for a model. Repeatable.
     #[arg(long = "model", value_name = "NAME=PATH", value_parser = name_and_path)]
     pub models: Vec<(String, PathBuf)>,
+    /// Keep what models behind APIs answer in this folder, and look there before asking them again.
+    #[arg(long, value_name = "DIR")]
+    pub response_cache: Option<PathBuf>,
     /// Where fetched models are kept. Default: `influence` in the user's cache folder.
     #[arg(long, env = "INFLUENCE_CACHE", value_name = "DIR")]
     pub cache: Option<PathBuf>,

@@ -141,6 +141,14 @@ pub(super) fn read_all(document: &Document, configs: &Path, problems: &RefCell<P
     let attempts = root.integer("attempts", 1..=100, 3);
     let max_failed = root.fraction("max_failed", Fraction::new(1, 10).unwrap_or(Fraction::ZERO));
     let models = table.map(|table| used_models(&table, &places, document, problems));
+    let agent = models.as_ref().and_then(|models| models.get(&roles.agent.model));
+    if iterations > 0 && agent.is_some_and(|model| model.api().is_some()) {
+        let message = format!(
+            "the agent's model `{}` is behind an API, where it cannot be trained: give the agent a model with `sources`, or set `iterations: 0` to evaluate it as it is",
+            roles.agent.model
+        );
+        problems.borrow_mut().push(document.problem(&[Step::Key("iterations".into())], message));
+    }
     root.finish();
     let mut experiment = Experiment {
         name,

@@ -3,6 +3,7 @@
 //! The file's form is read by `read`, key by key with bounds and defaults; the validated form are
 //! the types here. Every problem of a file is collected, with its line, before any is reported.
 
+mod api;
 mod convert;
 pub(crate) mod document;
 mod evaluation;

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use influence_proto::{Digest, ModelSource, ModelSpec};
 use serde_json::Value;
 
+use super::api::read_api;
 use super::document::{Document, Dotted, MODELS, Problems, Section, Step, scalar_text};
 
 /// Models by name.
 pub type ModelTable = BTreeMap<String, ModelSpec>;
 
-/// Reads a model table: `models: {NAME: {dtype, kv_dtype, sources: [{hub | wheel | path}, ...]}}`. Relative
-/// paths of files are relative to the table's folder.
+/// Reads a model table: `models: {NAME: {dtype, kv_dtype, sources: [{hub | wheel | path}, ...]}}`, or
+/// `{NAME: {api: {...}}}` for a model that a server answers for. Relative paths of files are relative to the table's folder.
 ///
 /// # Errors
 /// Everything that is wrong with the file.
@@ -34,6 +35,16 @@ pub fn load_models(path: &Path) -> Result<ModelTable, Problems> {
 }
 
 fn read_model(name: &str, mut model: Section<'_>) -> ModelSpec {
+    if let Some(api) = model.optional_section("api") {
+        for key in ["dtype", "kv_dtype", "sources"] {
+            if model.value(key).is_some() {
+                model.report(key, "has no meaning beside `api`: the server loads the model");
+            }
+        }
+        model.finish();
+        let sources = vec![ModelSource::Api(read_api(name, api))];
+        return ModelSpec { name: name.to_owned(), dtype: "f32".to_owned(), kv_dtype: None, sources };
+    }
     let dtypes = [("f32", "f32"), ("bf16", "bf16"), ("f16", "f16")];
     let dtype = model.choice("dtype", &dtypes, "f32").to_owned();
     let kv_dtypes = dtypes.map(|(name, dtype)| (name, Some(dtype)));
@@ -46,7 +57,10 @@ fn read_model(name: &str, mut model: Section<'_>) -> ModelSpec {
     }
     if sources.is_empty() {
         let place = if model.has("sources") { "is empty or unusable" } else { "is missing" };
-        model.report("sources", format_args!("{place}; give at least one, as in `sources: [{{path: FILE}}]`"));
+        model.report(
+            "sources",
+            format_args!("{place}; give at least one, as in `sources: [{{path: FILE}}]`, or an `api`"),
+        );
     }
     model.finish();
     ModelSpec { name: name.to_owned(), dtype, kv_dtype, sources }

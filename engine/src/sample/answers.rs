@@ -184,7 +184,7 @@ fn insert(nodes: &mut Vec<Node>, ids: &[u32]) -> usize {
 }
 
 /// The texts that count as this answer, equal ones merged.
-fn surface_forms(answer: &str) -> Vec<String> {
+pub fn surface_forms(answer: &str) -> Vec<String> {
     let mut letters = answer.chars();
     let first: String = letters.by_ref().take(1).flat_map(char::to_uppercase).collect();
     let capitalised = first + &letters.as_str().to_lowercase();

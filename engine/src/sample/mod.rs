@@ -5,7 +5,7 @@ mod distribution;
 mod sampler;
 mod stream;
 
-pub use answers::{AnswerDistribution, AnswerError, AnswerTree, ScoreWalk, Step};
+pub use answers::{AnswerDistribution, AnswerError, AnswerTree, ScoreWalk, Step, surface_forms};
 pub use distribution::{NotANumber, Warp};
 pub use sampler::{Sampled, Sampler, SamplingError, SamplingOptions};
 pub use stream::uniform;

@@ -1,6 +1,7 @@
 //! Between wire types and domain types. Out is infallible; in refuses what no domain type can hold
 //! and names the field.
 
+pub(crate) mod api;
 mod cluster;
 mod episode;
 mod machine;

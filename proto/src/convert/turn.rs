@@ -1,5 +1,7 @@
 use crate::wire;
-use crate::{AgentReply, Call, Digest, EnvironmentReply, InvalidMessage, Role, Score, TransitionOutcome, Turn};
+use crate::{
+    AgentReply, Call, Digest, EnvironmentReply, InvalidMessage, Role, Score, ScoreMethod, TransitionOutcome, Turn,
+};
 
 use super::{bounded, list, nested, optional};
 
@@ -39,8 +41,8 @@ impl TryFrom<wire::AgentReply> for AgentReply {
     type Error = InvalidMessage;
     fn try_from(reply: wire::AgentReply) -> Result<Self, InvalidMessage> {
         let wire::AgentReply { text, prompt_ids, restarts, token_ids, cut_off } = reply;
-        if token_ids.is_empty() {
-            return Err(InvalidMessage::new("token_ids", "is empty"));
+        if token_ids.is_empty() && !prompt_ids.is_empty() {
+            return Err(InvalidMessage::new("token_ids", "is empty, but there are prompt_ids"));
         }
         Ok(Self { text, prompt_ids, restarts, token_ids, cut_off })
     }
@@ -78,7 +80,13 @@ impl From<Score> for wire::Score {
             .into_iter()
             .map(|(answer, probability)| wire::AnswerProbability { answer, probability })
             .collect();
-        Self { answers, mass: score.mass, unscored: score.unscored }
+        let (method, samples) = match score.method {
+            ScoreMethod::Exact => (wire::ScoreMethod::Exact, 0),
+            ScoreMethod::Continued => (wire::ScoreMethod::Continued, 0),
+            ScoreMethod::FirstToken => (wire::ScoreMethod::FirstToken, 0),
+            ScoreMethod::Samples(count) => (wire::ScoreMethod::Samples, count),
+        };
+        Self { answers, mass: score.mass, unscored: score.unscored, method: method.into(), samples }
     }
 }
 
@@ -88,12 +96,18 @@ impl TryFrom<wire::Score> for Score {
         if score.unscored.is_none() && score.answers.is_empty() {
             return Err(InvalidMessage::new("answers", "is empty, but the score is not marked unscored"));
         }
+        let method = match score.method() {
+            wire::ScoreMethod::Exact => ScoreMethod::Exact,
+            wire::ScoreMethod::Continued => ScoreMethod::Continued,
+            wire::ScoreMethod::FirstToken => ScoreMethod::FirstToken,
+            wire::ScoreMethod::Samples => ScoreMethod::Samples(score.samples),
+        };
         let answers = score
             .answers
             .into_iter()
             .map(|a| Ok((a.answer, bounded(a.probability, "answers.probability", 0.0..=1.0 + 1e-9)?)))
             .collect::<Result<_, InvalidMessage>>()?;
-        Ok(Self { answers, mass: bounded(score.mass, "mass", 0.0..=1.0 + 1e-6)?, unscored: score.unscored })
+        Ok(Self { answers, mass: bounded(score.mass, "mass", 0.0..=1.0 + 1e-6)?, unscored: score.unscored, method })
     }
 }
 

@@ -73,12 +73,11 @@ impl TryFrom<wire::Model> for ModelSpec {
         if model.sources.is_empty() {
             return Err(InvalidMessage::new("sources", "is empty"));
         }
-        Ok(Self {
-            name: model.name,
-            dtype: model.dtype,
-            kv_dtype: model.kv_dtype,
-            sources: list(model.sources, "sources")?,
-        })
+        let sources: Vec<ModelSource> = list(model.sources, "sources")?;
+        if sources.len() > 1 && sources.iter().any(|source| matches!(source, ModelSource::Api(_))) {
+            return Err(InvalidMessage::new("sources", "has an API beside others"));
+        }
+        Ok(Self { name: model.name, dtype: model.dtype, kv_dtype: model.kv_dtype, sources })
     }
 }
 
@@ -95,6 +94,7 @@ impl From<ModelSource> for wire::model_source::Source {
             ModelSource::Pushed { files } => {
                 Self::Pushed(wire::PushedSource { files: files.into_iter().map(Into::into).collect() })
             }
+            ModelSource::Api(api) => Self::Api(api.into()),
         }
     }
 }
@@ -114,6 +114,7 @@ impl TryFrom<wire::ModelSource> for ModelSource {
             }
             Source::Pushed(p) if p.files.is_empty() => return Err(InvalidMessage::new("files", "is empty")),
             Source::Pushed(p) => Self::Pushed { files: list(p.files, "files")? },
+            Source::Api(api) => Self::Api(api.try_into()?),
         })
     }
 }

@@ -6,6 +6,6 @@ mod spec;
 mod turn;
 
 pub use machine::{ALTERNATIVE_ENTRY, State, StateMachine};
-pub use score::{Score, ScoreOutcome};
+pub use score::{Score, ScoreMethod, ScoreOutcome};
 pub use spec::{AssessorRole, EpisodeSpec, GeneratorRole, Message, Sampling, Scoring, Speaker};
 pub use turn::{AgentReply, Call, EnvironmentReply, Role, TransitionOutcome, Turn};

@@ -10,6 +10,42 @@ pub struct Score {
     /// Why the score must not be used, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unscored: Option<String>,
+    /// How the probabilities were read.
+    #[serde(default, skip_serializing_if = "ScoreMethod::is_exact")]
+    pub method: ScoreMethod,
+}
+
+/// How the probabilities of a score were read. Scores of different methods are not to be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoreMethod {
+    /// Every form of every answer, after the prefix.
+    #[default]
+    Exact,
+    /// The most likely tokens after the prefix, and after each beginning of an answer.
+    Continued,
+    /// The most likely first tokens of the reply, without the prefix.
+    FirstToken,
+    /// The share of so many sampled replies, without the prefix.
+    Samples(u32),
+}
+
+impl ScoreMethod {
+    /// Whether nothing was left out or estimated.
+    pub const fn is_exact(&self) -> bool {
+        matches!(self, Self::Exact)
+    }
+}
+
+impl std::fmt::Display for ScoreMethod {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact => f.write_str("exact"),
+            Self::Continued => f.write_str("continued tokens"),
+            Self::FirstToken => f.write_str("first tokens"),
+            Self::Samples(count) => write!(f, "{count} samples"),
+        }
+    }
 }
 
 /// What a score says, to match on.
@@ -32,12 +68,19 @@ impl Score {
         let answers = masses.into_iter().map(|(a, p)| (a, p / mass)).collect();
         let unscored = (mass < min_mass)
             .then(|| format!("the allowed answers hold {mass:.2e} of the probability, less than {min_mass}"));
-        Self { answers, mass, unscored }
+        Self { answers, mass, unscored, method: ScoreMethod::Exact }
     }
 
     /// No score at all.
     pub fn unscored(reason: impl Into<String>) -> Self {
-        Self { answers: Vec::new(), mass: 0.0, unscored: Some(reason.into()) }
+        let (answers, unscored) = (Vec::new(), Some(reason.into()));
+        Self { answers, mass: 0.0, unscored, method: ScoreMethod::Exact }
+    }
+
+    /// The same, read in another way.
+    #[must_use]
+    pub fn read_by(self, method: ScoreMethod) -> Self {
+        Self { method, ..self }
     }
 
     /// Scored or not.

@@ -36,7 +36,7 @@ pub struct AgentReply {
     /// The template could not extend the stream: `prompt_ids` is the whole prompt.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub restarts: bool,
-    /// As sampled, the end-of-turn token included when it was.
+    /// As sampled, the end-of-turn token included when it was. Empty, as `prompt_ids` is, for an agent behind an API.
     pub token_ids: Vec<u32>,
     /// Stopped by `max_tokens` or a stop text rather than by the model.
     pub cut_off: bool,
@@ -105,7 +105,7 @@ pub struct Call {
     pub prompt_tokens: u32,
     /// Tokens sampled; 0 for a score.
     pub generated_tokens: u32,
-    /// Digest of the prompt's token ids as little-endian u32.
+    /// Digest of the prompt's token ids as little-endian u32; for a model behind an API, of the messages as sent.
     pub prompt_sha256: Digest,
     /// Time until the answer, queueing included.
     pub milliseconds: u32,

@@ -9,8 +9,8 @@ use influence_engine::batch::{Engine, FinishReason, RequestError};
 use influence_engine::chat::{ChatError, ChatMessage as EngineMessage, Role as EngineRole};
 use influence_engine::sample::{AnswerTree, SamplingOptions};
 use influence_engine::{batch, chat};
-use influence_proto::Sampling;
 use influence_proto::prompts::{ChatMessage, ChatRole};
+use influence_proto::{Sampling, ScoreMethod};
 
 use super::{
     AnswerMasses, Backend, BackendError, GenerateRequest, Generation, Prompt, PromptSeen, ScoreRequest, TokenStream,
@@ -84,6 +84,7 @@ impl Backend for LocalBackend {
         let reply = reply.await.map_err(refused)?;
         Ok(Generation {
             text: reply.text,
+            generated_tokens: u32::try_from(reply.token_ids.len()).unwrap_or(u32::MAX),
             token_ids: reply.token_ids,
             cut_off: reply.finish != FinishReason::Stop,
             prompt,
@@ -104,7 +105,7 @@ impl Backend for LocalBackend {
         });
         let score = score.await.map_err(refused)?;
         let masses = score.probabilities.into_iter().map(|(answer, p)| (answer, p * score.mass)).collect();
-        Ok(AnswerMasses { masses, prompt })
+        Ok(AnswerMasses { masses, method: ScoreMethod::Exact, prompt, generated_tokens: 0 })
     }
 
     async fn load_adapter(&self, name: &str, folder: &Path) -> Result<(), BackendError> {

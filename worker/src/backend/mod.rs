@@ -1,6 +1,7 @@
 //! Where replies and scores come from: one trait over whatever serves a model.
 
 mod adapters;
+mod api;
 mod error;
 mod local;
 #[cfg(test)]
@@ -14,9 +15,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use influence_proto::prompts::ChatMessage;
-use influence_proto::{Digest, Role, Sampling, Scoring};
+use influence_proto::{Digest, Role, Sampling, ScoreMethod, Scoring};
 
 pub use adapters::{AdapterTable, LoadedAdapter};
+pub use api::{ApiBackend, ApiServers};
 pub use error::BackendError;
 pub use local::LocalBackend;
 pub use local::role_of_engine;
@@ -50,8 +52,10 @@ pub struct GenerateRequest {
 pub struct Generation {
     /// Decoded, without special tokens.
     pub text: String,
-    /// As sampled, the end-of-turn token included when it was.
+    /// As sampled, the end-of-turn token included when it was; empty where the backend has no [`TokenStream`].
     pub token_ids: Vec<u32>,
+    /// How many tokens were sampled.
+    pub generated_tokens: u32,
     /// Stopped by the limit or a stop text rather than by the model.
     pub cut_off: bool,
     /// What it continued.
@@ -69,6 +73,8 @@ pub struct ScoreRequest {
     pub answers: Vec<String>,
     /// How they are read.
     pub scoring: Scoring,
+    /// Of the score's own random stream, where replies must be sampled.
+    pub seed: u64,
 }
 
 /// The probability that the reply is each of the allowed answers, not normalised.
@@ -76,8 +82,12 @@ pub struct ScoreRequest {
 pub struct AnswerMasses {
     /// In the order of the request.
     pub masses: Vec<(String, f64)>,
+    /// How they were read.
+    pub method: ScoreMethod,
     /// The prompt that was scored.
     pub prompt: PromptSeen,
+    /// Tokens that were sampled for it.
+    pub generated_tokens: u32,
 }
 
 /// A prompt, by its size and digest.
@@ -85,7 +95,7 @@ pub struct AnswerMasses {
 pub struct PromptSeen {
     /// Its length.
     pub tokens: u32,
-    /// Of its token ids as little-endian u32.
+    /// Of its token ids as little-endian u32, or of the messages as they were sent.
     pub sha256: Digest,
 }
 
@@ -100,7 +110,7 @@ impl PromptSeen {
 /// Serves one model. Dropping a pending call takes it back.
 #[async_trait]
 pub trait Backend: Debug + Send + Sync {
-    /// The model's tokens, where the backend can tell: an agent needs them, because training does.
+    /// The model's tokens, where the backend can tell: training needs those of the agent.
     fn tokens(&self) -> Option<&dyn TokenStream>;
 
     /// Samples a reply.

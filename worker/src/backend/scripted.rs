@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use influence_proto::ScoreMethod;
 use influence_proto::prompts::ChatMessage;
 
 use super::{
@@ -108,7 +109,8 @@ impl Backend for Scripted {
         let cut_off = token_ids.len() > most;
         token_ids.truncate(most);
         let text = text_of(token_ids.strip_suffix(&[END]).unwrap_or(&token_ids));
-        Ok(Generation { text, token_ids, cut_off, prompt: PromptSeen::of(&ids) })
+        let generated_tokens = token_ids.len() as u32;
+        Ok(Generation { text, token_ids, generated_tokens, cut_off, prompt: PromptSeen::of(&ids) })
     }
 
     async fn score(&self, request: ScoreRequest) -> Result<AnswerMasses, BackendError> {
@@ -116,7 +118,8 @@ impl Backend for Scripted {
         let ids = ids_of(&(rendered(&request.messages) + &request.scoring.prefix));
         self.remember(Asked::Score { messages: request.messages, answers: request.answers });
         tokio::task::yield_now().await;
-        Ok(AnswerMasses { masses, prompt: PromptSeen::of(&ids) })
+        let (method, prompt) = (ScoreMethod::Exact, PromptSeen::of(&ids));
+        Ok(AnswerMasses { masses, method, prompt, generated_tokens: 0 })
     }
 
     async fn load_adapter(&self, name: &str, folder: &Path) -> Result<(), BackendError> {

@@ -37,7 +37,7 @@ impl<'a> Asker<'a> {
         let backend = self.backend(role, &generator.model)?;
         let reply = backend.generate(request).await.map_err(|e| self.failed(role, e))?;
         (self.moved)();
-        let call = record(role, reply.prompt, reply.token_ids.len(), started);
+        let call = record(role, reply.prompt, reply.generated_tokens, started);
         Ok((reply, call))
     }
 
@@ -54,16 +54,18 @@ impl<'a> Asker<'a> {
             messages: prompts::assessor(assessor, &self.spec.agent_name, history),
             answers: answers.to_vec(),
             scoring: self.spec.scoring.clone(),
+            // The name alone is the stream of what is drawn from the answers.
+            seed: stream::of_turn(self.spec.seed, self.turn, &format!("{} samples", role.name())),
         };
         let started = Instant::now();
         let backend = self.backend(role, &assessor.model)?;
         let read = backend.score(request).await.map_err(|e| self.failed(role, e))?;
         (self.moved)();
-        let score = Score::from_masses(read.masses, self.spec.scoring.min_mass);
+        let score = Score::from_masses(read.masses, self.spec.scoring.min_mass).read_by(read.method);
         if let Some(reason) = &score.unscored {
             tracing::debug!(episode = %self.spec.id, turn = self.turn, role = role.name(), %reason, "unscored");
         }
-        Ok((score, record(role, read.prompt, 0, started)))
+        Ok((score, record(role, read.prompt, read.generated_tokens, started)))
     }
 
     pub(super) fn failed(&self, role: Role, source: BackendError) -> EpisodeError {
@@ -71,11 +73,11 @@ impl<'a> Asker<'a> {
     }
 }
 
-fn record(role: Role, prompt: PromptSeen, generated: usize, started: Instant) -> Call {
+fn record(role: Role, prompt: PromptSeen, generated: u32, started: Instant) -> Call {
     Call {
         role,
         prompt_tokens: prompt.tokens,
-        generated_tokens: u32::try_from(generated).unwrap_or(u32::MAX),
+        generated_tokens: generated,
         prompt_sha256: prompt.sha256,
         milliseconds: u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX),
     }

@@ -13,7 +13,7 @@ use influence_proto::{AgentReply, Call, EnvironmentReply, EpisodeSpec, Message, 
 
 pub use error::EpisodeError;
 
-use crate::backend::{BackendError, Models, Prompt};
+use crate::backend::{Models, Prompt};
 use ask::Asker;
 use tokens::AgentTokens;
 
@@ -148,10 +148,9 @@ impl Episode {
         let failed = |source| asker.failed(Role::Agent, source);
         let spec = &*self.spec;
         let backend = asker.backend(Role::Agent, &spec.agent.model)?;
-        let format = backend.tokens().ok_or_else(|| {
-            let model = &spec.agent.model;
-            failed(BackendError::Refused(format!("the backend of `{model}` shows no token ids, which an agent needs")))
-        })?;
+        let Some(format) = backend.tokens() else {
+            return self.reply_by_text(asker).await;
+        };
         let next = self.tokens.next(format, spec, &self.turns).map_err(failed)?;
         if next.restarts {
             tracing::debug!(episode = %spec.id, turn = asker.turn, "the template cannot extend the stream; it restarts");
@@ -166,6 +165,15 @@ impl Episode {
             cut_off: reply.cut_off,
         };
         Ok((reply, call))
+    }
+
+    /// The agent's reply where its model shows no tokens; nothing can be trained on it.
+    async fn reply_by_text(&self, asker: &Asker<'_>) -> Result<(AgentReply, Call), EpisodeError> {
+        let agent = &self.spec.agent;
+        let prompt = Prompt::Messages(prompts::agent(&agent.system_prompt, &self.history));
+        let (reply, call) = asker.generate(Role::Agent, agent, prompt, self.adapter.clone()).await?;
+        let (text, cut_off) = (reply.text, reply.cut_off);
+        Ok((AgentReply { text, cut_off, restarts: false, prompt_ids: Vec::new(), token_ids: Vec::new() }, call))
     }
 
     /// Asks every assessor at once: none depends on another's answer, and all judge the same transcript.

@@ -85,6 +85,14 @@ pub enum SourceError {
         /// What it lacks.
         problem: String,
     },
+    /// A model without files.
+    #[error("`{model}` is served by {url}: it has no files here; name a model with `sources`")]
+    Api {
+        /// What the server calls it.
+        model: String,
+        /// Where the server is.
+        url: String,
+    },
     /// The hub did not answer, or refused.
     #[error("{0}")]
     Hub(String),

@@ -139,6 +139,7 @@ impl ModelCache {
             // A local file costs nothing to look at; but it keeps its place among the sources.
             ModelSource::Path { .. } => None,
             ModelSource::Pushed { files } => pushed::cached(&self.folder, files, &self.records()),
+            ModelSource::Api(_) => None,
         })
     }
 
@@ -198,6 +199,7 @@ impl ModelCache {
                 let pushed = pushed.ok_or_else(|| SourceError::Pushed("only a worker can ask it".to_owned()))?;
                 pushed::fetch(files, &self.folder, &self.records(), pushed, report)
             }
+            ModelSource::Api(api) => Err(SourceError::Api { model: api.model.clone(), url: api.url.clone() }),
         }
     }
 
@@ -213,6 +215,7 @@ pub fn describe(source: &ModelSource) -> String {
         ModelSource::Wheel { package, version, file, .. } => format!("wheel {package}=={version} ({file})"),
         ModelSource::Path { path, .. } => format!("path {path}"),
         ModelSource::Pushed { files } => format!("the coordinator ({} files)", files.len()),
+        ModelSource::Api(api) => format!("api {} ({})", api.url, api.model),
     }
 }
 

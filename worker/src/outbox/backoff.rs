@@ -17,6 +17,11 @@ impl Backoff {
         Self { seed, tries: 0, first: Duration::from_millis(100), longest: Duration::from_secs(5) }
     }
 
+    /// The same, up to another longest wait.
+    pub(crate) const fn up_to(self, longest: Duration) -> Self {
+        Self { longest, ..self }
+    }
+
     /// The next wait: between half of it and all of it.
     pub(crate) fn next(&mut self) -> Duration {
         let whole = self.first.saturating_mul(1_u32.checked_shl(self.tries).unwrap_or(u32::MAX)).min(self.longest);

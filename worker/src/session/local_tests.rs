@@ -48,6 +48,7 @@ impl Setup {
             kv_bytes: None,
             cache_bytes: super::CACHE_BYTES,
             models,
+            response_cache: None,
             grace: Duration::from_secs(5),
             on_download: None,
         };

@@ -67,6 +67,8 @@ pub struct WorkerOptions {
     pub cache_bytes: u64,
     /// Models that are on this machine already: name to a `.gguf` file or a folder of safetensors.
     pub models: BTreeMap<String, PathBuf>,
+    /// A folder in which answers of models behind APIs are kept, and looked for before a server is asked.
+    pub response_cache: Option<PathBuf>,
     /// How long work in progress may go on after the worker was asked to stop.
     pub grace: Duration,
     /// Hears of downloads. Without it they go to the log.
@@ -85,6 +87,7 @@ impl fmt::Debug for WorkerOptions {
             .field("cache", &self.cache)
             .field("cache_bytes", &self.cache_bytes)
             .field("models", &self.models)
+            .field("response_cache", &self.response_cache)
             .field("grace", &self.grace)
             .finish_non_exhaustive()
     }

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::{OnDownload, WorkerError, WorkerOptions};
 use crate::artifacts::{ArtifactCache, Transfer};
-use crate::backend::{AdapterTable, LocalBackend, Models};
+use crate::backend::{AdapterTable, ApiServers, LocalBackend, Models};
 use crate::models::{FetchProgress, ModelCache, PushedFiles};
 
 /// Roles of one episode that may ask at once: a reply, or three assessments.
@@ -64,6 +64,7 @@ pub(super) struct LocalModels {
     kv_bytes: Option<usize>,
     on_download: Option<OnDownload>,
     loaded: Mutex<Vec<Loaded>>,
+    servers: ApiServers,
 }
 
 impl Debug for LocalModels {
@@ -84,8 +85,9 @@ struct Loaded {
 impl LocalModels {
     /// Models out of `cache`, for a worker with these options.
     pub(super) fn new(cache: ModelCache, options: &WorkerOptions) -> Self {
-        let WorkerOptions { device, slots, kv_bytes, on_download, .. } = options.clone();
-        Self { cache, device, slots: slots as usize, kv_bytes, on_download, loaded: Mutex::default() }
+        let WorkerOptions { device, slots, kv_bytes, on_download, response_cache, .. } = options.clone();
+        let (loaded, servers) = (Mutex::default(), ApiServers::new(response_cache));
+        Self { cache, device, slots: slots as usize, kv_bytes, on_download, loaded, servers }
     }
 
     /// Two names may stand for one model; but an override goes by name. What was pushed since a model was loaded is no
@@ -151,6 +153,15 @@ impl ModelLoader for LocalModels {
         let mut all = self.loaded.lock().await;
         let mut serving = Serving::default();
         for spec in specs {
+            if let Some(api) = spec.api() {
+                let failed = |reason| WorkerError::Load { model: spec.name.clone(), reason };
+                let backend = self.servers.open(api).await.map_err(failed)?;
+                serving.models = serving.models.with(&spec.name, Arc::new(backend));
+                // It has no files; but all workers must mean the same by its name.
+                let sha256 = Digest::of([api.url.as_str(), "\n", api.model.as_str()].concat());
+                serving.loaded.push(LoadedModel { name: spec.name.clone(), sha256 });
+                continue;
+            }
             let loaded = match all.iter().find(|loaded| self.same_model(&loaded.spec, spec)) {
                 Some(loaded) => loaded.clone(),
                 None => {
@@ -169,6 +180,7 @@ impl ModelLoader for LocalModels {
     }
 
     async fn stop(&self) {
+        self.servers.log();
         for loaded in self.loaded.lock().await.drain(..) {
             loaded.engine.stop().await;
             let done = loaded.engine.counters();

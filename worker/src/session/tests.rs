@@ -74,6 +74,7 @@ fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
         cache: cache.path().to_owned(),
         kv_bytes: None,
         cache_bytes: CACHE_BYTES,
+        response_cache: None,
         models: BTreeMap::new(),
         grace: Duration::from_secs(2),
         on_download: None,

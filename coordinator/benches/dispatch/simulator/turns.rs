@@ -77,7 +77,7 @@ fn score(seed: u64, purpose: &str, answers: &[&str]) -> wire::Score {
     let probability =
         |(answer, mass): (&&str, f64)| wire::AnswerProbability { answer: (*answer).into(), probability: mass / sum };
     let answers = answers.iter().zip(masses).map(probability).collect();
-    wire::Score { answers, mass: draw(seed, 99, purpose), unscored: None }
+    wire::Score { answers, mass: draw(seed, 99, purpose), unscored: None, ..wire::Score::default() }
 }
 
 /// A turn whose reply is as long as it takes.

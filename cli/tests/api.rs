@@ -1,0 +1,160 @@
+//! A whole run with every role behind an API, on a server that behaves as badly as servers do.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::Response;
+use serde_json::{Value, json};
+use support::Lab;
+use tokio::runtime::Runtime;
+
+/// More at once is too much for the server.
+const ROOM: usize = 24;
+
+/// What the server did, across its deaths.
+#[derive(Debug, Default)]
+struct Tally {
+    running: AtomicUsize,
+    most: AtomicUsize,
+    asked: AtomicUsize,
+    answered: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+/// Serves until the runtime is dropped, which cuts every connection.
+fn start(address: SocketAddr, tally: Arc<Tally>) -> (SocketAddr, Runtime) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = Router::new().fallback(answer).with_state(tally);
+    runtime.spawn(async move { axum::serve(listener, app).await });
+    (address, runtime)
+}
+
+/// Counts a request for as long as it lives, however it ends.
+struct Running(Arc<Tally>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn answer(State(tally): State<Arc<Tally>>, bytes: Bytes) -> Response<Body> {
+    let Ok(request) = serde_json::from_slice::<Value>(&bytes) else { return reply(404, &json!({})) };
+    let running = tally.running.fetch_add(1, Ordering::Relaxed) + 1;
+    let _running = Running(tally.clone());
+    tally.most.fetch_max(running, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(4)).await;
+    let number = tally.asked.fetch_add(1, Ordering::Relaxed);
+    if number.is_multiple_of(3) || running > ROOM {
+        tally.refused.fetch_add(1, Ordering::Relaxed);
+        return reply(429, &json!({"error": {"message": "slow down"}}));
+    }
+    let system = request["messages"][0]["content"].as_str().unwrap_or_default();
+    let tokens: &[(&str, f64)] = match system.split(' ').next() {
+        Some("Rate") => &[("7", 0.5), ("10", 0.25), ("1", 0.125)],
+        Some("Does") => &[("yes", 0.9), ("no", 0.1)],
+        Some("Is") => &[("0", 0.75), ("1", 0.25)],
+        _ => &[],
+    };
+    tally.answered.fetch_add(1, Ordering::Relaxed);
+    let entry = |(token, p): &(&str, f64)| json!({"token": token, "logprob": p.ln()});
+    let listed: Vec<Value> = tokens.iter().map(entry).collect();
+    let mut choice = json!({"message": {"content": format!("reply {number}")}, "finish_reason": "stop"});
+    if let Some(first) = listed.first() {
+        let mut first = first.clone();
+        first["top_logprobs"] = listed.clone().into();
+        choice["logprobs"] = json!({"content": [first]});
+    }
+    reply(200, &json!({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}))
+}
+
+fn reply(status: u16, body: &Value) -> Response<Body> {
+    Response::builder().status(status).body(Body::from(body.to_string())).unwrap()
+}
+
+#[test]
+fn five_hundred_conversations_outlive_refusals_and_two_deaths_of_the_server() {
+    let tally = Arc::new(Tally::default());
+    let (address, server) = start(SocketAddr::from(([127, 0, 0, 1], 0)), tally.clone());
+    let lab = Lab::new();
+    lab.write("configs/models.yaml", &format!("models:\n  stormy: {{api: {{url: 'http://{address}/v1'}}}}\n"));
+    let mut arguments = vec!["run", "configs/experiments/tiny.yaml", "--slots", "64"];
+    for set in [
+        "model=stormy",
+        "iterations=0",
+        "environments.held_out=1/2",
+        "evaluation.initial_states=2",
+        "evaluation.siblings=125",
+        "evaluation.at=[first]",
+    ] {
+        arguments.extend(["--set", set]);
+    }
+    let started = Instant::now();
+    let mut run = lab.spawn(&arguments);
+    let mut server = Some(server);
+    let (mut deaths, mut back, mut table) = (0, None, Vec::new());
+    let status = loop {
+        if let Some(status) = run.try_wait().unwrap() {
+            break status;
+        }
+        assert!(started.elapsed() < Duration::from_secs(120), "the run hangs");
+        let answered = tally.answered.load(Ordering::Relaxed);
+        if deaths < 2 && answered > 800 * (deaths + 1) {
+            server.take().unwrap().shutdown_background();
+            deaths += 1;
+            back = Some(Instant::now() + Duration::from_secs(1));
+        }
+        if back.is_some_and(|time| time <= Instant::now()) {
+            server = Some(start(address, tally.clone()).1);
+            back = None;
+        }
+        table.push((started.elapsed(), tally.running.load(Ordering::Relaxed), answered));
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    for (time, running, answered) in table.iter().step_by(5) {
+        eprintln!("{:5.2} s {running:3} at once, {answered:5} answered", time.as_secs_f64());
+    }
+    eprintln!("most at once {:?}, {tally:?}", tally.most);
+    assert!(status.success());
+    assert_eq!(deaths, 2);
+    assert!(tally.refused.load(Ordering::Relaxed) > tally.answered.load(Ordering::Relaxed) / 3);
+
+    let mut episodes = BTreeMap::new();
+    for line in lab.succeed(&["episodes", "tiny", "--json"]).lines() {
+        let episode: Value = serde_json::from_str(line).unwrap();
+        let turns = episode["turns"].as_array().unwrap().clone();
+        assert!(episodes.insert(episode["spec"]["id"].to_string(), turns).is_none(), "an episode is listed twice");
+    }
+    assert_eq!(episodes.len(), 500);
+    let turns: Vec<&Value> = episodes.values().flatten().collect();
+    assert!(episodes.values().all(|turns| (1..=2).contains(&turns.len())));
+    for turn in &turns {
+        assert_eq!(turn["preference"]["method"], "first_token");
+        assert_eq!(turn["preference"]["mass"], 0.875);
+        assert!(turn["reply"]["text"].as_str().unwrap().starts_with("reply "));
+    }
+    // Every call that counts was answered once; what was answered besides went down with the server.
+    let calls: usize = turns.iter().map(|turn| turn["calls"].as_array().unwrap().len()).sum();
+    let lost = tally.answered.load(Ordering::Relaxed) - calls;
+    assert!(lost <= 2 * ROOM, "{lost} answers beyond {calls} calls");
+}
+
+#[test]
+fn an_agent_behind_an_api_cannot_be_trained() {
+    let lab = Lab::new();
+    lab.write("configs/models.yaml", "models:\n  away: {api: {url: 'http://127.0.0.1:9/v1'}}\n");
+    let arguments = ["run", "configs/experiments/tiny.yaml", "--set", "model=away"];
+    let refused = lab.fail(&arguments);
+    assert!(refused.contains("`away` is behind an API") && refused.contains("iterations: 0"), "{refused}");
+}

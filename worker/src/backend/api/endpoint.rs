@@ -1,0 +1,295 @@
+//! One server: requests go out as its window allows, and are repeated while there is hope.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use influence_proto::{ApiLimits, ApiProtocol, stream};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Client, Method};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::cache::ResponseCache;
+use super::failure::Failure;
+use super::gate::{Gate, Sign};
+use crate::backend::BackendError;
+use crate::outbox::Backoff;
+
+/// So long a request is repeated while the server has too much to do or is away.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// The same at start, when somebody may have mistyped an address.
+const FIRST_PATIENCE: Duration = Duration::from_secs(20);
+/// So often a request is sent that is answered wrongly.
+const TRIES: u32 = 6;
+/// The longest wait of its own accord between two tries of a request. The window sees to it that this is enough: it holds
+/// all requests back while the server is away.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The most bytes of an answer.
+const MOST_BYTES: usize = 16 << 20;
+/// The version of Anthropic's interface that is spoken here.
+const ANTHROPIC_VERSION: &str = "2023-06-01";
+
+/// A server with one key.
+pub(super) struct Endpoint {
+    http: Client,
+    url: String,
+    gate: Gate,
+    cache: Option<ResponseCache>,
+    /// Makes every request's waits its own.
+    requests: AtomicU64,
+    repeated: AtomicU64,
+    tokens: AtomicU64,
+    said_away: AtomicBool,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("url", &self.url).field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+/// Whom to speak to, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Address {
+    pub(super) anthropic: bool,
+    pub(super) url: String,
+    pub(super) key_variable: Option<String>,
+    pub(super) limits: ApiLimits,
+}
+
+impl Address {
+    pub(super) fn new(protocol: ApiProtocol, url: &str, key_variable: Option<&str>, limits: ApiLimits) -> Self {
+        let anthropic = protocol == ApiProtocol::Anthropic;
+        Self { anthropic, url: url.to_owned(), key_variable: key_variable.map(str::to_owned), limits }
+    }
+}
+
+impl Endpoint {
+    /// A server at an address; its key is read from the environment.
+    ///
+    /// # Errors
+    /// In words: the key is missing or no header, or there can be no HTTP client.
+    pub(super) fn new(address: &Address, cache: Option<PathBuf>) -> Result<Self, String> {
+        // The first provider that a process installs is its provider.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = Client::builder()
+            .default_headers(headers(address)?)
+            .user_agent(concat!("influence/", env!("CARGO_PKG_VERSION")))
+            .timeout(Duration::from_secs(address.limits.timeout_seconds.into()))
+            .connect_timeout(Duration::from_secs(10))
+            // A key must not follow to another host.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|e| format!("no HTTP client: {e}"))?;
+        Ok(Self {
+            http,
+            url: address.url.clone(),
+            gate: Gate::new(&address.limits),
+            cache: cache.map(ResponseCache::new),
+            requests: AtomicU64::new(0),
+            repeated: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
+            said_away: AtomicBool::new(false),
+        })
+    }
+
+    /// Sends a request of about so many tokens, as often as it takes, and reads its answer with `read`; an answer that
+    /// cannot be read counts as broken. Gives what was read and the tokens that it used.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`] as the server refuses it; else the last failure when it was repeated long enough.
+    pub(super) async fn post<T>(
+        &self,
+        path: &str,
+        body: &Value,
+        tokens: u32,
+        read: impl Fn(&Value) -> Result<(T, u32), String>,
+    ) -> Result<T, Failure> {
+        let text = body.to_string();
+        if let Some(cache) = &self.cache
+            && let Some(known) = cache.get(&self.url, path, &text).await
+            && let Ok((answer, _)) = read(&known)
+        {
+            return Ok(answer);
+        }
+        let mut tries = self.tries(PATIENCE);
+        loop {
+            let pass = self.gate.enter(tokens).await;
+            let sent = self.send(Method::POST, path, Some(&text)).await;
+            let failure = match sent.and_then(|answer| {
+                let (read, used) = read(&answer).map_err(Failure::Broken)?;
+                Ok((read, used, answer))
+            }) {
+                Ok((value, used, answer)) => {
+                    self.gate.window().correct(tokens, used);
+                    pass.end(Sign::Fine);
+                    if self.said_away.swap(false, Ordering::Relaxed) {
+                        tracing::warn!(url = %self.url, "the server answers again");
+                    }
+                    self.tokens.fetch_add(used.into(), Ordering::Relaxed);
+                    if let Some(cache) = &self.cache {
+                        cache.put(&self.url, path, &text, &answer).await;
+                    }
+                    return Ok(value);
+                }
+                Err(failure) => failure,
+            };
+            self.gate.window().correct(tokens, 0);
+            pass.end(match &failure {
+                Failure::Refused { .. } => Sign::None,
+                Failure::Overload { .. } | Failure::Broken(_) => Sign::Overload,
+            });
+            self.again(failure, &mut tries, path).await?;
+        }
+    }
+
+    /// Asks which models there are: whether the server is there and takes the key. None where it does not say.
+    ///
+    /// # Errors
+    /// In words: it is away, or refuses the key.
+    pub(super) async fn models(&self) -> Result<Option<Vec<String>>, String> {
+        let mut tries = self.tries(FIRST_PATIENCE);
+        loop {
+            let failure = match self.send(Method::GET, "/models", None).await {
+                Ok(answer) => {
+                    let list = answer.get("data").and_then(Value::as_array);
+                    let id = |model: &Value| Some(model.get("id")?.as_str()?.to_owned());
+                    return Ok(list.map(|list| list.iter().filter_map(id).collect()));
+                }
+                Err(Failure::Refused { status: 401 | 403, reason }) => return Err(self.explain_key(&reason)),
+                // Not every server has the list.
+                Err(Failure::Refused { .. } | Failure::Broken(_)) => return Ok(None),
+                Err(failure) => failure,
+            };
+            if let Err(failure) = self.again(failure, &mut tries, "/models").await {
+                return Err(self.explain(failure).to_string());
+            }
+        }
+    }
+
+    /// Waits for the next try, unless there is none.
+    async fn again(&self, failure: Failure, tries: &mut Tries, path: &str) -> Result<(), Failure> {
+        let (after, reason) = match &failure {
+            Failure::Refused { .. } => return Err(failure),
+            Failure::Overload { after, reason } => (after.unwrap_or_default(), reason),
+            Failure::Broken(reason) => {
+                tries.broken += 1;
+                if tries.broken >= TRIES {
+                    return Err(failure);
+                }
+                (Duration::ZERO, reason)
+            }
+        };
+        let now = Instant::now();
+        let wait = tries.backoff.next().max(after);
+        if now + wait > tries.until {
+            return Err(failure);
+        }
+        if !after.is_zero() {
+            self.gate.window().hold(now + after);
+        }
+        let (count, window, away) = {
+            let window = self.gate.window();
+            (tries.backoff.tries(), window.size(), window.away())
+        };
+        tracing::debug!(url = %self.url, path, count, window, wait_ms = wait.as_millis() as u64, %reason, "a request is repeated");
+        // Said once each time, so that a person sees why nothing moves.
+        if away && !self.said_away.swap(true, Ordering::Relaxed) {
+            tracing::warn!(url = %self.url, %reason, "the server does not answer; its requests wait");
+        }
+        self.repeated.fetch_add(1, Ordering::Relaxed);
+        sleep(wait).await;
+        Ok(())
+    }
+
+    fn tries(&self, patience: Duration) -> Tries {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let seed = stream::derive(u64::from(std::process::id()), &["request", &number.to_string()]);
+        Tries { backoff: Backoff::new(seed).up_to(LONGEST_WAIT), broken: 0, until: Instant::now() + patience }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&str>) -> Result<Value, Failure> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body.to_owned());
+        }
+        let mut response = request.send().await.map_err(Failure::of_transport)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(Failure::of_transport)? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > MOST_BYTES {
+                return Err(Failure::Broken(format!("the answer has more than {MOST_BYTES} bytes")));
+            }
+        }
+        if !status.is_success() {
+            return Err(Failure::of_status(status, &headers, &String::from_utf8_lossy(&bytes)));
+        }
+        serde_json::from_slice(&bytes).map_err(|e| Failure::Broken(format!("the answer is no JSON: {e}")))
+    }
+
+    /// A failure in the words of whoever asked.
+    pub(super) fn explain(&self, failure: Failure) -> BackendError {
+        let url = &self.url;
+        match failure {
+            Failure::Refused { status: 401 | 403, reason } => BackendError::Refused(self.explain_key(&reason)),
+            Failure::Refused { reason, .. } => BackendError::Refused(format!("{url} refuses the request: {reason}")),
+            Failure::Overload { reason, .. } => BackendError::Unavailable(format!("{url} does not answer: {reason}")),
+            Failure::Broken(reason) => BackendError::Unavailable(format!("{url} answers wrongly: {reason}")),
+        }
+    }
+
+    fn explain_key(&self, reason: &str) -> String {
+        format!(
+            "{} refuses this worker's key: {reason}; see `key_variable` of the model, and the worker's environment",
+            self.url
+        )
+    }
+
+    /// Says what was asked of it.
+    pub(super) fn log(&self) {
+        tracing::info!(
+            url = %self.url,
+            requests = self.requests.load(Ordering::Relaxed),
+            repeated = self.repeated.load(Ordering::Relaxed),
+            tokens = self.tokens.load(Ordering::Relaxed),
+            window = %format_args!("{:.1}", self.gate.window().size()),
+            "what a server was asked"
+        );
+    }
+}
+
+/// The tries of one request.
+struct Tries {
+    backoff: Backoff,
+    broken: u32,
+    until: Instant,
+}
+
+fn headers(address: &Address) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    if address.anthropic {
+        headers.insert("anthropic-version", HeaderValue::from_static(ANTHROPIC_VERSION));
+    }
+    let Some(variable) = &address.key_variable else { return Ok(headers) };
+    let key = std::env::var(variable).unwrap_or_default();
+    let key = key.trim();
+    if key.is_empty() {
+        return Err(format!(
+            "the environment variable {variable} is not set on this worker: it holds the key for {}",
+            address.url
+        ));
+    }
+    let (name, value) = match address.anthropic {
+        true => ("x-api-key".parse().unwrap_or(AUTHORIZATION), key.to_owned()),
+        false => (AUTHORIZATION, format!("Bearer {key}")),
+    };
+    let mut value = HeaderValue::from_str(&value).map_err(|_| {
+        format!("the key in the environment variable {variable} has characters that no header can hold")
+    })?;
+    value.set_sensitive(true);
+    headers.insert(name, value);
+    Ok(headers)
+}

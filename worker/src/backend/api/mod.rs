@@ -1,0 +1,173 @@
+//! Models behind an API: OpenAI's chat completions, as many servers speak them, and Anthropic's messages.
+
+mod answers;
+mod cache;
+mod chat;
+mod endpoint;
+mod failure;
+mod gate;
+mod learned;
+mod scores;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use influence_proto::{ApiModel, Digest, Sampling};
+use serde_json::{Map, Value};
+
+use super::{
+    AnswerMasses, Backend, BackendError, GenerateRequest, Generation, Prompt, PromptSeen, ScoreRequest, TokenStream,
+};
+use chat::{Reply, Usage};
+use endpoint::{Address, Endpoint};
+use failure::Failure;
+use learned::Learned;
+
+/// A token has about so many characters, where a budget of tokens wants to know before the server says.
+const CHARACTERS_PER_TOKEN: usize = 4;
+
+/// The servers that a process talks to. Models of one server with one key and the same limits share its window.
+#[derive(Debug, Default)]
+pub struct ApiServers {
+    /// Where answers are kept, if so.
+    cache: Option<PathBuf>,
+    known: Mutex<HashMap<Address, Arc<Endpoint>>>,
+}
+
+impl ApiServers {
+    /// None yet. `cache`: a folder in which answers are kept, and looked for before a server is asked.
+    pub fn new(cache: Option<PathBuf>) -> Self {
+        Self { cache, known: Mutex::default() }
+    }
+
+    /// A model, after its server was asked whether it is there.
+    ///
+    /// # Errors
+    /// In words: the key is missing or refused, or the server does not answer.
+    pub async fn open(&self, api: &ApiModel) -> Result<ApiBackend, String> {
+        let address = Address::new(api.protocol, &api.url, api.key_variable.as_deref(), api.limits);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
+        let endpoint = match known {
+            Some(endpoint) => endpoint,
+            None => Arc::new(Endpoint::new(&address, self.cache.clone())?),
+        };
+        if let Some(models) = endpoint.models().await?
+            && !models.contains(&api.model)
+        {
+            let few: Vec<_> = models.iter().take(10).map(String::as_str).collect();
+            tracing::warn!(url = %api.url, model = %api.model, known = few.join(", "), "the server does not list this model");
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let endpoint = known.entry(address).or_insert(endpoint).clone();
+        Ok(ApiBackend { endpoint, api: api.clone(), learned: Learned::new() })
+    }
+
+    /// Says what every server was asked.
+    pub fn log(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|endpoint| endpoint.log());
+    }
+}
+
+/// A model behind an API.
+#[derive(Debug)]
+pub struct ApiBackend {
+    endpoint: Arc<Endpoint>,
+    api: ApiModel,
+    learned: Learned,
+}
+
+impl ApiBackend {
+    /// Up to `count` replies, with what they used.
+    async fn replies(
+        &self,
+        messages: &[(&'static str, String)],
+        sampling: &Sampling,
+        seed: u64,
+        count: usize,
+    ) -> Result<(Vec<Reply>, Usage), BackendError> {
+        let protocol = self.api.protocol;
+        let mut body = chat::request(protocol, &self.api.model, messages, sampling, seed)
+            .map_err(|problem| BackendError::Refused(format!("`{}` cannot be asked so: {problem}", self.api.model)))?;
+        if count > 1 && protocol == influence_proto::ApiProtocol::OpenAi {
+            body.insert("n".to_owned(), count.into());
+        }
+        self.ask(chat::path(protocol), body, messages, |answer| chat::replies(protocol, answer)).await
+    }
+
+    /// Sends a request, written as this server takes it.
+    async fn ask<T>(
+        &self,
+        path: &str,
+        body: Map<String, Value>,
+        messages: &[(&'static str, String)],
+        read: impl Fn(&Value) -> Result<(T, Usage), String>,
+    ) -> Result<(T, Usage), BackendError> {
+        let number = |key: &str| body.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        let characters: usize = messages.iter().map(|(_, text)| text.len()).sum();
+        let sampled = number("max_tokens").unwrap_or(0).saturating_mul(number("n").unwrap_or(1));
+        let tokens = u32::try_from(characters / CHARACTERS_PER_TOKEN + sampled).unwrap_or(u32::MAX);
+        loop {
+            let mut written = body.clone();
+            self.learned.apply(&mut written);
+            let value = Value::Object(written.clone());
+            let read = |answer: &Value| {
+                let (read, usage) = read(answer)?;
+                Ok(((read, usage), usage.all()))
+            };
+            match self.endpoint.post(path, &value, tokens, read).await {
+                Err(Failure::Refused { status: 400 | 422, reason }) if self.learned.learn(&written, &reason) => {
+                    tracing::debug!(url = %self.api.url, %reason, "the request is written in another way");
+                }
+                answer => return answer.map_err(|failure| self.endpoint.explain(failure)),
+            }
+        }
+    }
+
+    /// Messages as they were sent.
+    fn seen(&self, messages: &[(&'static str, String)], usage: Usage) -> PromptSeen {
+        let sha256 = Digest::of(Value::Array(scores::as_json(messages)).to_string());
+        PromptSeen { tokens: usage.prompt, sha256 }
+    }
+}
+
+#[async_trait]
+impl Backend for ApiBackend {
+    fn tokens(&self) -> Option<&dyn TokenStream> {
+        None
+    }
+
+    async fn generate(&self, request: GenerateRequest) -> Result<Generation, BackendError> {
+        let refused =
+            |what: &str| BackendError::Refused(format!("`{}` is behind an API, which {what}", self.api.model));
+        let Prompt::Messages(messages) = request.prompt else { return Err(refused("takes no token ids")) };
+        if request.adapter.is_some() {
+            return Err(refused("takes no adapters"));
+        }
+        let messages = chat::arranged(self.api.protocol, &messages);
+        let (replies, usage) = self.replies(&messages, &request.sampling, request.seed, 1).await?;
+        let reply = replies.into_iter().next().ok_or_else(|| refused("gave no reply"))?;
+        Ok(Generation {
+            text: reply.text,
+            token_ids: Vec::new(),
+            generated_tokens: usage.generated,
+            cut_off: reply.cut_off,
+            prompt: self.seen(&messages, usage),
+        })
+    }
+
+    async fn score(&self, request: ScoreRequest) -> Result<AnswerMasses, BackendError> {
+        scores::read(self, &request).await
+    }
+
+    async fn load_adapter(&self, _: &str, _: &Path) -> Result<(), BackendError> {
+        Err(BackendError::Refused(format!("`{}` is behind an API, which takes no adapters", self.api.model)))
+    }
+
+    fn drop_adapter(&self, _: &str) {}
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

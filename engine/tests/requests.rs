@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use influence_engine::batch::{
-    Engine, EngineOptions, FinishReason, GenerateRequest, RequestError, ScoreRequest, StartError,
+    Engine, EngineOptions, FinishReason, Follow, FollowedToken, GenerateRequest, RequestError, ScoreRequest, StartError,
 };
 use influence_engine::model::Model;
 use influence_engine::sample::{AnswerTree, SamplingOptions};
@@ -108,6 +108,36 @@ async fn a_stop_text_ends_the_reply_and_is_not_part_of_it() {
     assert_eq!(engine.generate(unsaid).await.unwrap(), whole);
     let empty = GenerateRequest { stop: vec![String::new()], ..free };
     assert_eq!(engine.generate(empty).await, Err(RequestError::EmptyStop));
+    engine.stop().await;
+}
+
+/// Protects: who follows a reply is told every token, with the text that comes out in the end, and changes nothing by it.
+#[tokio::test]
+async fn a_reply_can_be_followed_token_by_token() {
+    let model = model(4);
+    let engine = Engine::start(model.clone(), EngineOptions::default()).unwrap();
+    let free = request(vec![5, 9, 30], 40);
+    let whole = engine.generate(free.clone()).await.unwrap();
+    let stop: String = whole.text.chars().skip(whole.text.chars().count() / 2).take(3).collect();
+    for request in [free.clone(), GenerateRequest { stop: vec![stop], ..free.clone() }] {
+        let (tokens, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let followed = engine.generate_followed(request.clone(), Follow { tokens, top: 3 }).await.unwrap();
+        assert_eq!(followed, engine.generate(request.clone()).await.unwrap());
+        let mut all: Vec<FollowedToken> = Vec::new();
+        while let Some(token) = told.recv().await {
+            all.push(token);
+        }
+        assert_eq!(all.iter().map(|t| t.sampled.token).collect::<Vec<_>>(), followed.token_ids);
+        assert_eq!(all.iter().map(|t| t.sampled.logprob).collect::<Vec<_>>(), followed.logprobs);
+        assert!(all.iter().all(|t| t.top.len() == 3 && t.top[0].logprob >= t.sampled.logprob));
+        let mut text = model.chat.reply_text(request.stop.clone());
+        let pieces: String = all.iter().map(|t| text.push(t.sampled.token)).collect();
+        assert_eq!(format!("{pieces}{}", text.rest(&followed.text)), followed.text);
+        assert!(!pieces.is_empty());
+    }
+    let (tokens, told) = tokio::sync::mpsc::unbounded_channel();
+    drop(told);
+    assert_eq!(engine.generate_followed(free, Follow { tokens, top: 0 }).await.unwrap(), whole);
     engine.stop().await;
 }
 

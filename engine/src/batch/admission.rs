@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::request::{EngineOptions, GenerateRequest, Generation, RequestError, Score, ScoreRequest};
+use super::request::{EngineOptions, Follow, GenerateRequest, Generation, RequestError, Score, ScoreRequest};
 use super::row::{Generating, Row, Scoring, Work};
 use crate::attention::{BLOCK, KvCache};
 use crate::lora::Adapter;
@@ -27,13 +27,14 @@ pub(super) struct Admissible {
 impl Admissible {
     pub(super) fn generation(
         request: GenerateRequest,
+        follow: Option<Follow>,
         reply: Reply<Generation>,
         model: &Model,
         options: &EngineOptions,
     ) -> Result<Self, RequestError> {
         let sampler = check_generation(&request, model, options)?;
         let prompt_tokens = request.prompt.len();
-        let generating = Generating::new(sampler, request.max_tokens, request.stop, prompt_tokens, reply);
+        let generating = Generating::new(sampler, request.max_tokens, request.stop, prompt_tokens, follow, reply);
         Ok(Self {
             positions: prompt_tokens + request.max_tokens,
             prompt: request.prompt,

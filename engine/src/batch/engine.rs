@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admission::{Admissible, Reply};
 use super::counters::{Counters, EngineCounters, Tally};
-use super::request::{EngineOptions, GenerateRequest, Generation, RequestError, Score, ScoreRequest, StartError};
+use super::request::{
+    EngineOptions, Follow, GenerateRequest, Generation, RequestError, Score, ScoreRequest, StartError,
+};
 use super::step_loop::StepLoop;
 use crate::model::Model;
 
@@ -101,8 +103,24 @@ impl Engine {
     /// # Errors
     /// [`RequestError`], of this request alone.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, RequestError> {
+        self.reply(request, None).await
+    }
+
+    /// As [`Self::generate`], and tells of every token as soon as it is sampled.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub async fn generate_followed(
+        &self,
+        request: GenerateRequest,
+        follow: Follow,
+    ) -> Result<Generation, RequestError> {
+        self.reply(request, Some(follow)).await
+    }
+
+    async fn reply(&self, request: GenerateRequest, follow: Option<Follow>) -> Result<Generation, RequestError> {
         let (reply, answer) = oneshot::channel();
-        let admissible = Admissible::generation(request, reply, &self.model, &self.options)?;
+        let admissible = Admissible::generation(request, follow, reply, &self.model, &self.options)?;
         self.ask(Command::Admit(Box::new(admissible)), answer).await
     }
 

@@ -18,5 +18,6 @@ pub use budget::kv_budget;
 pub use counters::{EngineCounters, Tally};
 pub use engine::Engine;
 pub use request::{
-    EngineOptions, FinishReason, GenerateRequest, Generation, RequestError, Score, ScoreRequest, StartError,
+    EngineOptions, FinishReason, Follow, FollowedToken, GenerateRequest, Generation, RequestError, Score, ScoreRequest,
+    StartError,
 };

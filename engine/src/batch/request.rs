@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::sample::{AnswerTree, NotANumber, SamplingError, SamplingOptions};
+use tokio::sync::mpsc;
+
+use crate::sample::{AnswerTree, NotANumber, Sampled, SamplingError, SamplingOptions};
 
 /// Limits of one engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,25 @@ pub struct GenerateRequest {
     pub adapter: Option<String>,
     /// For whom it is; requests are counted by it.
     pub label: &'static str,
+}
+
+/// How a reply is followed while it is made.
+#[derive(Debug, Clone)]
+pub struct Follow {
+    /// Takes every token as soon as it is sampled, all of them before the reply is complete. The step loop never waits for
+    /// whoever reads; no more than the request's `max_tokens` are sent.
+    pub tokens: mpsc::UnboundedSender<FollowedToken>,
+    /// So many of the most probable tokens are told with each.
+    pub top: usize,
+}
+
+/// A token of a reply that is followed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FollowedToken {
+    /// What was drawn.
+    pub sampled: Sampled,
+    /// The most probable tokens, in order, equal ones by id; as many as were asked for.
+    pub top: Vec<Sampled>,
 }
 
 /// Why a reply ended.

@@ -6,10 +6,10 @@ use tokenizers::Tokenizer;
 
 use super::admission::Reply;
 use super::prefix::Salt;
-use super::request::{FinishReason, Generation, RequestError, Score};
+use super::request::{FinishReason, Follow, FollowedToken, Generation, RequestError, Score};
 use crate::attention::{BLOCK, KvCache};
 use crate::lora::Adapter;
-use crate::sample::{NotANumber, Sampler, ScoreWalk, Step};
+use crate::sample::{NotANumber, Sampler, ScoreWalk, Step, most_probable};
 
 /// A sequence that is being run, and what it is run for.
 #[derive(Debug)]
@@ -214,6 +214,7 @@ pub(super) struct Generating {
     prompt_tokens: usize,
     token_ids: Vec<u32>,
     logprobs: Vec<f32>,
+    follow: Option<Follow>,
     reply: Reply<Generation>,
 }
 
@@ -223,16 +224,21 @@ impl Generating {
         max_tokens: usize,
         stop: Vec<String>,
         prompt_tokens: usize,
+        follow: Option<Follow>,
         reply: Reply<Generation>,
     ) -> Self {
         let (token_ids, logprobs) = (Vec::new(), Vec::new());
-        Self { sampler, max_tokens, stop, prompt_tokens, token_ids, logprobs, reply }
+        Self { sampler, max_tokens, stop, prompt_tokens, token_ids, logprobs, follow, reply }
     }
 
     fn next(&mut self, logits: &[f32], ending: Ending<'_>) -> Result<Next, Refusal> {
         let sampled = self.sampler.sample(logits, self.token_ids.len() as u64)?;
         self.token_ids.push(sampled.token);
         self.logprobs.push(sampled.logprob);
+        if let Some(Follow { tokens, top }) = &self.follow {
+            // One who no longer listens may still want the reply.
+            let _ = tokens.send(FollowedToken { sampled, top: most_probable(logits, *top)? });
+        }
         let ended = ending.stop_ids.contains(&sampled.token);
         let full = self.token_ids.len() >= self.max_tokens;
         if !ended && !full && self.stop.is_empty() {

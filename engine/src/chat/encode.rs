@@ -76,6 +76,11 @@ impl Encoder {
         Ok(Self { whole, onward, after_control, controls })
     }
 
+    /// The model's own tokenizer.
+    pub(super) fn whole(&self) -> &Tokenizer {
+        &self.whole.tokenizer
+    }
+
     /// The tokenizer of text that goes on from other text.
     pub(super) fn onward(&self) -> &Tokenizer {
         &self.onward.tokenizer

@@ -7,6 +7,7 @@ mod encode;
 mod error;
 mod extend;
 mod functions;
+mod reply;
 mod roles;
 mod spaces;
 mod template;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use tokenizers::Tokenizer;
 
 pub use error::ChatError;
+pub use reply::ReplyText;
 pub use roles::{ChatMessage, Role};
 pub use template::ChatSource;
 

@@ -153,7 +153,7 @@ impl<'a> Distribution<'a> {
     }
 
     /// The `count` most probable tokens in order; equal ones by id.
-    fn most_probable(&self, count: usize) -> Vec<u32> {
+    pub(super) fn most_probable(&self, count: usize) -> Vec<u32> {
         let order = |a: &u32, b: &u32| self.order(*a, *b);
         let mut ids: Vec<u32> = (0..self.logits.len() as u32).collect();
         if count < ids.len() {

@@ -7,5 +7,5 @@ mod stream;
 
 pub use answers::{AnswerDistribution, AnswerError, AnswerTree, ScoreWalk, Step, surface_forms};
 pub use distribution::{NotANumber, Warp};
-pub use sampler::{Sampled, Sampler, SamplingError, SamplingOptions};
+pub use sampler::{Sampled, Sampler, SamplingError, SamplingOptions, most_probable};
 pub use stream::uniform;

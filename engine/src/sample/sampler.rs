@@ -98,9 +98,40 @@ impl Sampler {
             None => logits.iter().position(|logit| *logit == highest).unwrap_or(0) as u32,
             Some(warp) => Distribution::new(logits, warp)?.pick(uniform(self.seed, index)),
         };
-        let total = sum_of_exp(logits, highest, 1.0);
-        let logprob = f64::from(logits[token as usize]) - f64::from(highest) - total.ln();
-        Ok(Sampled { token, logprob: logprob as f32 })
+        Ok(Sampled { token, logprob: Plain::new(logits, highest).logprob(token) })
+    }
+}
+
+/// The `count` most probable tokens of the untempered, uncut distribution of the logits `[vocab]`, in order; equal ones by
+/// id.
+///
+/// # Errors
+/// Logits that are not numbers.
+pub fn most_probable(logits: &[f32], count: usize) -> Result<Vec<Sampled>, NotANumber> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let plain = Plain::new(logits, highest(logits)?);
+    let tokens = Distribution::new(logits, &Warp::default())?.most_probable(count);
+    Ok(tokens.into_iter().map(|token| Sampled { token, logprob: plain.logprob(token) }).collect())
+}
+
+/// The untempered, uncut distribution.
+struct Plain<'a> {
+    logits: &'a [f32],
+    highest: f32,
+    /// Natural logarithm of the sum of `e^(logit - highest)`.
+    log_total: f64,
+}
+
+impl<'a> Plain<'a> {
+    fn new(logits: &'a [f32], highest: f32) -> Self {
+        Self { logits, highest, log_total: sum_of_exp(logits, highest, 1.0).ln() }
+    }
+
+    fn logprob(&self, token: u32) -> f32 {
+        let logit = f64::from(self.logits[token as usize]);
+        (logit - f64::from(self.highest) - self.log_total) as f32
     }
 }
 
@@ -123,6 +154,21 @@ mod tests {
         assert_eq!(sampled.token, 1);
         let total: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
         assert!((f64::from(sampled.logprob) - (2.0 - total.ln())).abs() < 1e-6);
+    }
+
+    /// Protects: what is shown beside a drawn token is the same distribution that its own log-probability is of.
+    #[test]
+    fn the_most_probable_tokens_come_in_order_with_plain_log_probabilities() {
+        let logits = [0.5, 2.0, f32::NEG_INFINITY, 2.0, 1.0];
+        let top = most_probable(&logits, 3).unwrap();
+        assert_eq!(top.iter().map(|t| t.token).collect::<Vec<_>>(), [1, 3, 4]);
+        let greedy = Sampler::new(&SamplingOptions::greedy(), 0).unwrap().sample(&logits, 0).unwrap();
+        assert_eq!(top[0], greedy);
+        let all = most_probable(&logits, 9).unwrap();
+        let sum: f64 = all.iter().map(|t| f64::from(t.logprob).exp()).sum();
+        assert!(all.len() == 5 && (sum - 1.0).abs() < 1e-6, "{all:?}");
+        assert!(most_probable(&logits, 0).unwrap().is_empty());
+        assert!(most_probable(&[f32::NAN], 1).is_err());
     }
 
     /// Protects: sampled frequencies follow the tempered softmax.

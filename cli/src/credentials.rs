@@ -17,6 +17,8 @@ use crate::terminal::print;
 const WORKER_VARIABLE: &str = "INFLUENCE_WORKER_TOKEN";
 /// The admin's token.
 const ADMIN_VARIABLE: &str = "INFLUENCE_ADMIN_TOKEN";
+/// That of `influence serve`'s clients.
+const SERVE_VARIABLE: &str = "INFLUENCE_SERVE_TOKEN";
 
 /// What a coordinator asks of its callers.
 pub(crate) fn access(arguments: &AccessArguments) -> anyhow::Result<Access> {
@@ -50,16 +52,25 @@ pub(crate) fn of_admin(arguments: &CredentialArguments) -> anyhow::Result<Creden
 }
 
 fn credentials(arguments: &CredentialArguments, token: &str) -> anyhow::Result<Credentials> {
-    let token = match &arguments.token_file {
-        Some(file) => Some(read_token(file)?),
-        None => variable(token)?,
-    };
+    let token = token_of(arguments.token_file.as_deref(), token)?;
     let identity = match (&arguments.tls_cert, &arguments.tls_key) {
         (Some(certificate), Some(key)) => Some(IdentityPem { certificate: read(certificate)?, key: read(key)? }),
         _ => None,
     };
     let ca = arguments.tls_ca.as_deref().map(read).transpose()?;
     Ok(Credentials { token, ca, identity, allow_plaintext: arguments.allow_plaintext })
+}
+
+/// What `influence serve` asks of its clients.
+pub(crate) fn of_clients(token_file: Option<&Path>) -> anyhow::Result<Option<Token>> {
+    token_of(token_file, SERVE_VARIABLE)
+}
+
+fn token_of(file: Option<&Path>, variable_name: &str) -> anyhow::Result<Option<Token>> {
+    match file {
+        Some(file) => Ok(Some(read_token(file)?)),
+        None => variable(variable_name),
+    }
 }
 
 /// `influence token create`.

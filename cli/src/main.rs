@@ -16,6 +16,7 @@ mod model;
 mod place;
 mod progress;
 mod run;
+mod serve;
 mod steps;
 mod stored;
 mod table;
@@ -73,6 +74,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Runs(arguments) => stored::runs(arguments).await,
         Command::Episodes(arguments) => stored::episodes(arguments).await,
         Command::Dashboard(arguments) => dashboard::alone(arguments).await,
+        Command::Serve(arguments) => serve::serve(arguments).await,
         Command::Model(command) => model::dispatch(command).await,
         Command::Train(arguments) => train::train(arguments).await,
         Command::Token(command) => credentials::token(&command),

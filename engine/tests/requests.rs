@@ -64,6 +64,9 @@ async fn a_request_that_never_fits_is_refused() {
     let refused = engine.generate(request(vec![5; 100], 20)).await.unwrap_err();
     assert!(matches!(refused, RequestError::TooLarge { positions: 120, .. }), "{refused}");
     assert!(engine.generate(request(vec![5; 10], 2)).await.is_ok());
+    let longest = engine.longest_request();
+    assert!(engine.generate(request(vec![5; 10], longest - 10)).await.is_ok());
+    assert!(longest < 120 && engine.generate(request(vec![5; 10], longest - 9)).await.is_err());
     engine.stop().await;
 }
 

@@ -2,6 +2,7 @@
 
 mod environments;
 mod model;
+mod serve;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use environments::*;
 use influence_coordinator::store::StoreAddress;
 pub(crate) use model::*;
+pub(crate) use serve::*;
 
 use crate::dashboard::DashboardAt;
 
@@ -57,6 +59,8 @@ pub(crate) enum Command {
     Episodes(EpisodesArguments),
     /// Serve the web pages of runs: figures and conversations.
     Dashboard(DashboardArguments),
+    /// Serve a model and its adapters to other programs, by OpenAI's protocol.
+    Serve(ServeArguments),
     /// List, fetch and try models.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -324,6 +328,15 @@ pub(crate) struct DashboardArguments {
 fn name_and_path(text: &str) -> Result<(String, PathBuf), String> {
     let (name, path) = text.split_once('=').ok_or("must be NAME=PATH, as in smollm2-135m=/models/model.gguf")?;
     Ok((name.to_owned(), PathBuf::from(path)))
+}
+
+/// NAME=VALUE, or the value alone. A value with `/` before its `=` is a path.
+fn perhaps_named(text: &str) -> Result<(Option<String>, String), String> {
+    match text.split_once('=') {
+        Some(("", _)) | Some((_, "")) => Err("must be NAME=VALUE or a value alone, both not empty".to_owned()),
+        Some((name, value)) if !name.contains('/') => Ok((Some(name.to_owned()), value.to_owned())),
+        _ => Ok((None, text.to_owned())),
+    }
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {

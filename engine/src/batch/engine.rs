@@ -14,6 +14,7 @@ use super::request::{
     EngineOptions, Follow, GenerateRequest, Generation, RequestError, Score, ScoreRequest, StartError,
 };
 use super::step_loop::StepLoop;
+use crate::attention::BLOCK;
 use crate::model::Model;
 
 /// What the step loop is told. Requests have been checked before they are sent.
@@ -86,6 +87,13 @@ impl Engine {
     /// Its limits.
     pub fn options(&self) -> &EngineOptions {
         &self.options
+    }
+
+    /// The most tokens that one request may have, prompt and reply together: what the model's context and the memory for
+    /// keys and values hold.
+    pub fn longest_request(&self) -> usize {
+        let fits = self.options.kv_bytes / self.model.kv_block_bytes() * BLOCK;
+        self.model.config.context_length.min(fits)
     }
 
     /// What it has done so far.

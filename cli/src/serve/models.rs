@@ -1,0 +1,182 @@
+//! What is served, and under which names.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use influence_engine::batch::{Engine, EngineOptions, kv_budget};
+use influence_engine::model::{Model, Placement};
+use influence_proto::RunId;
+use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
+
+use super::error::ApiError;
+use crate::args::ServeArguments;
+use crate::place;
+
+/// Where neither a model nor a run is given.
+const MODEL: &str = "smollm2-135m";
+
+/// One model and its adapters.
+#[derive(Debug, Clone)]
+pub(super) struct Served {
+    pub(super) engine: Engine,
+    /// The base's first.
+    names: Arc<[String]>,
+    since: u64,
+}
+
+impl Served {
+    /// Finds, loads and names what the arguments ask for.
+    pub(super) async fn load(arguments: &ServeArguments) -> anyhow::Result<Self> {
+        let (base, model) = chosen(arguments)?;
+        let adapters = adapters(arguments)?;
+        let mut names = vec![base];
+        names.extend(adapters.iter().map(|(name, _)| name.clone()));
+        if let Some(name) = names.iter().enumerate().find_map(|(i, name)| names[..i].contains(name).then_some(name)) {
+            anyhow::bail!("two models would be served as `{name}`; give one another name, as in --adapter other=DIR");
+        }
+        let engine = engine(&model, arguments).await?;
+        for (name, folder) in adapters {
+            engine.load_adapter(name, folder).await?;
+        }
+        Ok(Self { engine, names: names.into(), since: now() })
+    }
+
+    /// The names, for people.
+    pub(super) fn names(&self) -> String {
+        self.names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The adapter of the model that a client names; none for the base.
+    pub(super) fn adapter(&self, model: &str) -> Result<Option<String>, ApiError> {
+        match self.names.iter().position(|name| name == model) {
+            Some(0) => Ok(None),
+            Some(_) => Ok(Some(model.to_owned())),
+            None => Err(ApiError::no_model(model, &self.names())),
+        }
+    }
+
+    /// All models, as `/v1/models` lists them.
+    pub(super) fn list(&self) -> Value {
+        let data: Vec<Value> = self.names.iter().map(|name| self.describe(name)).collect();
+        json!({"object": "list", "data": data})
+    }
+
+    /// A model, as `/v1/models` has it.
+    pub(super) fn describe(&self, name: &str) -> Value {
+        let (base, length) = (&self.names[0], self.engine.model().config.context_length);
+        let parent = (name != base).then_some(base);
+        // The last two are no part of OpenAI's shape; other servers have them under these names.
+        json!({
+            "id": name, "object": "model", "created": self.since, "owned_by": "influence",
+            "parent": parent, "max_model_len": length,
+        })
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The base's name and where it is.
+fn chosen(arguments: &ServeArguments) -> anyhow::Result<(String, String)> {
+    let (name, model) = match (&arguments.model, &arguments.run) {
+        (Some((name, model)), _) => (name.clone(), model.clone()),
+        (None, Some(run)) => (None, model_of_run(&arguments.data, run)?),
+        (None, None) => (None, MODEL.to_owned()),
+    };
+    let path = Path::new(&model);
+    let of_file = |path: &Path| {
+        let gguf = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+        let name = if gguf { path.file_stem() } else { path.file_name() };
+        name.map(|name| name.to_string_lossy().into_owned())
+    };
+    let own = if path.exists() { of_file(&path.canonicalize()?) } else { None };
+    let name = name.or(own).unwrap_or_else(|| model.clone());
+    Ok((name, model))
+}
+
+/// The model that a run's adapters are of.
+fn model_of_run(data: &Path, run: &str) -> anyhow::Result<String> {
+    let run = RunId::new(run)?;
+    let file = data.join(run.as_str()).join("experiment.json");
+    let text = std::fs::read_to_string(&file).with_context(|| {
+        format!("{} cannot be read: is `{run}` a run of this data folder? `influence runs` lists them", file.display())
+    })?;
+    let experiment: Value = serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+    let model = experiment["roles"]["agent"]["model"].as_str();
+    let model = model.with_context(|| format!("{} names no model of the agent; give --model", file.display()))?;
+    Ok(model.to_owned())
+}
+
+/// Names and folders of adapters.
+fn adapters(arguments: &ServeArguments) -> anyhow::Result<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    for (name, folder) in &arguments.adapters {
+        let own = || Some(Path::new(folder).canonicalize().ok()?.file_name()?.to_string_lossy().into_owned());
+        let name = name.clone().or_else(own);
+        let name = name.with_context(|| format!("{folder} cannot be found; --adapter takes a PEFT directory"))?;
+        all.push((name, folder.clone()));
+    }
+    if let Some(run) = &arguments.run {
+        all.extend(adapters_of_run(&arguments.data, run, arguments.iteration)?);
+    }
+    Ok(all)
+}
+
+/// The adapters that a run has left in its folder.
+fn adapters_of_run(data: &Path, run: &str, only: Option<u32>) -> anyhow::Result<Vec<(String, String)>> {
+    let run = RunId::new(run)?;
+    let folder = data.join(run.as_str()).join("adapters");
+    let entries = std::fs::read_dir(&folder).with_context(|| {
+        format!("{} cannot be read: has `{run}` ended an iteration? `influence runs {run}` tells", folder.display())
+    })?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("{} cannot be read", folder.display()))?;
+        let name = entry.file_name();
+        let iteration = name.to_str().and_then(|name| name.strip_prefix("iteration-")).and_then(|n| n.parse().ok());
+        found.extend(iteration.map(|iteration: u32| (iteration, entry.path())));
+    }
+    found.sort();
+    let known: Vec<String> = found.iter().map(|(iteration, _)| iteration.to_string()).collect();
+    found.retain(|(iteration, _)| only.is_none_or(|only| only == *iteration));
+    if found.is_empty() {
+        let which = only.map(|n| format!(" of iteration {n}")).unwrap_or_default();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        anyhow::bail!(
+            "the run `{run}` has no adapter{which} in {}; it has those of iterations {known}",
+            folder.display()
+        );
+    }
+    Ok(found.into_iter().map(|(i, path)| (format!("{run}/{i}"), path.to_string_lossy().into_owned())).collect())
+}
+
+async fn engine(model: &str, arguments: &ServeArguments) -> anyhow::Result<Engine> {
+    let place = &arguments.place;
+    let spec = if Path::new(model).exists() { None } else { Some(place::named(model, place)?) };
+    let (dtype, kv_dtype) = match &spec {
+        Some(spec) => (spec.dtype.clone(), spec.kv_dtype.clone()),
+        // A GPU computes large models in 16 bits as a rule; the CPU knows f32 alone.
+        None if arguments.device == "cpu" => ("f32".to_owned(), None),
+        None => ("bf16".to_owned(), None),
+    };
+    let placement = Placement::new(&arguments.device, &dtype, kv_dtype.as_deref())?;
+    let path = match spec {
+        Some(spec) => place::fetch(spec, place).await?,
+        None => model.into(),
+    };
+    let at = placement.clone();
+    let loaded = spawn_blocking(move || Model::load_for(&path, &at)).await.context("the model could not be loaded")?;
+    let usual = EngineOptions::default();
+    // A device wants more tokens at once to be busy; on a CPU they would only make others wait.
+    let prefill_chunk = if matches!(placement, Placement::Cpu { .. }) { usual.prefill_chunk } else { 2048 };
+    let given = arguments.kv_memory.map(|mib| usize::try_from(mib << 20).unwrap_or(usize::MAX));
+    let model = Arc::new(loaded?);
+    let kv_bytes = given.unwrap_or_else(|| kv_budget(&placement));
+    let options = EngineOptions { max_rows: arguments.slots as usize, prefill_chunk, kv_bytes, ..usual };
+    Ok(Engine::start(model, options)?)
+}

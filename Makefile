@@ -19,7 +19,7 @@ INFLUENCE  := $(TARGET_DIR)/debug/influence
 # Seeds of `make chaos`: FROM..TO, the last not included.
 SEEDS           ?= 0..100
 
-.PHONY: help demo build model test tools fmt lint unit doctest chaos bench bench-train bench-gpu bench-dispatch deny schemas clean
+.PHONY: help demo build model test tools fmt lint unit doctest chaos test-clients bench bench-train bench-gpu bench-dispatch deny schemas clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,17 @@ unit: ## Run all tests but doc tests.
 
 doctest: ## Run the examples in the documentation of the library packages.
 	$(CARGO) test --locked --workspace --doc
+
+# They are installed from PyPI, into a Python environment among what is built.
+CLIENTS := $(TARGET_DIR)/clients
+$(CLIENTS)/installed: scripts/clients/requirements.txt
+	$(PYTHON) -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+test-clients: build $(CLIENTS)/installed ## Try `influence serve` by the client that OpenAI publishes.
+	model="$${INFLUENCE_TEST_MODEL:-$$($(INFLUENCE) model fetch $(MODEL) --print-path)}" && \
+	  $(CLIENTS)/bin/python scripts/clients/openai_client.py --influence $(INFLUENCE) --model "$$model"
 
 # Peers run in a Python with torch, transformers, gguf and llama-cpp-python: `make bench PYTHON=venv/bin/python`.
 bench: model ## Measure the engine beside transformers and llama.cpp; takes a quarter of an hour.

@@ -2,7 +2,7 @@
 
     openai_client.py --influence target/debug/influence --model MODEL.gguf
 
-The Python that runs it needs the packages openai and httpx (the first brings the second).
+The Python that runs it needs what `requirements.txt` lists.
 """
 
 import argparse

@@ -161,8 +161,9 @@ impl Head {
         chunk.to_string()
     }
 
+    /// Null where there is nothing to tell, as in a stream's last chunk.
     fn logprobs(&self, tokens: &[FollowedToken]) -> Value {
-        if !self.logprobs {
+        if !self.logprobs || tokens.is_empty() {
             return Value::Null;
         }
         let content: Vec<Value> = tokens

@@ -26,11 +26,10 @@ use crate::{credentials, interrupt};
 use error::{ApiError, answer, shown};
 use guard::Guard;
 use models::Served;
+use request::MAX_BODY_BYTES;
 
 /// How long requests may go on once the server is asked to end.
 const GRACE: Duration = Duration::from_secs(5);
-/// More is no conversation for a model.
-const MAX_BODY_BYTES: usize = 16 << 20;
 
 /// Serves until it is stopped.
 pub(crate) async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {

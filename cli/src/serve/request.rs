@@ -15,6 +15,10 @@ use super::error::{ApiError, shown};
 const MOST_TOP: u32 = 20;
 /// Replies to one request, at most.
 const MOST_REPLIES: u32 = 128;
+/// Every token of a reply is looked through for them.
+const MOST_STOPS: usize = 64;
+/// More is no conversation for a model.
+pub(super) const MAX_BODY_BYTES: usize = 16 << 20;
 
 /// A JSON body. Other types are refused: browsers send those to other sites unasked.
 pub(super) struct Body<T>(pub(super) T);
@@ -33,7 +37,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, message));
         }
         let body = Bytes::from_request(request, state).await;
-        let body = body.map_err(|refused| ApiError::new(refused.status(), None, refused.body_text()))?;
+        let body = body.map_err(|refused| match refused.status() {
+            status @ StatusCode::PAYLOAD_TOO_LARGE => {
+                ApiError::new(status, None, format!("the body is larger than {MAX_BODY_BYTES} bytes; send less"))
+            }
+            status => ApiError::new(status, None, refused.body_text()),
+        })?;
         let mut json = serde_json::Deserializer::from_slice(&body);
         let unreadable =
             |problem: &str| ApiError::new(StatusCode::BAD_REQUEST, None, format!("the body cannot be read: {problem}"));
@@ -203,6 +212,9 @@ fn stop(stop: Option<Value>) -> Result<Vec<String>, ApiError> {
     match stop {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::String(text)) => Ok(vec![text]),
+        Some(Value::Array(all)) if all.len() > MOST_STOPS => {
+            Err(ApiError::bad("stop", format!("stop has {} texts; give up to {MOST_STOPS}", all.len())))
+        }
         Some(Value::Array(all)) => {
             all.into_iter().map(|one| one.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
         }

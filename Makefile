@@ -71,9 +71,10 @@ $(CLIENTS)/installed: scripts/clients/requirements.txt
 	$(CLIENTS)/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
-test-clients: build $(CLIENTS)/installed ## Try `influence serve` by the client that OpenAI publishes.
+test-clients: build $(CLIENTS)/installed ## Try `influence serve` by OpenAI's client, and a run by llama.cpp's server.
 	model="$${INFLUENCE_TEST_MODEL:-$$($(INFLUENCE) model fetch $(MODEL) --print-path)}" && \
-	  $(CLIENTS)/bin/python scripts/clients/openai_client.py --influence $(INFLUENCE) --model "$$model"
+	  $(CLIENTS)/bin/python scripts/clients/openai_client.py --influence $(INFLUENCE) --model "$$model" && \
+	  $(CLIENTS)/bin/python scripts/clients/llama_cpp_server.py --influence $(INFLUENCE) --model "$$model"
 
 # Peers run in a Python with torch, transformers, gguf and llama-cpp-python: `make bench PYTHON=venv/bin/python`.
 bench: model ## Measure the engine beside transformers and llama.cpp; takes a quarter of an hour.

@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use futures::future::join_all;
 use influence_coordinator::environments::{EnvironmentClass, Likeness};
-use influence_engine::batch::{Engine, EngineOptions, FinishReason, GenerateRequest};
-use influence_engine::chat::ChatMessage;
-use influence_engine::sample::SamplingOptions;
-use influence_proto::{Speaker, stream};
+use influence_proto::prompts::{ChatMessage, ChatRole};
+use influence_proto::{Role, Sampling, Speaker, stream};
+use influence_worker::backend::{ApiServers, Backend, GenerateRequest, Prompt};
 
 use crate::args::GenerateStatesArguments;
 use crate::environments::find;
@@ -39,12 +38,13 @@ pub(crate) async fn generate(arguments: GenerateStatesArguments) -> anyhow::Resu
     );
     let cancel = interrupt::token()?;
     let known = known_openings(&class, &environment);
-    let engine = Engine::start(place::load(&arguments.model, &arguments.place).await?, EngineOptions::default())?;
+    let model = place::named_or_path(&arguments.model, &arguments.place)?;
+    let backend = place::backend(model, arguments.place.cache.as_deref(), &[], &ApiServers::default()).await?;
     let mut search = Search {
         arguments: &arguments,
         class: &class,
         environment: &environment,
-        engine: &engine,
+        backend: &*backend,
         found: Vec::new(),
         likeness: Likeness::default(),
         thrown: [0; 3],
@@ -63,7 +63,6 @@ pub(crate) async fn generate(arguments: GenerateStatesArguments) -> anyhow::Resu
     }
     search.found.truncate(wanted);
     let Search { found, thrown: [alike, cut, empty], .. } = search;
-    engine.stop().await;
     anyhow::ensure!(
         !found.is_empty(),
         "the model wrote no opening that could be used: {alike} too similar to others, {cut} cut off, {empty} empty"
@@ -102,7 +101,7 @@ struct Search<'a> {
     arguments: &'a GenerateStatesArguments,
     class: &'a EnvironmentClass,
     environment: &'a str,
-    engine: &'a Engine,
+    backend: &'a dyn Backend,
     known: Vec<String>,
     found: Vec<String>,
     likeness: Likeness,
@@ -112,11 +111,10 @@ struct Search<'a> {
 
 impl Search<'_> {
     async fn round(&mut self, attempts: std::ops::Range<u64>) -> anyhow::Result<()> {
-        let requests = attempts.map(|attempt| self.request(attempt)).collect::<anyhow::Result<Vec<_>>>()?;
-        for reply in join_all(requests.into_iter().map(|request| self.engine.generate(request))).await {
+        for reply in join_all(attempts.map(|attempt| self.backend.generate(self.request(attempt)))).await {
             let reply = reply?;
             let text = plain(&reply.text);
-            if reply.finish == FinishReason::Length {
+            if reply.cut_off {
                 self.thrown[1] += 1;
             } else if text.is_empty() {
                 self.thrown[2] += 1;
@@ -130,26 +128,21 @@ impl Search<'_> {
         Ok(())
     }
 
-    fn request(&self, attempt: u64) -> anyhow::Result<GenerateRequest> {
+    fn request(&self, attempt: u64) -> GenerateRequest {
         let GenerateStatesArguments { seed, temperature, top_p, max_tokens, .. } = *self.arguments;
         let seed = stream::derive(seed, &["generate-states", self.environment, &attempt.to_string()]);
         let order = stream::permutation(seed, self.known.len());
         let [system, request] = self.class.generation_prompt(self.environment, seed).unwrap_or_default();
-        let mut chat = vec![ChatMessage::system(system)];
+        let mut chat = vec![ChatMessage::new(ChatRole::System, system)];
         // As if the model had been asked before, and had written these: it goes on in their manner.
         for index in order.into_iter().take(EXAMPLES) {
-            chat.extend([ChatMessage::user(&request), ChatMessage::assistant(&self.known[index])]);
+            chat.push(ChatMessage::new(ChatRole::User, &request));
+            chat.push(ChatMessage::new(ChatRole::Assistant, &self.known[index]));
         }
-        chat.push(ChatMessage::user(request));
-        Ok(GenerateRequest {
-            prompt: self.engine.model().chat.prompt(&chat)?,
-            max_tokens: max_tokens as usize,
-            sampling: SamplingOptions { temperature: temperature as f32, top_p: top_p as f32, top_k: None, min_p: 0.0 },
-            stop: Vec::new(),
-            seed,
-            adapter: None,
-            label: "generate-states",
-        })
+        chat.push(ChatMessage::new(ChatRole::User, request));
+        let sampling = Sampling { temperature, top_p, top_k: 0, min_p: 0.0, stop: Vec::new(), max_tokens };
+        // What it writes are the words of users.
+        GenerateRequest { role: Role::Environment, prompt: Prompt::Messages(chat), sampling, seed, adapter: None }
     }
 }
 

@@ -9,6 +9,7 @@ mod convert;
 mod coordinate;
 mod credentials;
 mod dashboard;
+mod doctor;
 mod environments;
 mod generate_states;
 mod interrupt;
@@ -67,6 +68,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Worker(arguments) => run::worker(arguments).await,
         Command::Cluster(arguments) => cluster::dispatch(arguments).await,
         Command::Validate(arguments) => check::validate(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(arguments).await,
         Command::Schema { of } => check::schema(of),
         Command::Convert(arguments) => convert::convert(&arguments),
         Command::Environments(command) => environments::dispatch(command).await,

@@ -53,7 +53,11 @@ fn list(place: &ModelsFileArguments, as_json: bool) -> anyhow::Result<()> {
     for spec in models.values() {
         let sources: Vec<_> = spec.sources.iter().map(describe).collect();
         let here = cache.cached(spec).map_or_else(|| "no".to_owned(), |path| path.display().to_string());
-        table.add_row([spec.name.clone(), spec.dtype.clone(), sources.join("\n"), here]);
+        let (dtype, here) = match spec.api() {
+            Some(_) => (String::new(), "behind an API".to_owned()),
+            None => (spec.dtype.clone(), here),
+        };
+        table.add_row([spec.name.clone(), dtype, sources.join("\n"), here]);
     }
     print(&format!("{}\n", harmless(&table.to_string())))
 }

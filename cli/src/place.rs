@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use influence_engine::batch::{Engine, EngineOptions};
 use influence_engine::model::Model;
-use influence_proto::ModelSpec;
+use influence_proto::{ModelSource, ModelSpec};
+use influence_worker::backend::{ApiServers, Backend, LocalBackend};
 use influence_worker::models::{FetchProgress, ModelCache, default_cache};
 use tokio::task::spawn_blocking;
 
@@ -35,6 +37,15 @@ pub(crate) async fn model_path(model: &str, place: &ModelsFileArguments) -> anyh
     fetch(named(model, place)?, place).await
 }
 
+/// What stands behind a model that is given by name or by path.
+pub(crate) fn named_or_path(model: &str, place: &ModelsFileArguments) -> anyhow::Result<ModelSpec> {
+    if !Path::new(model).exists() {
+        return named(model, place);
+    }
+    let sources = vec![ModelSource::Path { path: model.to_owned(), sha256: None }];
+    Ok(ModelSpec { name: model.to_owned(), dtype: "f32".to_owned(), kv_dtype: None, sources })
+}
+
 /// The model of this name in `models.yaml`.
 pub(crate) fn named(model: &str, place: &ModelsFileArguments) -> anyhow::Result<ModelSpec> {
     let mut models = models(place)?;
@@ -50,7 +61,15 @@ pub(crate) fn named(model: &str, place: &ModelsFileArguments) -> anyhow::Result<
 
 /// Fetches a model, with a bar on a terminal.
 pub(crate) async fn fetch(spec: ModelSpec, place: &ModelsFileArguments) -> anyhow::Result<PathBuf> {
-    let cache = ModelCache::new(&cache_folder(place.cache.as_deref())?, BTreeMap::new());
+    fetch_into(spec, place.cache.as_deref(), BTreeMap::new()).await
+}
+
+async fn fetch_into(
+    spec: ModelSpec,
+    cache: Option<&Path>,
+    overrides: BTreeMap<String, PathBuf>,
+) -> anyhow::Result<PathBuf> {
+    let cache = ModelCache::new(&cache_folder(cache)?, overrides);
     spawn_blocking(move || {
         let bar = DownloadBar::new();
         let path = cache.fetch(&spec, &|progress| bar.show(&progress));
@@ -60,6 +79,22 @@ pub(crate) async fn fetch(spec: ModelSpec, place: &ModelsFileArguments) -> anyho
     .await
     .context("the download was interrupted")?
     .map_err(Into::into)
+}
+
+/// Whatever serves a model: a server, or an engine of this process.
+pub(crate) async fn backend(
+    spec: ModelSpec,
+    cache: Option<&Path>,
+    overrides: &[(String, PathBuf)],
+    servers: &ApiServers,
+) -> anyhow::Result<Arc<dyn Backend>> {
+    if let Some(api) = spec.api() {
+        let backend = servers.open(api).await.map_err(|reason| anyhow::anyhow!("{}: {reason}", spec.name))?;
+        return Ok(Arc::new(backend));
+    }
+    let path = fetch_into(spec, cache, overrides.iter().cloned().collect()).await?;
+    let model = spawn_blocking(move || Model::load(&path)).await.context("the model could not be loaded")?;
+    Ok(Arc::new(LocalBackend::new(Engine::start(Arc::new(model?), EngineOptions::default())?)))
 }
 
 /// Fetches and loads a model.

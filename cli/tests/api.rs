@@ -15,6 +15,8 @@ use axum::extract::State;
 use axum::http::Response;
 use serde_json::{Value, json};
 use support::Lab;
+use support::http::Server;
+use support::outcome::outcome;
 use tokio::runtime::Runtime;
 
 /// More at once is too much for the server.
@@ -151,10 +153,87 @@ fn five_hundred_conversations_outlive_refusals_and_two_deaths_of_the_server() {
 }
 
 #[test]
+fn openings_are_written_by_a_model_behind_an_api() {
+    let lab = Lab::new();
+    let mut server = Server::start(&lab, &["--model", &format!("writer={}", lab.path("model").display())]);
+    let api = format!("models:\n  writer: {{api: {{url: 'http://127.0.0.1:{}/v1'}}}}\n", server.port);
+    lab.write("configs/models.yaml", &api);
+    let arguments = ["generate-states", "talk/calm_kim", "--model", "writer", "--count", "2", "--max-tokens", "200"];
+    let told = lab.succeed(&[&arguments[..], &["--output", "new.yaml"]].concat());
+    assert!(told.contains("2 openings for review"), "{told}");
+    assert!(std::fs::read_to_string(lab.path("new.yaml")).unwrap().contains("generated-2:"));
+    server.process.kill().unwrap();
+}
+
+#[test]
 fn an_agent_behind_an_api_cannot_be_trained() {
     let lab = Lab::new();
     lab.write("configs/models.yaml", "models:\n  away: {api: {url: 'http://127.0.0.1:9/v1'}}\n");
     let arguments = ["run", "configs/experiments/tiny.yaml", "--set", "model=away"];
     let refused = lab.fail(&arguments);
     assert!(refused.contains("`away` is behind an API") && refused.contains("iterations: 0"), "{refused}");
+}
+
+/// What a judge on another machine says is what the same judge says here, in every bit.
+#[test]
+fn a_judge_that_is_served_scores_as_one_that_is_loaded() {
+    let judged = |judge: &str, lab: &Lab| {
+        let mut arguments = vec!["run", "configs/experiments/tiny.yaml", "--slots", "4"];
+        let roles = ["preference", "transition", "influence"].map(|role| format!("roles.{role}.model={judge}"));
+        arguments.extend(roles.iter().flat_map(|role| ["--set", role]));
+        lab.succeed(&arguments);
+        let mut outcome = outcome(lab, &[]);
+        // Messages are hashed in the place of tokens, which another machine does not show.
+        for episode in outcome.values_mut().filter(|value| value.get("turns").is_some()) {
+            episode["spec"] = Value::Null;
+            for call in episode["turns"]
+                .as_array_mut()
+                .unwrap()
+                .iter_mut()
+                .flat_map(|turn| turn["calls"].as_array_mut().unwrap())
+            {
+                call["prompt_sha256"] = Value::Null;
+            }
+        }
+        outcome
+    };
+    let here = Lab::new();
+    let expected = judged("tiny", &here);
+    let lab = Lab::new();
+    let mut server = Server::start(&lab, &["--model", &format!("judge={}", lab.path("model").display())]);
+    let served =
+        format!("  served: {{api: {{url: 'http://127.0.0.1:{}/v1', model: judge, scores: exact}}}}\n", server.port);
+    let table = std::fs::read_to_string(lab.path("configs/models.yaml")).unwrap();
+    lab.write("configs/models.yaml", &(table + &served));
+    assert_eq!(judged("served", &lab), expected);
+    server.process.kill().unwrap();
+}
+
+#[test]
+fn a_doctor_finds_what_would_go_wrong() {
+    let lab = Lab::new();
+    let told = lab.succeed(&["doctor", "configs/experiments/tiny.yaml", "--set", "scoring.min_mass=0", "--json"]);
+    let findings = support::json(&told);
+    let about = |name: &str| findings.as_array().unwrap().iter().filter(|f| f["about"] == name).count();
+    for name in ["agent", "environment", "preference", "transition", "influence", "model tiny", "store", "clock"] {
+        assert_eq!(about(name), 1, "{name}: {told}");
+    }
+    assert!(!lab.path("runs").exists(), "looking makes nothing");
+    lab.write(
+        "configs/models.yaml",
+        "models:\n  away: {api: {url: 'http://127.0.0.1:9/v1', key_variable: NO_API_KEY}}\n",
+    );
+    let sick = [
+        "doctor",
+        "configs/experiments/tiny.yaml",
+        "--set",
+        "model=away",
+        "--set",
+        "iterations=0",
+        "--set",
+        "evaluation.at=[first]",
+    ];
+    let output = lab.influence(&sick);
+    let shown = String::from_utf8_lossy(&output.stdout).replace(['\n', '│', ' '], "");
+    assert!(!output.status.success() && shown.contains("NO_API_KEYisnotset"), "{shown}");
 }

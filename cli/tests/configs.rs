@@ -56,7 +56,7 @@ fn every_experiment_is_valid() {
         assert_eq!(experiment.name, file.file_stem().unwrap().to_string_lossy(), "{}", file.display());
         names.push(experiment.name);
     }
-    assert!(names.len() >= 34, "{names:?}");
+    assert!(names.len() >= 35, "{names:?}");
     assert!(validate(&configs().join("models.yaml"), None).is_ok());
 }
 

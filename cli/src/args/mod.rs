@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Cluster(ClusterArguments),
     /// Check experiments, models files and environment folders; reports every problem.
     Validate(ValidateArguments),
+    /// Find out whether an experiment can run here: one real call for every role, models and servers, disk, store.
+    Doctor(DoctorArguments),
     /// Print the JSON Schema of a kind of file, for editors.
     Schema {
         /// Which kind.
@@ -139,6 +141,33 @@ pub(crate) struct RunArguments {
     #[arg(long, default_value = "127.0.0.1:5000", value_name = "ADDR")]
     pub dashboard: DashboardAt,
     /// Print the final table as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// The experiment's YAML file.
+    pub experiment: PathBuf,
+    /// Set a key of the experiment, as in `training.learning_rate=1e-4`. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub set: Vec<(String, String)>,
+    /// The folder with `models.yaml` and `environments/`. Default: the parent of the folder that
+    /// holds the experiment.
+    #[arg(long, value_name = "DIR")]
+    pub configs: Option<PathBuf>,
+    #[command(flatten)]
+    pub data: DataArguments,
+    /// Use these local files (a .gguf file, or a folder of safetensors) for a model. Repeatable.
+    #[arg(long = "model", value_name = "NAME=PATH", value_parser = name_and_path)]
+    pub models: Vec<(String, PathBuf)>,
+    /// Where fetched models are kept. Default: `influence` in the user's cache folder.
+    #[arg(long, env = "INFLUENCE_CACHE", value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// The device that workers shall use here: `cpu`, `cuda:N`, `metal`. The calls are made on the CPU.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+    /// Print the findings as JSON.
     #[arg(long)]
     pub json: bool,
 }

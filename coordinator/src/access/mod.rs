@@ -5,7 +5,7 @@ mod tls;
 mod token_files;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use influence_proto::{BEARER, Digest, Token};
@@ -14,6 +14,15 @@ use subtle::{Choice, ConstantTimeEq as _};
 pub(crate) use refusal::{Refusal, RefusalLog};
 pub use tls::TlsPem;
 pub use token_files::{ADMIN_TOKEN, TokenFileError, WORKER_TOKEN, create_tokens, read_token};
+
+/// Whether a `Host` header names this machine to itself. Others are names that somebody has pointed here.
+pub fn is_local(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
 
 /// What a caller is to the coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -156,7 +156,11 @@ fn said(spec: &EpisodeSpec, message: &Message) -> Said {
 fn line(spec: &EpisodeSpec, turn: &Turn) -> Line {
     let mut facts = vec![("transition", transition(turn))];
     facts.extend(turn.influence.as_ref().map(|score| ("influence", value(score))));
-    facts.push(("captured mass", format!("{:.3}", turn.preference.mass)));
+    let mut mass = format!("{:.3}", turn.preference.mass);
+    if !turn.preference.method.is_exact() {
+        mass.push_str(&format!(", read from {}", turn.preference.method));
+    }
+    facts.push(("captured mass", mass));
     let cost = turn.calls.iter().map(|call| {
         format!(
             "{} {}+{} tokens, {} ms",

@@ -14,6 +14,8 @@ use serde_json::json;
 
 use super::*;
 
+/// What was asked, what answers, and how often.
+type Shared = (Arc<Mutex<Vec<Asked>>>, Arc<Answer>, Arc<AtomicUsize>);
 type Answer = dyn Fn(&Asked) -> Response<Body> + Send + Sync;
 
 /// One request as the server saw it.
@@ -34,8 +36,7 @@ impl Server {
     /// A server that answers by a function; it has no list of models.
     async fn start(answer: impl Fn(&Asked) -> Response<Body> + Send + Sync + 'static) -> Self {
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
-        let state: (Arc<Mutex<Vec<Asked>>>, Arc<Answer>, Arc<AtomicUsize>) =
-            (asked.clone(), Arc::new(answer), Arc::default());
+        let state: Shared = (asked.clone(), Arc::new(answer), Arc::default());
         let app = Router::new().fallback(serve).with_state(state);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
@@ -58,7 +59,7 @@ impl Server {
 }
 
 async fn serve(
-    State((asked, answer, count)): State<(Arc<Mutex<Vec<Asked>>>, Arc<Answer>, Arc<AtomicUsize>)>,
+    State((asked, answer, count)): State<Shared>,
     headers: HeaderMap,
     uri: Uri,
     bytes: Bytes,

@@ -13,7 +13,7 @@ use influence_coordinator::store::{OpenStoreError, RunStatus, Store, StoreAddres
 use influence_coordinator::{
     Coordinator, CoordinatorOptions, Leadership, OpenError, Opened, RunError, RunHandle, StartError, open_run,
 };
-use influence_proto::RunId;
+use influence_proto::{ModelSpec, RunId};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{CoordinatorArguments, DataArguments, ExperimentArguments};
@@ -46,6 +46,8 @@ pub(crate) struct Open {
     pub(crate) store: Arc<dyn Store>,
     /// Nothing is left to do.
     pub(crate) finished: bool,
+    /// What the run may cost, in dollars.
+    budget: Option<f64>,
     pub(crate) address: StoreAddress,
     pub(crate) data: DataArguments,
     artifacts: OsString,
@@ -60,8 +62,11 @@ impl Open {
         data: &DataArguments,
         artifacts: Option<OsString>,
     ) -> anyhow::Result<Self> {
-        let ExperimentArguments { experiment, set, seed, name, configs, fresh } = arguments;
+        let ExperimentArguments { experiment, set, seed, name, configs, fresh, .. } = arguments;
         let experiment = Experiment::load(experiment, configs.as_deref(), set, *seed, name.as_deref())?;
+        if arguments.budget.is_some() {
+            priced(&experiment)?;
+        }
         let address = store_address(data);
         let store = influence_coordinator::store::open(&address).await?.store;
         let opened = open_run(&*store, &experiment, *fresh).await?;
@@ -72,7 +77,17 @@ impl Open {
         }
         let finished = matches!(opened, Opened::Finished(_));
         let artifacts = artifacts.unwrap_or_else(|| data.data.join("artifacts").into_os_string());
-        Ok(Self { run: opened.run().clone(), store, finished, address, artifacts, experiment, data: data.clone() })
+        let budget = arguments.budget;
+        Ok(Self {
+            run: opened.run().clone(),
+            store,
+            finished,
+            budget,
+            address,
+            artifacts,
+            experiment,
+            data: data.clone(),
+        })
     }
 
     /// As [`Open::new`], for a coordinator: one that is started anew may come back before its store does. None when
@@ -138,6 +153,7 @@ impl Open {
             access: door.access.clone(),
             reclaim: waits.reclaim,
             store_patience: waits.store_patience,
+            budget: self.budget,
         };
         Ok(Coordinator::start(options, self.experiment.clone(), cancel).await?)
     }
@@ -162,6 +178,18 @@ impl Open {
         bars.await.context("the progress bars broke off")?;
         outcome?;
         Ok(true)
+    }
+}
+
+/// Whether everything that may cost something has a price.
+fn priced(experiment: &Experiment) -> anyhow::Result<()> {
+    let unpriced = |model: &&ModelSpec| model.api().is_some_and(|api| api.price.is_none());
+    match experiment.models.values().find(unpriced) {
+        Some(model) => anyhow::bail!(
+            "--budget needs the price of `{}`: give its `api` in models.yaml a `price: {{input: DOLLARS, output: DOLLARS}}`, per million tokens",
+            model.name
+        ),
+        None => Ok(()),
     }
 }
 

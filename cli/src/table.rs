@@ -15,13 +15,18 @@ pub(crate) fn table(iterations: &[IterationSummary]) -> String {
     if with_influence {
         header.extend(["influence", "vetoed"]);
     }
-    header.extend(["reply length", "prompt tok.", "sampled tok.", "seconds", "selected", "loss"]);
+    header.extend(["reply length", "prompt tok.", "sampled tok."]);
+    let with_cost = iterations.iter().any(|i| i.dollars > 0.0);
+    if with_cost {
+        header.push("cost");
+    }
+    header.extend(["seconds", "selected", "loss"]);
     table.set_header(header);
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     for iteration in iterations {
-        table.add_row(row(iteration, with_influence));
+        table.add_row(row(iteration, with_influence, with_cost));
     }
     let mut text = format!("{table}\n");
     for iteration in iterations {
@@ -40,7 +45,7 @@ fn phase(iteration: &IterationSummary) -> String {
     }
 }
 
-fn row(iteration: &IterationSummary, with_influence: bool) -> Vec<String> {
+fn row(iteration: &IterationSummary, with_influence: bool, with_cost: bool) -> Vec<String> {
     let failed = if iteration.failed > 0 { format!(" ({} failed)", iteration.failed) } else { String::new() };
     let mut cells = vec![
         phase(iteration),
@@ -69,9 +74,10 @@ fn row(iteration: &IterationSummary, with_influence: bool) -> Vec<String> {
         figure(iteration.reply_characters, 0),
         iteration.prompt_tokens.to_string(),
         iteration.generated_tokens.to_string(),
-        format!("{:.0}", iteration.active.as_secs_f64()),
-        selected,
-        loss,
     ]);
+    if with_cost {
+        cells.push(format!("${:.4}", iteration.dollars));
+    }
+    cells.extend([format!("{:.0}", iteration.active.as_secs_f64()), selected, loss]);
     cells
 }

@@ -152,6 +152,38 @@ fn five_hundred_conversations_outlive_refusals_and_two_deaths_of_the_server() {
     assert!(lost <= 2 * ROOM, "{lost} answers beyond {calls} calls");
 }
 
+/// Protects: a budget stops a run before it costs more, and a larger one lets it go on where it stopped.
+#[test]
+fn a_budget_pauses_a_run() {
+    let (address, _server) = start(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::default());
+    let lab = Lab::new();
+    let api = |price: &str| format!("models:\n  judge: {{api: {{url: 'http://{address}/v1'{price}}}}}\n");
+    lab.write("configs/models.yaml", &api(""));
+    let sets =
+        ["model=judge", "iterations=0", "environments.held_out=1/2", "evaluation.siblings=4", "evaluation.at=[first]"];
+    let mut arguments = vec!["run", "configs/experiments/tiny.yaml", "--slots", "1"];
+    arguments.extend(sets.iter().flat_map(|set| ["--set", set]));
+    let run = |budget: &'static str| [&arguments[..], &["--budget", budget]].concat();
+    let refused = lab.fail(&run("1"));
+    assert!(refused.contains("needs the price of `judge`"), "{refused}");
+    // A call has 9 + 2 tokens, and costs $0.00001 + $0.000004.
+    lab.write("configs/models.yaml", &api(", price: {input: 1, output: 2.5}"));
+    let paused = lab.fail(&run("0.0002"));
+    assert!(paused.contains("the budget of $0.0002 is spent"), "{paused}");
+    let status = |lab: &Lab| support::json(&lab.succeed(&["runs", "tiny", "--json"]));
+    let spent = status(&lab)["iterations"][0]["dollars"].as_f64().unwrap();
+    assert!(spent < 0.001, "{spent}");
+    lab.succeed(&run("1"));
+    let finished = status(&lab);
+    let row = &finished["iterations"][0];
+    let roles = row["roles"].as_object().unwrap();
+    let sum: f64 = roles.values().map(|role| role["dollars"].as_f64().unwrap()).sum();
+    let calls: f64 = roles.values().map(|role| role["calls"].as_f64().unwrap()).sum();
+    assert!((sum - row["dollars"].as_f64().unwrap()).abs() < 1e-12);
+    assert!((sum - calls * 14e-6).abs() < 1e-9, "{calls} calls, {sum}");
+    assert!(roles.len() == 5 && sum > 0.0002, "{row}");
+}
+
 #[test]
 fn openings_are_written_by_a_model_behind_an_api() {
     let lab = Lab::new();

@@ -19,7 +19,7 @@ use crate::access::Access;
 use crate::artifacts::Artifacts;
 use crate::config::Experiment;
 use crate::dispatch::{DispatchHandle, DispatchService, Limits};
-use crate::experiment::{Run, RunError, RunFolder};
+use crate::experiment::{Budget, Run, RunError, RunFolder, spent};
 use crate::leadership::Leadership;
 use crate::progress::{Progress, ProgressHandle};
 use crate::service::{ListenError, Listener, Service, serve};
@@ -55,6 +55,8 @@ pub struct CoordinatorOptions {
     /// How long the store may refuse every write, as with a full disk, before the run stops; none: for
     /// as long as it takes.
     pub store_patience: Option<Duration>,
+    /// What the run may cost before it pauses, in dollars; counted are models with a price.
+    pub budget: Option<f64>,
 }
 
 /// Why a run could not be started.
@@ -125,8 +127,8 @@ impl Coordinator {
         I: Stream<Item = io::Result<(IO, SocketAddr)>> + Send + 'static,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let CoordinatorOptions { run, leadership, store, artifacts, data, listen, access, reclaim, store_patience } =
-            options;
+        let CoordinatorOptions { run, leadership, store, artifacts, data, listen, access, .. } = options;
+        let CoordinatorOptions { reclaim, store_patience, budget, .. } = options;
         let folder = RunFolder::new(&data, &run);
         let record = store.run(&run).await?;
         if record.digest != experiment.digest().to_string() {
@@ -151,6 +153,13 @@ impl Coordinator {
             stop: stop.clone(),
             since: std::time::Instant::now(),
         };
+        let budget = match budget {
+            Some(dollars) => {
+                let spent_before = spent(&*store, &run).await?;
+                Some(Budget { limit: (dollars * 1e9) as u64, spent_before })
+            }
+            None => None,
+        };
         let watched = progress.watch();
         tracing::info!(%run, address = %listen, ?access, "carrying on");
         let run = Run {
@@ -163,6 +172,7 @@ impl Coordinator {
             folder,
             retry_failed: matches!(record.status, RunStatus::Failed(_)),
             store_patience,
+            budget,
         };
         let readers = service.readers.clone();
         let task = tokio::spawn(async move {
@@ -230,7 +240,7 @@ async fn patiently(run: &Run) -> Result<(), RunError> {
 async fn conclude(run: &Run, result: Result<(), RunError>) -> Result<(), RunError> {
     let status = match &result {
         Ok(()) => RunStatus::Finished,
-        Err(RunError::Stopped | RunError::Deposed) => return result,
+        Err(RunError::Stopped | RunError::Deposed | RunError::Budget { .. }) => return result,
         Err(error) => RunStatus::Failed(error.to_string()),
     };
     let stored = run.store.set_run_status(&run.run, status).await;

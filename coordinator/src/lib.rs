@@ -36,7 +36,7 @@ mod simulation;
 pub mod store;
 
 pub use coordinator::{Coordinator, CoordinatorOptions, RunHandle, StartError};
-pub use experiment::{IterationSummary, OpenError, Opened, RunError, open_run, summary};
+pub use experiment::{IterationSummary, OpenError, Opened, RoleUsage, RunError, open_run, summary};
 pub use leadership::Leadership;
 pub use progress::{Progress, RunPhase, TrainingNow};
 pub use service::ListenError;

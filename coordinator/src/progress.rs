@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use influence_proto::Call;
 use tokio::sync::watch;
 
 /// A snapshot. `turns` and the token counts only grow, from 0 at this process's start, so a reader
@@ -23,6 +24,8 @@ pub struct Progress {
     pub prompt_tokens: u64,
     /// Generated tokens of those turns, all roles.
     pub generated_tokens: u64,
+    /// What those turns cost, where models have a price.
+    pub nanodollars: u64,
     /// How far the training job has come, while there is one.
     pub training: Option<TrainingNow>,
     /// Workers whose session is open.
@@ -106,12 +109,15 @@ impl ProgressHandle {
         });
     }
 
-    /// Counts a stored turn and the prompt and generated tokens of its calls.
-    pub(crate) fn turn(&self, (prompt, generated): (u64, u64)) {
+    /// Counts a stored turn and its calls.
+    pub(crate) fn turn(&self, calls: &[Call]) {
         self.change(|p| {
             p.turns += 1;
-            p.prompt_tokens += prompt;
-            p.generated_tokens += generated;
+            for call in calls {
+                p.prompt_tokens += u64::from(call.prompt_tokens);
+                p.generated_tokens += u64::from(call.generated_tokens);
+                p.nanodollars += call.nanodollars;
+            }
         });
     }
 }

@@ -26,7 +26,9 @@ pub use episode::{
 };
 pub use error::InvalidMessage;
 pub use ids::{Digest, EpisodeId, RunId, WorkId, WorkerId};
-pub use model::{ApiLimits, ApiModel, ApiProtocol, ApiScores, LoadedModel, ModelSource, ModelSpec, PushedFile};
+pub use model::{
+    ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, LoadedModel, ModelSource, ModelSpec, PushedFile,
+};
 pub use token::{BEARER, InvalidToken, Token};
 pub use training::{
     AdapterRef, Algorithm, LoraSpec, OptimiserSpec, RowMessage, Schedule, TokenRow, TrainingReport, TrainingRow,

@@ -78,9 +78,32 @@ pub struct ApiModel {
     pub key_variable: Option<String>,
     /// How answers are scored.
     pub scores: ApiScores,
+    /// What it costs, if somebody said so. No part of what a run is.
+    #[serde(skip)]
+    pub price: Option<ApiPrice>,
     /// How hard the server may be pressed. No part of what a run is.
     #[serde(skip)]
     pub limits: ApiLimits,
+}
+
+/// In microdollars per million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiPrice {
+    /// Of prompts.
+    pub input: u64,
+    /// Of replies.
+    pub output: u64,
+}
+
+impl ApiPrice {
+    /// What so many tokens cost, in nanodollars.
+    pub const fn of(&self, prompt_tokens: u32, generated_tokens: u32) -> u64 {
+        let microdollars_times_million = self
+            .input
+            .saturating_mul(prompt_tokens as u64)
+            .saturating_add(self.output.saturating_mul(generated_tokens as u64));
+        microdollars_times_million / 1000
+    }
 }
 
 /// What a server speaks.

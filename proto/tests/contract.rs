@@ -94,6 +94,7 @@ fn turn(index: u32) -> Turn {
             generated_tokens: 0,
             prompt_sha256: Digest::of("p"),
             milliseconds: 12,
+            nanodollars: 34,
         }],
     }
 }

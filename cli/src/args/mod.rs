@@ -127,6 +127,14 @@ pub(crate) struct ExperimentArguments {
     /// Start a new run, though one of this name exists.
     #[arg(long)]
     pub fresh: bool,
+    /// What the run may cost before it pauses, in dollars, by the prices in `models.yaml`.
+    #[arg(long, value_name = "DOLLARS", value_parser = dollars)]
+    pub budget: Option<f64>,
+}
+
+fn dollars(text: &str) -> Result<f64, String> {
+    let dollars = text.trim_start_matches('$').parse::<f64>().map_err(|e| e.to_string())?;
+    if dollars > 0.0 && dollars < 1e9 { Ok(dollars) } else { Err("must be above 0 and below a billion".to_owned()) }
 }
 
 #[derive(Debug, Args)]

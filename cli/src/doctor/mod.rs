@@ -89,12 +89,23 @@ pub(crate) async fn doctor(arguments: DoctorArguments) -> anyhow::Result<()> {
     machine::look(&mut report, &arguments).await;
     let models = models(&mut report, &experiment, &arguments).await;
     if let Some(spec) = telling(&specs) {
-        roles::ask(&mut report, spec, &models).await;
+        let turn = roles::ask(&mut report, spec, &models).await;
+        if turn > 0 {
+            let dollars = turn as f64 / 1e9;
+            let most = dollars * f64::from(spec.max_turns) * specs.len() as f64;
+            let finding = format!("${dollars:.5} for this first turn; about ${most:.2} or more for the first phase");
+            report.say("cost", Verdict::Ok, finding);
+        }
     }
     report.print(arguments.json)?;
     let bad = report.bad();
     anyhow::ensure!(bad == 0, "{bad} of {} findings are bad: mend them before the run", report.findings.len());
     Ok(())
+}
+
+/// Dollars.
+fn per_million(microdollars: u64) -> f64 {
+    microdollars as f64 / 1e6
 }
 
 /// The episodes of the first phase that has some.
@@ -124,7 +135,15 @@ async fn models(
     for (name, spec) in &experiment.models {
         let about = format!("model {name}");
         let where_from = match spec.api() {
-            Some(api) => format!("{} answers for `{}`", api.url, api.model),
+            Some(api) => {
+                let price = match api.price {
+                    Some(price) => {
+                        format!("${} and ${} per million tokens", per_million(price.input), per_million(price.output))
+                    }
+                    None => "no price is given".to_owned(),
+                };
+                format!("{} answers for `{}`; {price}", api.url, api.model)
+            }
             None => "loaded here".to_owned(),
         };
         match place::backend(spec.clone(), arguments.cache.as_deref(), &arguments.models, &servers).await {

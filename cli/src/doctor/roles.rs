@@ -16,13 +16,16 @@ const SHOWN: usize = 60;
 
 type Models = BTreeMap<String, Arc<dyn Backend>>;
 
-/// Asks every role of `spec` once, in the order of a turn.
-pub(super) async fn ask(report: &mut Report, spec: &EpisodeSpec, models: &Models) {
+/// Asks every role of `spec` once, in the order of a turn. What that costs, in nanodollars.
+pub(super) async fn ask(report: &mut Report, spec: &EpisodeSpec, models: &Models) -> u64 {
+    let mut cost = 0;
     let seen = prompts::agent(&spec.agent.system_prompt, &spec.opening);
     let tools = if with_tools(spec) { ", after messages of tools" } else { "" };
-    let reply = generate(report, Role::Agent, &spec.agent, Prompt::Messages(seen), spec, models, tools).await;
+    let prompt = Prompt::Messages(seen);
+    let reply = generate(report, (Role::Agent, &spec.agent), prompt, spec, models, tools).await;
     let mut history = spec.opening.to_vec();
-    history.push(prompts::reply_message(reply.as_deref().unwrap_or("Yes.")));
+    cost += reply.as_ref().map_or(0, |(_, nanodollars)| *nanodollars);
+    history.push(prompts::reply_message(reply.as_ref().map_or("Yes.", |(text, _)| text)));
     let start = spec.machine.state(spec.machine.start());
     let transitions: Vec<String> = match &spec.transition.answers[..] {
         [] => start.iter().flat_map(|state| &state.transitions).map(|(answer, _)| answer.clone()).collect(),
@@ -40,29 +43,24 @@ pub(super) async fn ask(report: &mut Report, spec: &EpisodeSpec, models: &Models
     for (role, assessor, answers) in assessors {
         if let Some(assessor) = assessor.filter(|_| !answers.is_empty()) {
             let messages = prompts::assessor(assessor, &spec.agent_name, &history);
-            score(
-                report,
-                role,
-                assessor,
-                ScoreRequest { role, messages, answers, scoring: spec.scoring.clone(), seed: 0 },
-                models,
-            )
-            .await;
+            let scoring = spec.scoring.clone();
+            cost +=
+                score(report, role, assessor, ScoreRequest { role, messages, answers, scoring, seed: 0 }, models).await;
         }
     }
     let prompt = Prompt::Messages(prompts::environment(&spec.environment_role.system_prompt, &history));
-    generate(report, Role::Environment, &spec.environment_role, prompt, spec, models, "").await;
+    let answer = generate(report, (Role::Environment, &spec.environment_role), prompt, spec, models, "").await;
+    cost + answer.map_or(0, |(_, nanodollars)| nanodollars)
 }
 
 async fn generate(
     report: &mut Report,
-    role: Role,
-    generator: &GeneratorRole,
+    (role, generator): (Role, &GeneratorRole),
     prompt: Prompt,
     spec: &EpisodeSpec,
     models: &Models,
     more: &str,
-) -> Option<String> {
+) -> Option<(String, u64)> {
     // A model that could not be opened has a finding of its own.
     let backend = models.get(&generator.model)?;
     let started = Instant::now();
@@ -81,7 +79,7 @@ async fn generate(
                 started.elapsed().as_secs_f64()
             );
             report.say(role.name(), verdict, finding);
-            Some(text.to_owned())
+            Some((text.to_owned(), reply.nanodollars))
         }
         Err(error) => {
             report.say(role.name(), Verdict::Bad, format!("{}: {error}", generator.model));
@@ -90,14 +88,23 @@ async fn generate(
     }
 }
 
-async fn score(report: &mut Report, role: Role, assessor: &AssessorRole, request: ScoreRequest, models: &Models) {
-    let Some(backend) = models.get(&assessor.model) else { return };
+async fn score(
+    report: &mut Report,
+    role: Role,
+    assessor: &AssessorRole,
+    request: ScoreRequest,
+    models: &Models,
+) -> u64 {
+    let Some(backend) = models.get(&assessor.model) else { return 0 };
     let (started, min_mass) = (Instant::now(), request.scoring.min_mass);
     let read = match backend.score(request).await {
         Ok(read) => read,
-        Err(error) => return report.say(role.name(), Verdict::Bad, format!("{}: {error}", assessor.model)),
+        Err(error) => {
+            report.say(role.name(), Verdict::Bad, format!("{}: {error}", assessor.model));
+            return 0;
+        }
     };
-    let (tokens, method) = (read.prompt.tokens, read.method);
+    let (tokens, method, cost) = (read.prompt.tokens, read.method, read.nanodollars);
     let score = Score::from_masses(read.masses, min_mass);
     let seconds = started.elapsed().as_secs_f64();
     let (verdict, said) = match score.outcome() {
@@ -113,4 +120,5 @@ async fn score(report: &mut Report, role: Role, assessor: &AssessorRole, request
     };
     let finding = format!("{}: {said} (read: {method}; {tokens} tokens, {seconds:.1} s)", assessor.model);
     report.say(role.name(), verdict, finding);
+    cost
 }

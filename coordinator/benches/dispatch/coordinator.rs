@@ -42,6 +42,7 @@ async fn carry_on(store: &str, folder: &Path, cancel: CancellationToken) {
         access: Access::default(),
         reclaim: Duration::ZERO,
         store_patience: Some(Duration::from_secs(60)),
+        budget: None,
     };
     let handle = Coordinator::start(options, experiment, cancel).await.expect("it starts");
     println!("{}", handle.address);

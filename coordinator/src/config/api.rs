@@ -1,6 +1,6 @@
 //! Models that a server answers for.
 
-use influence_proto::{ApiLimits, ApiModel, ApiProtocol, ApiScores, is_api_url, is_key_variable};
+use influence_proto::{ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, is_api_url, is_key_variable};
 
 use super::document::Section;
 
@@ -31,8 +31,21 @@ pub(super) fn read_api(name: &str, mut api: Section<'_>) -> ApiModel {
         tokens_per_minute: optional(&mut api, "tokens_per_minute"),
         timeout_seconds: api.integer("timeout_seconds", 1..=86_400, usual.timeout_seconds),
     };
+    let price = api.optional_section("price").map(|mut price| {
+        let read = ApiPrice { input: microdollars(&mut price, "input"), output: microdollars(&mut price, "output") };
+        price.finish();
+        read
+    });
     api.finish();
-    ApiModel { protocol, url, model, key_variable, scores, limits }
+    ApiModel { protocol, url, model, key_variable, scores, price, limits }
+}
+
+/// From dollars.
+fn microdollars(price: &mut Section<'_>, key: &'static str) -> u64 {
+    if !price.has(key) {
+        price.report(key, "is missing; give dollars per million tokens, as in `{input: 0.15, output: 0.60}`");
+    }
+    (price.number(key, 0.0..=1e6, 0.0) * 1e6).round() as u64
 }
 
 fn read_scores(api: &mut Section<'_>, protocol: ApiProtocol) -> ApiScores {

@@ -53,6 +53,16 @@ pub enum RunError {
         /// Why the last one did.
         last_error: String,
     },
+    /// The run has cost what it may.
+    #[error(
+        "the budget of ${budget} is spent (${spent:.4}): the run pauses here, and goes on by the same command with a larger --budget"
+    )]
+    Budget {
+        /// In dollars.
+        spent: f64,
+        /// In dollars.
+        budget: f64,
+    },
     /// There is nothing to train on.
     #[error(
         "nothing can be selected from the {finished} finished episodes of iteration {iteration}: {unscored} are unscored, {vetoed} are vetoed for their influence and {unknown} because it is unscored{reasons}. Lower `scoring.min_mass`, use a model that answers with the allowed answers, or change `selection`"

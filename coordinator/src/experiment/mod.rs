@@ -17,5 +17,6 @@ mod training;
 pub use error::RunError;
 pub(crate) use folder::RunFolder;
 pub use open::{OpenError, Opened, open_run};
-pub(crate) use run::Run;
-pub use summary::{Estimate, IterationSummary, summary};
+pub(crate) use run::{Budget, Run};
+pub(crate) use summary::spent;
+pub use summary::{Estimate, IterationSummary, RoleUsage, summary};

@@ -91,6 +91,7 @@ impl Run {
                 return Ok(());
             }
             self.store_must_answer()?;
+            self.budget_must_last()?;
             match active.save_now_and_then().await {
                 // The workers' own calls show it, and are given some time.
                 Err(error) if error.retryable() => self.progress.store_says(Some(error.to_string())),
@@ -103,6 +104,16 @@ impl Run {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    fn budget_must_last(&self) -> Result<(), RunError> {
+        let Some(budget) = self.budget else { return Ok(()) };
+        let spent = budget.spent_before + self.progress.watch().borrow().nanodollars;
+        if spent < budget.limit {
+            return Ok(());
+        }
+        let dollars = |nanodollars: u64| nanodollars as f64 / 1e9;
+        Err(RunError::Budget { spent: dollars(spent), budget: dollars(budget.limit) })
     }
 
     fn store_must_answer(&self) -> Result<(), RunError> {

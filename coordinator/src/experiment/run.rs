@@ -29,6 +29,16 @@ pub(crate) struct Run {
     pub(crate) retry_failed: bool,
     /// How long the store may refuse every write; none: for as long as it takes.
     pub(crate) store_patience: Option<Duration>,
+    /// What may be spent, if that is bounded.
+    pub(crate) budget: Option<Budget>,
+}
+
+/// A bound on what a run may cost, in nanodollars.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    pub(crate) limit: u64,
+    /// By earlier processes.
+    pub(crate) spent_before: u64,
 }
 
 impl Run {

@@ -10,6 +10,9 @@ use crate::planning::Phase;
 use crate::selection::reply_characters;
 use crate::store::{EpisodeRecord, EpisodeStatus, IterationRecord, Selected, Store, StoreError, TrainingRecord};
 
+/// Nanodollars of a dollar.
+const NANO: f64 = 1e9;
+
 /// One row of a run's table: an iteration's phase.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct IterationSummary {
@@ -45,6 +48,10 @@ pub struct IterationSummary {
     pub prompt_tokens: u64,
     /// Generated tokens of all roles.
     pub generated_tokens: u64,
+    /// What all roles cost, where their models have a price.
+    pub dollars: f64,
+    /// The same by role.
+    pub roles: BTreeMap<&'static str, RoleUsage>,
     /// Time that processes spent on it, training included. Time between a kill and the next start
     /// does not count, nor do up to 5 s before a kill. In JSON: `seconds`.
     #[serde(rename = "seconds", serialize_with = "as_seconds")]
@@ -53,6 +60,19 @@ pub struct IterationSummary {
     pub loss: Option<(f64, f64)>,
     /// What people should know about the selection.
     pub notes: Vec<String>,
+}
+
+/// What a role used.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct RoleUsage {
+    /// Replies and scores.
+    pub calls: u64,
+    /// Tokens of prompts.
+    pub prompt_tokens: u64,
+    /// Tokens sampled.
+    pub generated_tokens: u64,
+    /// What it cost, where its model has a price.
+    pub dollars: f64,
 }
 
 /// A mean and how sure it is.
@@ -90,6 +110,21 @@ fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S:
     serializer.serialize_f64(time.as_secs_f64())
 }
 
+/// What a run has cost so far, unfinished episodes included, in nanodollars.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) async fn spent(store: &dyn Store, run: &RunId) -> Result<u64, StoreError> {
+    let mut sum = 0;
+    for at in store.iterations(run).await? {
+        for episode in store.episodes(run, at.phase, at.iteration).await? {
+            let turns = store.journal(run, &episode.id).await?;
+            sum += turns.iter().flat_map(|turn| &turn.calls).map(|call| call.nanodollars).sum::<u64>();
+        }
+    }
+    Ok(sum)
+}
+
 /// The table of a run: its planned phases in order, evaluation before training.
 ///
 /// # Errors
@@ -111,13 +146,19 @@ async fn row(
 ) -> Result<IterationSummary, StoreError> {
     let episodes = store.episodes(run, at.phase, at.iteration).await?;
     let finished = || episodes.iter().filter(|e| e.status == EpisodeStatus::Finished);
-    let (mut replies, mut characters, mut prompt_tokens, mut generated_tokens) = (0_u64, 0_u64, 0, 0);
+    let (mut replies, mut characters) = (0_u64, 0_u64);
+    let mut roles: BTreeMap<&'static str, RoleUsage> = BTreeMap::new();
     for episode in finished() {
         for turn in store.journal(run, &episode.id).await? {
             replies += 1;
             characters += reply_characters(&turn) as u64;
-            prompt_tokens += turn.calls.iter().map(|c| u64::from(c.prompt_tokens)).sum::<u64>();
-            generated_tokens += turn.calls.iter().map(|c| u64::from(c.generated_tokens)).sum::<u64>();
+            for call in &turn.calls {
+                let role = roles.entry(call.role.name()).or_default();
+                role.calls += 1;
+                role.prompt_tokens += u64::from(call.prompt_tokens);
+                role.generated_tokens += u64::from(call.generated_tokens);
+                role.dollars += call.nanodollars as f64 / NANO;
+            }
         }
     }
     let verdicts = || episodes.iter().filter_map(|e| e.verdict.as_ref());
@@ -140,8 +181,10 @@ async fn row(
         vetoed_unscored: verdicts().filter(|v| v.vetoed && v.influence.is_none()).count(),
         selected: verdicts().filter(|v| v.selected == Some(Selected::Best)).count(),
         reply_characters: (replies > 0).then(|| characters as f64 / replies as f64),
-        prompt_tokens,
-        generated_tokens,
+        prompt_tokens: roles.values().map(|role| role.prompt_tokens).sum(),
+        generated_tokens: roles.values().map(|role| role.generated_tokens).sum(),
+        dollars: roles.values().map(|role| role.dollars).sum(),
+        roles,
         active: at.active,
         loss: report.filter(|_| at.phase == Phase::Train).map(|r| (r.first_loss, r.last_loss)),
         notes: at.notes.clone(),

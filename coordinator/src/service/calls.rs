@@ -96,12 +96,11 @@ impl Coordinator for Service {
         let turn = request.turn.ok_or_else(|| Status::invalid_argument("field `turn` is missing"))?;
         let turn = Turn::try_from(turn).map_err(|e| status::invalid(e.inside("turn")))?;
         let attempt = request.attempt;
-        let tokens = turn.calls.iter().map(|call| (call.prompt_tokens, call.generated_tokens));
-        let tokens = tokens.fold((0, 0), |sum, call| (sum.0 + u64::from(call.0), sum.1 + u64::from(call.1)));
+        let calls = turn.calls.clone();
         let stored = self.store.record_turn(&self.run, &work, attempt, turn).await;
         self.watch(&stored);
         stored.map_err(status::store)?;
-        self.progress.turn(tokens);
+        self.progress.turn(&calls);
         self.dispatch.turn_recorded(worker, work, attempt).await.map_err(status::dispatch)?;
         Ok(Response::new(wire::RecordTurnReply {}))
     }

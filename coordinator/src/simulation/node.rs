@@ -61,6 +61,7 @@ impl Node {
             access: Access::default(),
             reclaim: Duration::from_secs(2),
             store_patience: None,
+            budget: None,
         };
         let incoming = network::incoming().await;
         let started = Coordinator::start_on(options, self.experiment.clone(), incoming, CancellationToken::new()).await;

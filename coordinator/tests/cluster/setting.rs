@@ -156,6 +156,7 @@ async fn start(
         access: access.clone(),
         reclaim: Duration::ZERO,
         store_patience: Some(Duration::from_secs(10)),
+        budget: None,
     };
     // A killed coordinator's runtime may take a moment to let go of the lead, as a dying process does.
     let (run, ttl) = (opened.run().clone(), Duration::from_secs(10));

@@ -356,6 +356,7 @@ pub(crate) fn turn_of(spec: &EpisodeSpec, index: u32, mute: bool) -> Turn {
             generated_tokens: 2,
             prompt_sha256: Digest::of("prompt"),
             milliseconds: 1,
+            nanodollars: 0,
         }],
     }
 }

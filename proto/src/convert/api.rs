@@ -1,7 +1,7 @@
 //! Models behind an API.
 
 use crate::wire;
-use crate::{ApiLimits, ApiModel, ApiProtocol, ApiScores, InvalidMessage};
+use crate::{ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, InvalidMessage};
 
 use super::positive;
 
@@ -43,6 +43,8 @@ impl From<ApiModel> for wire::ApiSource {
             requests_per_minute: api.limits.requests_per_minute,
             tokens_per_minute: api.limits.tokens_per_minute,
             timeout_seconds: api.limits.timeout_seconds,
+            input_price: api.price.map(|price| price.input),
+            output_price: api.price.map(|price| price.output),
         }
     }
 }
@@ -74,7 +76,12 @@ impl TryFrom<wire::ApiSource> for ApiModel {
             tokens_per_minute: api.tokens_per_minute.map(|n| positive(n, "tokens_per_minute")).transpose()?,
             timeout_seconds: positive(api.timeout_seconds, "timeout_seconds")?,
         };
+        let price = match (api.input_price, api.output_price) {
+            (Some(input), Some(output)) => Some(ApiPrice { input, output }),
+            (None, None) => None,
+            _ => return Err(InvalidMessage::new("input_price", "and output_price must both be given, or neither")),
+        };
         let key_variable = (!api.key_variable.is_empty()).then_some(api.key_variable);
-        Ok(Self { protocol, url: api.url, model: api.model, key_variable, scores, limits })
+        Ok(Self { protocol, url: api.url, model: api.model, key_variable, scores, price, limits })
     }
 }

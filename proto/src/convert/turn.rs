@@ -131,6 +131,7 @@ impl From<Call> for wire::Call {
             generated_tokens: call.generated_tokens,
             prompt_sha256: call.prompt_sha256.into(),
             milliseconds: call.milliseconds,
+            nanodollars: call.nanodollars,
         }
     }
 }
@@ -154,6 +155,7 @@ impl TryFrom<wire::Call> for Call {
             generated_tokens: call.generated_tokens,
             prompt_sha256: Digest::parse(&call.prompt_sha256)?,
             milliseconds: call.milliseconds,
+            nanodollars: call.nanodollars,
         })
     }
 }

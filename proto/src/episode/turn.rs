@@ -109,4 +109,12 @@ pub struct Call {
     pub prompt_sha256: Digest,
     /// Time until the answer, queueing included.
     pub milliseconds: u32,
+    /// What it cost, where the model has a price.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nanodollars: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
 }

@@ -86,6 +86,7 @@ impl Backend for LocalBackend {
             text: reply.text,
             generated_tokens: u32::try_from(reply.token_ids.len()).unwrap_or(u32::MAX),
             token_ids: reply.token_ids,
+            nanodollars: 0,
             cut_off: reply.finish != FinishReason::Stop,
             prompt,
         })
@@ -105,7 +106,7 @@ impl Backend for LocalBackend {
         });
         let score = score.await.map_err(refused)?;
         let masses = score.probabilities.into_iter().map(|(answer, p)| (answer, p * score.mass)).collect();
-        Ok(AnswerMasses { masses, method: ScoreMethod::Exact, prompt, generated_tokens: 0 })
+        Ok(AnswerMasses { masses, method: ScoreMethod::Exact, prompt, generated_tokens: 0, nanodollars: 0 })
     }
 
     async fn load_adapter(&self, name: &str, folder: &Path) -> Result<(), BackendError> {

@@ -56,6 +56,8 @@ pub struct Generation {
     pub token_ids: Vec<u32>,
     /// How many tokens were sampled.
     pub generated_tokens: u32,
+    /// What it cost, where the model has a price.
+    pub nanodollars: u64,
     /// Stopped by the limit or a stop text rather than by the model.
     pub cut_off: bool,
     /// What it continued.
@@ -88,6 +90,8 @@ pub struct AnswerMasses {
     pub prompt: PromptSeen,
     /// Tokens that were sampled for it.
     pub generated_tokens: u32,
+    /// What it cost, where the model has a price.
+    pub nanodollars: u64,
 }
 
 /// A prompt, by its size and digest.

@@ -110,7 +110,7 @@ impl Backend for Scripted {
         token_ids.truncate(most);
         let text = text_of(token_ids.strip_suffix(&[END]).unwrap_or(&token_ids));
         let generated_tokens = token_ids.len() as u32;
-        Ok(Generation { text, token_ids, generated_tokens, cut_off, prompt: PromptSeen::of(&ids) })
+        Ok(Generation { text, token_ids, generated_tokens, nanodollars: 0, cut_off, prompt: PromptSeen::of(&ids) })
     }
 
     async fn score(&self, request: ScoreRequest) -> Result<AnswerMasses, BackendError> {
@@ -119,7 +119,7 @@ impl Backend for Scripted {
         self.remember(Asked::Score { messages: request.messages, answers: request.answers });
         tokio::task::yield_now().await;
         let (method, prompt) = (ScoreMethod::Exact, PromptSeen::of(&ids));
-        Ok(AnswerMasses { masses, method, prompt, generated_tokens: 0 })
+        Ok(AnswerMasses { masses, method, prompt, generated_tokens: 0, nanodollars: 0 })
     }
 
     async fn load_adapter(&self, name: &str, folder: &Path) -> Result<(), BackendError> {

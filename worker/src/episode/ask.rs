@@ -37,7 +37,7 @@ impl<'a> Asker<'a> {
         let backend = self.backend(role, &generator.model)?;
         let reply = backend.generate(request).await.map_err(|e| self.failed(role, e))?;
         (self.moved)();
-        let call = record(role, reply.prompt, reply.generated_tokens, started);
+        let call = record(role, reply.prompt, (reply.generated_tokens, reply.nanodollars), started);
         Ok((reply, call))
     }
 
@@ -65,7 +65,7 @@ impl<'a> Asker<'a> {
         if let Some(reason) = &score.unscored {
             tracing::debug!(episode = %self.spec.id, turn = self.turn, role = role.name(), %reason, "unscored");
         }
-        Ok((score, record(role, read.prompt, read.generated_tokens, started)))
+        Ok((score, record(role, read.prompt, (read.generated_tokens, read.nanodollars), started)))
     }
 
     pub(super) fn failed(&self, role: Role, source: BackendError) -> EpisodeError {
@@ -73,11 +73,12 @@ impl<'a> Asker<'a> {
     }
 }
 
-fn record(role: Role, prompt: PromptSeen, generated: u32, started: Instant) -> Call {
+fn record(role: Role, prompt: PromptSeen, (generated_tokens, nanodollars): (u32, u64), started: Instant) -> Call {
     Call {
         role,
         prompt_tokens: prompt.tokens,
-        generated_tokens: generated,
+        generated_tokens,
+        nanodollars,
         prompt_sha256: prompt.sha256,
         milliseconds: u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX),
     }

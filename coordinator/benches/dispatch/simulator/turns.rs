@@ -101,6 +101,7 @@ fn turn(seed: u64, words: usize) -> wire::Turn {
         generated_tokens: generated as u32,
         prompt_sha256: Digest::of(format!("{seed} {role:?}")).to_string(),
         milliseconds: (draw(seed, 1, "time") * 4000.0) as u32,
+        nanodollars: 0,
     };
     let one_to_ten = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];
     wire::Turn {

@@ -125,6 +125,11 @@ impl ApiBackend {
         }
     }
 
+    /// In nanodollars.
+    fn cost(&self, usage: Usage) -> u64 {
+        self.api.price.map_or(0, |price| price.of(usage.prompt, usage.generated))
+    }
+
     /// Messages as they were sent.
     fn seen(&self, messages: &[(&'static str, String)], usage: Usage) -> PromptSeen {
         let sha256 = Digest::of(Value::Array(scores::as_json(messages)).to_string());
@@ -152,6 +157,7 @@ impl Backend for ApiBackend {
             text: reply.text,
             token_ids: Vec::new(),
             generated_tokens: usage.generated,
+            nanodollars: self.cost(usage),
             cut_off: reply.cut_off,
             prompt: self.seen(&messages, usage),
         })

@@ -47,7 +47,9 @@ pub(super) async fn read(backend: &ApiBackend, request: &ScoreRequest) -> Result
         }
     };
     let masses = request.answers.iter().cloned().zip(bounded(masses)).collect();
-    Ok(AnswerMasses { masses, method, prompt: backend.seen(&messages, usage), generated_tokens: usage.generated })
+    let (prompt, generated_tokens, nanodollars) =
+        (backend.seen(&messages, usage), usage.generated, backend.cost(usage));
+    Ok(AnswerMasses { masses, method, prompt, generated_tokens, nanodollars })
 }
 
 /// Probabilities that were rounded may sum to a little more than 1.

@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Response, Uri};
 use influence_proto::prompts::{ChatMessage, ChatRole};
-use influence_proto::{ApiLimits, ApiProtocol, ApiScores, Role, ScoreMethod, Scoring};
+use influence_proto::{ApiLimits, ApiPrice, ApiProtocol, ApiScores, Role, ScoreMethod, Scoring};
 use serde_json::json;
 
 use super::*;
@@ -50,7 +50,15 @@ impl Server {
 
     fn api(&self, protocol: ApiProtocol, scores: ApiScores) -> ApiModel {
         let limits = ApiLimits { timeout_seconds: 1, ..ApiLimits::default() };
-        ApiModel { protocol, url: self.url.clone(), model: "judge".into(), key_variable: None, scores, limits }
+        ApiModel {
+            protocol,
+            url: self.url.clone(),
+            model: "judge".into(),
+            key_variable: None,
+            scores,
+            price: None,
+            limits,
+        }
     }
 
     async fn open(&self, scores: ApiScores) -> ApiBackend {
@@ -149,7 +157,7 @@ async fn a_reply_is_asked_for_in_openais_shape() {
     let sampling = Sampling { temperature: 0.5, max_tokens: 7, stop: vec!["\n".into()], ..plainly() };
     let reply = backend.generate(generation(sampling)).await.unwrap();
     assert_eq!((reply.text.as_str(), reply.cut_off, reply.generated_tokens), (" Well. ", true, 3));
-    assert_eq!((reply.prompt.tokens, reply.token_ids.len()), (11, 0));
+    assert_eq!((reply.prompt.tokens, reply.token_ids.len(), reply.nanodollars), (11, 0, 0));
     let asked = &server.asked()[0];
     assert_eq!(asked.path, "/v1/chat/completions");
     let expected = json!({
@@ -296,10 +304,13 @@ async fn anthropic_is_asked_in_its_own_shape() {
         }))
     })
     .await;
-    let api = server.api(ApiProtocol::Anthropic, ApiScores::Samples(3));
+    let mut api = server.api(ApiProtocol::Anthropic, ApiScores::Samples(3));
+    api.price = Some(ApiPrice { input: 150_000, output: 600_000 });
     let backend = ApiServers::default().open(&api).await.unwrap();
     let reply = backend.generate(generation(Sampling { max_tokens: 7, ..plainly() })).await.unwrap();
     assert_eq!((reply.text.as_str(), reply.cut_off, reply.prompt.tokens), ("8", false, 10));
+    // Ten tokens at $0.15 a million and two at $0.60.
+    assert_eq!(reply.nanodollars, 10 * 150 + 2 * 600);
     let asked = &server.asked()[0];
     assert_eq!(
         (asked.path.as_str(), &asked.headers["anthropic-version"]),

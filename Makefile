@@ -19,7 +19,7 @@ INFLUENCE  := $(TARGET_DIR)/debug/influence
 # Seeds of `make chaos`: FROM..TO, the last not included.
 SEEDS           ?= 0..100
 
-.PHONY: help demo build model test tools fmt lint unit doctest chaos test-clients bench bench-train bench-gpu bench-dispatch deny schemas clean
+.PHONY: help demo build model test tools fmt lint unit doctest chaos clients test-clients bench bench-train bench-gpu bench-dispatch deny schemas clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,8 @@ $(CLIENTS)/installed: scripts/clients/requirements.txt
 	$(PYTHON) -m venv --clear $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install --quiet --requirement $<
 	touch $@
+
+clients: $(CLIENTS)/installed ## Install what test-clients needs.
 
 test-clients: build $(CLIENTS)/installed ## Try `influence serve` by OpenAI's client, and a run by llama.cpp's server.
 	model="$${INFLUENCE_TEST_MODEL:-$$($(INFLUENCE) model fetch $(MODEL) --print-path)}" && \

@@ -88,7 +88,8 @@ pub(crate) async fn backend(
     overrides: &[(String, PathBuf)],
     servers: &ApiServers,
 ) -> anyhow::Result<Arc<dyn Backend>> {
-    if let Some(api) = spec.api() {
+    let overridden = overrides.iter().any(|(name, _)| *name == spec.name);
+    if let Some(api) = spec.api().filter(|_| !overridden) {
         let backend = servers.open(api).await.map_err(|reason| anyhow::anyhow!("{}: {reason}", spec.name))?;
         return Ok(Arc::new(backend));
     }

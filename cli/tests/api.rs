@@ -4,91 +4,26 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::State;
-use axum::http::Response;
-use serde_json::{Value, json};
+use serde_json::Value;
 use support::Lab;
+use support::api::{Manner, Tally, anywhere, start};
 use support::http::Server;
 use support::outcome::outcome;
-use tokio::runtime::Runtime;
 
-/// More at once is too much for the server.
+/// A third is refused, and what is too much at once.
+const STORM: Manner =
+    Manner { delay: Duration::from_millis(4), room: Some(ROOM), says: |number| format!("reply {number}") };
 const ROOM: usize = 24;
-
-/// What the server did, across its deaths.
-#[derive(Debug, Default)]
-struct Tally {
-    running: AtomicUsize,
-    most: AtomicUsize,
-    asked: AtomicUsize,
-    answered: AtomicUsize,
-    refused: AtomicUsize,
-}
-
-/// Serves until the runtime is dropped, which cuts every connection.
-fn start(address: SocketAddr, tally: Arc<Tally>) -> (SocketAddr, Runtime) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
-    let address = listener.local_addr().unwrap();
-    let app = Router::new().fallback(answer).with_state(tally);
-    runtime.spawn(async move { axum::serve(listener, app).await });
-    (address, runtime)
-}
-
-/// Counts a request for as long as it lives, however it ends.
-struct Running(Arc<Tally>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn answer(State(tally): State<Arc<Tally>>, bytes: Bytes) -> Response<Body> {
-    let Ok(request) = serde_json::from_slice::<Value>(&bytes) else { return reply(404, &json!({})) };
-    let running = tally.running.fetch_add(1, Ordering::Relaxed) + 1;
-    let _running = Running(tally.clone());
-    tally.most.fetch_max(running, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_millis(4)).await;
-    let number = tally.asked.fetch_add(1, Ordering::Relaxed);
-    if number.is_multiple_of(3) || running > ROOM {
-        tally.refused.fetch_add(1, Ordering::Relaxed);
-        return reply(429, &json!({"error": {"message": "slow down"}}));
-    }
-    let system = request["messages"][0]["content"].as_str().unwrap_or_default();
-    let tokens: &[(&str, f64)] = match system.split(' ').next() {
-        Some("Rate") => &[("7", 0.5), ("10", 0.25), ("1", 0.125)],
-        Some("Does") => &[("yes", 0.9), ("no", 0.1)],
-        Some("Is") => &[("0", 0.75), ("1", 0.25)],
-        _ => &[],
-    };
-    tally.answered.fetch_add(1, Ordering::Relaxed);
-    let entry = |(token, p): &(&str, f64)| json!({"token": token, "logprob": p.ln()});
-    let listed: Vec<Value> = tokens.iter().map(entry).collect();
-    let mut choice = json!({"message": {"content": format!("reply {number}")}, "finish_reason": "stop"});
-    if let Some(first) = listed.first() {
-        let mut first = first.clone();
-        first["top_logprobs"] = listed.clone().into();
-        choice["logprobs"] = json!({"content": [first]});
-    }
-    reply(200, &json!({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}))
-}
-
-fn reply(status: u16, body: &Value) -> Response<Body> {
-    Response::builder().status(status).body(Body::from(body.to_string())).unwrap()
-}
+const WELL: Manner = Manner { delay: Duration::ZERO, room: None, says: |number| format!("reply {number}") };
 
 #[test]
 fn five_hundred_conversations_outlive_refusals_and_two_deaths_of_the_server() {
     let tally = Arc::new(Tally::default());
-    let (address, server) = start(SocketAddr::from(([127, 0, 0, 1], 0)), tally.clone());
+    let (address, server) = start(anywhere(), STORM, tally.clone());
     let lab = Lab::new();
     lab.write("configs/models.yaml", &format!("models:\n  stormy: {{api: {{url: 'http://{address}/v1'}}}}\n"));
     let mut arguments = vec!["run", "configs/experiments/tiny.yaml", "--slots", "64"];
@@ -118,7 +53,7 @@ fn five_hundred_conversations_outlive_refusals_and_two_deaths_of_the_server() {
             back = Some(Instant::now() + Duration::from_secs(1));
         }
         if back.is_some_and(|time| time <= Instant::now()) {
-            server = Some(start(address, tally.clone()).1);
+            server = Some(start(address, STORM, tally.clone()).1);
             back = None;
         }
         table.push((started.elapsed(), tally.running.load(Ordering::Relaxed), answered));
@@ -155,7 +90,7 @@ fn five_hundred_conversations_outlive_refusals_and_two_deaths_of_the_server() {
 /// Protects: a budget stops a run before it costs more, and a larger one lets it go on where it stopped.
 #[test]
 fn a_budget_pauses_a_run() {
-    let (address, _server) = start(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::default());
+    let (address, _server) = start(anywhere(), WELL, Arc::default());
     let lab = Lab::new();
     let api = |price: &str| format!("models:\n  judge: {{api: {{url: 'http://{address}/v1'{price}}}}}\n");
     lab.write("configs/models.yaml", &api(""));

@@ -116,7 +116,7 @@ impl ProgressHandle {
             for call in calls {
                 p.prompt_tokens += u64::from(call.prompt_tokens);
                 p.generated_tokens += u64::from(call.generated_tokens);
-                p.nanodollars += call.nanodollars;
+                p.nanodollars = p.nanodollars.saturating_add(call.nanodollars);
             }
         });
     }

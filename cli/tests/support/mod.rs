@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
 pub(crate) mod acknowledged;
+pub(crate) mod api;
 pub(crate) mod http;
 pub(crate) mod outcome;
 pub(crate) mod processes;

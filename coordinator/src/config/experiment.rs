@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use influence_proto::{ModelSpec, Scoring};
+use influence_proto::{ApiScores, ModelSpec, Scoring};
 
 use super::document::{Document, Dotted, EXPERIMENT, Problem, Problems, Section, Step, nearest};
 use super::models::{ModelTable, load_models};
@@ -141,13 +141,10 @@ pub(super) fn read_all(document: &Document, configs: &Path, problems: &RefCell<P
     let attempts = root.integer("attempts", 1..=100, 3);
     let max_failed = root.fraction("max_failed", Fraction::new(1, 10).unwrap_or(Fraction::ZERO));
     let models = table.map(|table| used_models(&table, &places, document, problems));
-    let agent = models.as_ref().and_then(|models| models.get(&roles.agent.model));
-    if iterations > 0 && agent.is_some_and(|model| model.api().is_some()) {
-        let message = format!(
-            "the agent's model `{}` is behind an API, where it cannot be trained: give the agent a model with `sources`, or set `iterations: 0` to evaluate it as it is",
-            roles.agent.model
-        );
-        problems.borrow_mut().push(document.problem(&[Step::Key("iterations".into())], message));
+    if let Some(models) = &models {
+        for (key, message) in check_apis(iterations, &roles, &scoring, models) {
+            problems.borrow_mut().push(document.problem(&[Step::Key(key.into())], message));
+        }
     }
     root.finish();
     let mut experiment = Experiment {
@@ -171,6 +168,37 @@ pub(super) fn read_all(document: &Document, configs: &Path, problems: &RefCell<P
     experiment.notes = experiment.class.notes().to_vec();
     check_class(&mut experiment, document, problems);
     Some(experiment)
+}
+
+/// What models behind APIs cannot do, by the key that asks for it.
+fn check_apis(
+    iterations: u32,
+    roles: &RoleSettings,
+    scoring: &Scoring,
+    models: &BTreeMap<String, ModelSpec>,
+) -> Vec<(&'static str, String)> {
+    let mut wrong = Vec::new();
+    let api = |model: &String| models.get(model)?.api();
+    if iterations > 0 && api(&roles.agent.model).is_some() {
+        let message = format!(
+            "the agent's model `{}` is behind an API, where it cannot be trained: give the agent a model with `sources`, or set `iterations: 0` to evaluate it as it is",
+            roles.agent.model
+        );
+        wrong.push(("iterations", message));
+    }
+    let influence = roles.influence.as_ref().map(|role| &role.model);
+    let judges = [Some(&roles.preference.model), Some(&roles.transition.model), influence];
+    let few = |model: &&String| {
+        api(model).is_some_and(|api| matches!(api.scores, ApiScores::FirstToken | ApiScores::Continued))
+    };
+    let warped = scoring.temperature != 1.0 || scoring.top_p < 1.0;
+    if let Some(model) = judges.into_iter().flatten().find(few).filter(|_| warped) {
+        let message = format!(
+            "`scoring.temperature` and `top_p` cannot be applied to the few tokens that the server of `{model}` shows: leave them at 1, or score it by `samples`"
+        );
+        wrong.push(("scoring", message));
+    }
+    wrong
 }
 
 /// Whether the class has what the settings ask of it.

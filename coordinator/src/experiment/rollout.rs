@@ -46,6 +46,7 @@ impl Run {
         let news = self.dispatch.submit(batch).await?;
         self.wait(news, active, |batch| {
             show(batch);
+            self.budget_must_last()?;
             failures.check(failed + batch.failed, batch.last_error.as_ref())
         })
         .await
@@ -91,7 +92,6 @@ impl Run {
                 return Ok(());
             }
             self.store_must_answer()?;
-            self.budget_must_last()?;
             match active.save_now_and_then().await {
                 // The workers' own calls show it, and are given some time.
                 Err(error) if error.retryable() => self.progress.store_says(Some(error.to_string())),

@@ -115,11 +115,12 @@ fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S:
 /// # Errors
 /// When the store cannot be read.
 pub(crate) async fn spent(store: &dyn Store, run: &RunId) -> Result<u64, StoreError> {
-    let mut sum = 0;
+    let mut sum = 0_u64;
     for at in store.iterations(run).await? {
         for episode in store.episodes(run, at.phase, at.iteration).await? {
             let turns = store.journal(run, &episode.id).await?;
-            sum += turns.iter().flat_map(|turn| &turn.calls).map(|call| call.nanodollars).sum::<u64>();
+            let calls = turns.iter().flat_map(|turn| &turn.calls);
+            sum = calls.fold(sum, |sum, call| sum.saturating_add(call.nanodollars));
         }
     }
     Ok(sum)

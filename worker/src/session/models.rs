@@ -153,7 +153,7 @@ impl ModelLoader for LocalModels {
         let mut all = self.loaded.lock().await;
         let mut serving = Serving::default();
         for spec in specs {
-            if let Some(api) = spec.api() {
+            if let Some(api) = spec.api().filter(|_| !self.cache.is_overridden(&spec.name)) {
                 let failed = |reason| WorkerError::Load { model: spec.name.clone(), reason };
                 let backend = self.servers.open(api).await.map_err(failed)?;
                 serving.models = serving.models.with(&spec.name, Arc::new(backend));

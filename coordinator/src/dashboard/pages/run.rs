@@ -63,8 +63,12 @@ pub(in crate::dashboard) async fn run(State(pages): State<Pages>, Path(run): Pat
     let rows = phases.iter().filter(|rows| !rows.is_empty()).map(|rows| line(id, rows)).collect();
     let phases: Vec<&[EpisodeRow]> =
         phases.iter().map(|rows| rows.as_slice()).filter(|rows| !rows.is_empty()).collect();
+    let vetoed = |row: &EpisodeRow| row.record.verdict.as_ref().map(|verdict| f64::from(u8::from(verdict.vetoed)));
+    let vetoes = phases.iter().any(|rows| rows.iter().any(EpisodeRow::vetoed));
+    let vetoes = vetoes.then_some(("share of vetoed episodes", vetoed as Value));
     let charts = [("reward", EpisodeRow::reward as Value), ("influence", EpisodeRow::influence)]
         .into_iter()
+        .chain(vetoes)
         .map(|(title, value)| chart(id, title, &phases, value))
         .filter(|chart| !chart.svg.is_empty())
         .collect();

@@ -5,6 +5,14 @@ use std::path::PathBuf;
 use influence_proto::Digest;
 use serde_json::Value;
 
+/// What tells one request to a server from another. Not every protocol has a place for the seed in the body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) path: &'a str,
+    pub(super) body: &'a str,
+    pub(super) seed: u64,
+}
+
 /// A folder of answers. What cannot be read or written is asked again: nothing depends on it.
 #[derive(Debug)]
 pub(super) struct ResponseCache {
@@ -16,15 +24,15 @@ impl ResponseCache {
         Self { folder }
     }
 
-    /// The answer to a request that was answered before. The request's body holds its seed.
-    pub(super) async fn get(&self, url: &str, path: &str, body: &str) -> Option<Value> {
-        let bytes = tokio::fs::read(self.place(url, path, body)).await.ok()?;
+    /// The answer to a request that was answered before.
+    pub(super) async fn get(&self, url: &str, request: &Request<'_>) -> Option<Value> {
+        let bytes = tokio::fs::read(self.place(url, request)).await.ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
     /// Keeps an answer.
-    pub(super) async fn put(&self, url: &str, path: &str, body: &str, answer: &Value) {
-        let place = self.place(url, path, body);
+    pub(super) async fn put(&self, url: &str, request: &Request<'_>, answer: &Value) {
+        let place = self.place(url, request);
         let text = answer.to_string();
         let written = tokio::task::spawn_blocking(move || {
             let folder = place.parent().unwrap_or(&place);
@@ -39,8 +47,9 @@ impl ResponseCache {
         }
     }
 
-    fn place(&self, url: &str, path: &str, body: &str) -> PathBuf {
-        let digest = Digest::of([url, "\n", path, "\n", body].concat()).to_string();
+    fn place(&self, url: &str, request: &Request<'_>) -> PathBuf {
+        let Request { path, body, seed } = request;
+        let digest = Digest::of(format!("{url}\n{path}\n{seed}\n{body}")).to_string();
         let (shelf, name) = digest.split_at(2);
         self.folder.join(shelf).join(format!("{name}.json"))
     }

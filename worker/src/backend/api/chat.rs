@@ -5,7 +5,7 @@ use influence_proto::{ApiProtocol, Sampling};
 use serde_json::{Map, Value, json};
 
 /// Begins a chat that would begin with the assistant, where a server wants the user first.
-const OPENING: &str = "Begin.";
+pub(super) const OPENING: &str = "Begin.";
 
 /// One reply of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(super) struct Reply {
 pub(super) struct Usage {
     pub(super) prompt: u32,
     pub(super) generated: u32,
+    /// What it cost.
+    pub(super) nanodollars: u64,
 }
 
 impl Usage {
@@ -31,6 +33,7 @@ impl Usage {
         Self {
             prompt: self.prompt.saturating_add(other.prompt),
             generated: self.generated.saturating_add(other.generated),
+            nanodollars: self.nanodollars.saturating_add(other.nanodollars),
         }
     }
 }
@@ -156,22 +159,18 @@ pub(super) fn usage(answer: &Value) -> Usage {
     Usage {
         prompt: count(&["prompt_tokens", "input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"]),
         generated: count(&["completion_tokens", "output_tokens"]),
+        nanodollars: 0,
     }
 }
 
 /// The most likely first tokens of a reply with their probabilities; none when the server does not tell.
 pub(super) fn first_tokens(answer: &Value) -> Option<Vec<(String, f64)>> {
     let first = answer.get("choices")?.get(0)?.get("logprobs")?.get("content")?.get(0)?;
-    let mut tokens: Vec<(String, f64)> = Vec::new();
     let listed = first.get("top_logprobs").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    for entry in listed.iter().chain([first]) {
-        let (Some(text), Some(logprob)) = (token_text(entry), entry.get("logprob").and_then(Value::as_f64)) else {
-            continue;
-        };
-        if !tokens.iter().any(|(known, _)| *known == text) {
-            tokens.push((text, logprob.min(0.0).exp()));
-        }
-    }
+    let read = |entry: &Value| Some((token_text(entry)?, entry.get("logprob")?.as_f64()?.min(0.0).exp()));
+    let mut tokens: Vec<(String, f64)> = listed.iter().filter_map(read).collect();
+    // The sampled one need not be among them. Different tokens may look alike: those that are listed all count.
+    tokens.extend(read(first).filter(|(text, _)| !tokens.iter().any(|(known, _)| known == text)));
     // One token alone is no distribution.
     if listed.is_empty() { None } else { Some(tokens) }
 }

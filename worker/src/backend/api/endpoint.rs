@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use influence_proto::{ApiLimits, ApiProtocol, stream};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::cache::ResponseCache;
+use super::cache::{Request, ResponseCache};
 use super::failure::Failure;
 use super::gate::{Gate, Sign};
 use crate::backend::BackendError;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// The same at start, when somebody may have mistyped an address.
 const FIRST_PATIENCE: Duration = Duration::from_secs(20);
 /// So often a request is sent that is answered wrongly.
-const TRIES: u32 = 6;
+const TRIES: u32 = 8;
 /// The longest wait of its own accord between two tries of a request. The window sees to it that this is enough: it holds
 /// all requests back while the server is away.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -35,6 +35,8 @@ const ANTHROPIC_VERSION: &str = "2023-06-01";
 pub(super) struct Endpoint {
     http: Client,
     url: String,
+    /// To leave it out of what the server says.
+    key: Option<String>,
     gate: Gate,
     cache: Option<ResponseCache>,
     /// Makes every request's waits its own.
@@ -74,8 +76,9 @@ impl Endpoint {
     pub(super) fn new(address: &Address, cache: Option<PathBuf>) -> Result<Self, String> {
         // The first provider that a process installs is its provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let key = address.key_variable.as_deref().map(|variable| key_in(variable, &address.url)).transpose()?;
         let http = Client::builder()
-            .default_headers(headers(address)?)
+            .default_headers(headers(address.anthropic, key.as_deref())?)
             .user_agent(concat!("influence/", env!("CARGO_PKG_VERSION")))
             .timeout(Duration::from_secs(address.limits.timeout_seconds.into()))
             .connect_timeout(Duration::from_secs(10))
@@ -86,6 +89,7 @@ impl Endpoint {
         Ok(Self {
             http,
             url: address.url.clone(),
+            key,
             gate: Gate::new(&address.limits),
             cache: cache.map(ResponseCache::new),
             requests: AtomicU64::new(0),
@@ -95,44 +99,44 @@ impl Endpoint {
         })
     }
 
-    /// Sends a request of about so many tokens, as often as it takes, and reads its answer with `read`; an answer that
-    /// cannot be read counts as broken. Gives what was read and the tokens that it used.
+    /// Sends a request of about so many tokens, as often as it takes, and reads its answer and the tokens that it used with
+    /// `read`; an answer that cannot be read counts as broken. Also tells whether the server was asked: what is in the
+    /// cache costs nothing.
     ///
     /// # Errors
     /// [`Failure::Refused`] as the server refuses it; else the last failure when it was repeated long enough.
     pub(super) async fn post<T>(
         &self,
-        path: &str,
-        body: &Value,
+        request: Request<'_>,
         tokens: u32,
         read: impl Fn(&Value) -> Result<(T, u32), String>,
-    ) -> Result<T, Failure> {
-        let text = body.to_string();
+    ) -> Result<(T, bool), Failure> {
         if let Some(cache) = &self.cache
-            && let Some(known) = cache.get(&self.url, path, &text).await
+            && let Some(known) = cache.get(&self.url, &request).await
             && let Ok((answer, _)) = read(&known)
         {
-            return Ok(answer);
+            return Ok((answer, false));
         }
         let mut tries = self.tries(PATIENCE);
         loop {
             let pass = self.gate.enter(tokens).await;
-            let sent = self.send(Method::POST, path, Some(&text)).await;
+            let sent = self.send(Method::POST, request.path, Some(request.body)).await;
             let failure = match sent.and_then(|answer| {
                 let (read, used) = read(&answer).map_err(Failure::Broken)?;
                 Ok((read, used, answer))
             }) {
                 Ok((value, used, answer)) => {
-                    self.gate.window().correct(tokens, used);
+                    // A server that does not count leaves the estimate.
+                    self.gate.window().correct(tokens, if used == 0 { tokens } else { used });
                     pass.end(Sign::Fine);
                     if self.said_away.swap(false, Ordering::Relaxed) {
                         tracing::warn!(url = %self.url, "the server answers again");
                     }
                     self.tokens.fetch_add(used.into(), Ordering::Relaxed);
                     if let Some(cache) = &self.cache {
-                        cache.put(&self.url, path, &text, &answer).await;
+                        cache.put(&self.url, &request, &answer).await;
                     }
-                    return Ok(value);
+                    return Ok((value, true));
                 }
                 Err(failure) => failure,
             };
@@ -141,7 +145,7 @@ impl Endpoint {
                 Failure::Refused { .. } => Sign::None,
                 Failure::Overload { .. } | Failure::Broken(_) => Sign::Overload,
             });
-            self.again(failure, &mut tries, path).await?;
+            self.again(failure, &mut tries, request.path).await?;
         }
     }
 
@@ -175,16 +179,17 @@ impl Endpoint {
             Failure::Refused { .. } => return Err(failure),
             Failure::Overload { after, reason } => (after.unwrap_or_default(), reason),
             Failure::Broken(reason) => {
-                tries.broken += 1;
-                if tries.broken >= TRIES {
+                if tries.broken.tries() + 1 >= TRIES {
                     return Err(failure);
                 }
                 (Duration::ZERO, reason)
             }
         };
         let now = Instant::now();
-        let wait = tries.backoff.next().max(after);
-        if now + wait > tries.until {
+        let backoff = if matches!(failure, Failure::Broken(_)) { &mut tries.broken } else { &mut tries.overload };
+        let wait = backoff.next().max(after);
+        // From the first failure on: the time that a request stood in line is none of the server's.
+        if now + wait > *tries.until.get_or_insert(now + tries.patience) {
             return Err(failure);
         }
         if !after.is_zero() {
@@ -192,7 +197,7 @@ impl Endpoint {
         }
         let (count, window, away) = {
             let window = self.gate.window();
-            (tries.backoff.tries(), window.size(), window.away())
+            (tries.overload.tries() + tries.broken.tries(), window.size(), window.away())
         };
         tracing::debug!(url = %self.url, path, count, window, wait_ms = wait.as_millis() as u64, %reason, "a request is repeated");
         // Said once each time, so that a person sees why nothing moves.
@@ -207,7 +212,8 @@ impl Endpoint {
     fn tries(&self, patience: Duration) -> Tries {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let seed = stream::derive(u64::from(std::process::id()), &["request", &number.to_string()]);
-        Tries { backoff: Backoff::new(seed).up_to(LONGEST_WAIT), broken: 0, until: Instant::now() + patience }
+        let overload = Backoff::new(seed).up_to(LONGEST_WAIT);
+        Tries { overload, broken: Backoff::new(seed), patience, until: None }
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&str>) -> Result<Value, Failure> {
@@ -225,7 +231,13 @@ impl Endpoint {
             }
         }
         if !status.is_success() {
-            return Err(Failure::of_status(status, &headers, &String::from_utf8_lossy(&bytes)));
+            let said = String::from_utf8_lossy(&bytes);
+            // Some servers repeat what they were sent.
+            let said = match &self.key {
+                Some(key) => said.replace(key, "[key]"),
+                None => said.into_owned(),
+            };
+            return Err(Failure::of_status(status, &headers, &said));
         }
         serde_json::from_slice(&bytes).map_err(|e| Failure::Broken(format!("the answer is no JSON: {e}")))
     }
@@ -263,32 +275,36 @@ impl Endpoint {
 
 /// The tries of one request.
 struct Tries {
-    backoff: Backoff,
-    broken: u32,
-    until: Instant,
+    /// The window holds the rest back.
+    overload: Backoff,
+    /// The window knows nothing of what is wrong.
+    broken: Backoff,
+    patience: Duration,
+    /// Known from the first failure on.
+    until: Option<Instant>,
 }
 
-fn headers(address: &Address) -> Result<HeaderMap, String> {
+/// The key in an environment variable of this process.
+fn key_in(variable: &str, url: &str) -> Result<String, String> {
+    let key = std::env::var(variable).unwrap_or_default();
+    match key.trim() {
+        "" => Err(format!("the environment variable {variable} is not set on this worker: it holds the key for {url}")),
+        key => Ok(key.to_owned()),
+    }
+}
+
+fn headers(anthropic: bool, key: Option<&str>) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
-    if address.anthropic {
+    if anthropic {
         headers.insert("anthropic-version", HeaderValue::from_static(ANTHROPIC_VERSION));
     }
-    let Some(variable) = &address.key_variable else { return Ok(headers) };
-    let key = std::env::var(variable).unwrap_or_default();
-    let key = key.trim();
-    if key.is_empty() {
-        return Err(format!(
-            "the environment variable {variable} is not set on this worker: it holds the key for {}",
-            address.url
-        ));
-    }
-    let (name, value) = match address.anthropic {
-        true => ("x-api-key".parse().unwrap_or(AUTHORIZATION), key.to_owned()),
+    let Some(key) = key else { return Ok(headers) };
+    let (name, value) = match anthropic {
+        true => (HeaderName::from_static("x-api-key"), key.to_owned()),
         false => (AUTHORIZATION, format!("Bearer {key}")),
     };
-    let mut value = HeaderValue::from_str(&value).map_err(|_| {
-        format!("the key in the environment variable {variable} has characters that no header can hold")
-    })?;
+    let value = HeaderValue::from_str(&value);
+    let mut value = value.map_err(|_| "the key has characters that no header can hold".to_owned())?;
     value.set_sensitive(true);
     headers.insert(name, value);
     Ok(headers)

@@ -39,7 +39,7 @@ impl Failure {
         match code {
             // A quota that is used up is not a matter of waiting.
             429 if body.contains("insufficient_quota") => Self::Refused { status: code, reason },
-            408 | 425 | 429 | 502 | 503 | 504 | 529 => {
+            408 | 425 | 429 | 502..=504 | 520..=524 | 529 => {
                 Self::Overload { after: retry_after(headers, SystemTime::now()), reason }
             }
             409 | 500.. => Self::Broken(reason),
@@ -65,9 +65,15 @@ fn words(body: &str) -> String {
     let parsed: Option<Value> = serde_json::from_str(body).ok();
     let message = parsed.as_ref().and_then(|value| {
         let error = value.get("error").unwrap_or(value);
-        error.get("message").or_else(|| error.get("detail")).unwrap_or(error).as_str()
+        let said = error.get("message").or_else(|| error.get("detail")).unwrap_or(error);
+        // A list of what is wrong, each with the input, which need not be repeated.
+        let listed = |items: &Vec<Value>| {
+            let each = items.iter().filter_map(|item| item.get("msg")?.as_str());
+            each.collect::<Vec<_>>().join("; ")
+        };
+        said.as_str().map(str::to_owned).or_else(|| said.as_array().map(listed))
     });
-    let text = message.unwrap_or(body).trim();
+    let text = message.as_deref().unwrap_or(body).trim();
     let shown: String = text.chars().take(WORDS).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if shown.len() < text.len() { shown + "..." } else { shown }
 }

@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use super::{
     AnswerMasses, Backend, BackendError, GenerateRequest, Generation, Prompt, PromptSeen, ScoreRequest, TokenStream,
 };
+use cache::Request;
 use chat::{Reply, Usage};
 use endpoint::{Address, Endpoint};
 use failure::Failure;
@@ -93,7 +94,7 @@ impl ApiBackend {
         if count > 1 && protocol == influence_proto::ApiProtocol::OpenAi {
             body.insert("n".to_owned(), count.into());
         }
-        self.ask(chat::path(protocol), body, messages, |answer| chat::replies(protocol, answer)).await
+        self.ask(chat::path(protocol), body, messages, seed, |answer| chat::replies(protocol, answer)).await
     }
 
     /// Sends a request, written as this server takes it.
@@ -102,6 +103,7 @@ impl ApiBackend {
         path: &str,
         body: Map<String, Value>,
         messages: &[(&'static str, String)],
+        seed: u64,
         read: impl Fn(&Value) -> Result<(T, Usage), String>,
     ) -> Result<(T, Usage), BackendError> {
         let number = |key: &str| body.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
@@ -111,23 +113,24 @@ impl ApiBackend {
         loop {
             let mut written = body.clone();
             self.learned.apply(&mut written);
-            let value = Value::Object(written.clone());
+            let text = Value::Object(written.clone()).to_string();
             let read = |answer: &Value| {
                 let (read, usage) = read(answer)?;
                 Ok(((read, usage), usage.all()))
             };
-            match self.endpoint.post(path, &value, tokens, read).await {
+            match self.endpoint.post(Request { path, body: &text, seed }, tokens, read).await {
                 Err(Failure::Refused { status: 400 | 422, reason }) if self.learned.learn(&written, &reason) => {
                     tracing::debug!(url = %self.api.url, %reason, "the request is written in another way");
                 }
-                answer => return answer.map_err(|failure| self.endpoint.explain(failure)),
+                Err(failure) => return Err(self.endpoint.explain(failure)),
+                Ok(((read, mut usage), asked)) => {
+                    if let Some(price) = self.api.price.filter(|_| asked) {
+                        usage.nanodollars = price.of(usage.prompt, usage.generated);
+                    }
+                    return Ok((read, usage));
+                }
             }
         }
-    }
-
-    /// In nanodollars.
-    fn cost(&self, usage: Usage) -> u64 {
-        self.api.price.map_or(0, |price| price.of(usage.prompt, usage.generated))
     }
 
     /// Messages as they were sent.
@@ -157,7 +160,7 @@ impl Backend for ApiBackend {
             text: reply.text,
             token_ids: Vec::new(),
             generated_tokens: usage.generated,
-            nanodollars: self.cost(usage),
+            nanodollars: usage.nanodollars,
             cut_off: reply.cut_off,
             prompt: self.seen(&messages, usage),
         })

@@ -47,8 +47,7 @@ pub(super) async fn read(backend: &ApiBackend, request: &ScoreRequest) -> Result
         }
     };
     let masses = request.answers.iter().cloned().zip(bounded(masses)).collect();
-    let (prompt, generated_tokens, nanodollars) =
-        (backend.seen(&messages, usage), usage.generated, backend.cost(usage));
+    let (prompt, generated_tokens, nanodollars) = (backend.seen(&messages, usage), usage.generated, usage.nanodollars);
     Ok(AnswerMasses { masses, method, prompt, generated_tokens, nanodollars })
 }
 
@@ -87,7 +86,7 @@ async fn exact(
         }
         Ok((masses, chat::usage(answer)))
     };
-    backend.ask("/score", body, messages, read).await
+    backend.ask("/score", body, messages, 0, read).await
 }
 
 /// The share of sampled replies that begin with each answer.
@@ -159,7 +158,7 @@ async fn continued(
         usage = usage.plus(used);
         for (token, probability) in &tokens {
             let (text, probability) = (format!("{begun}{token}"), reached * probability);
-            let onward = !forms.may_become(&text).is_empty();
+            let onward = !token.is_empty() && !forms.may_become(&text).is_empty();
             if onward && probability >= WORTH && steps + open.len() < MOST_STEPS {
                 open.push((text, probability));
             } else if let Some(owner) = forms.begun_by(&text) {
@@ -196,15 +195,26 @@ async fn next_tokens(
         body.insert("add_generation_prompt".to_owned(), false.into());
     }
     let read = |answer: &Value| {
-        chat::replies(backend.api.protocol, answer)?;
-        Ok((chat::first_tokens(answer), chat::usage(answer)))
+        let (replies, usage) = chat::replies(backend.api.protocol, answer)?;
+        let tokens = chat::first_tokens(answer);
+        // Its first token was the one that ends a reply, of which some servers show nothing. Another draw shows the same
+        // distribution.
+        if tokens.is_none() && replies.iter().any(|reply| reply.text.is_empty() && !reply.cut_off) {
+            return Err("the reply ended before it began".to_owned());
+        }
+        Ok((tokens, usage))
     };
-    let (tokens, usage) = backend.ask(chat::path(backend.api.protocol), body, messages, read).await?;
+    let way_out = "set `scores: samples` for this model, which uses the frequencies of sampled replies";
+    let (tokens, usage) =
+        backend.ask(chat::path(backend.api.protocol), body, messages, 0, read).await.map_err(|error| match error {
+            BackendError::Refused(reason) if reason.contains("logprobs") => {
+                BackendError::Refused(format!("{reason}; if it shows no log-probabilities, {way_out}"))
+            }
+            other => other,
+        })?;
     let tokens = tokens.ok_or_else(|| {
-        BackendError::Refused(format!(
-            "{} shows no log-probabilities of `{}`: set `scores: samples` for this model, which uses the frequencies of sampled replies",
-            backend.api.url, backend.api.model
-        ))
+        let (url, model) = (&backend.api.url, &backend.api.model);
+        BackendError::Refused(format!("{url} shows no log-probabilities of `{model}`: {way_out}"))
     })?;
     Ok((tokens, usage))
 }

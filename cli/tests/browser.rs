@@ -1,0 +1,158 @@
+//! The dashboard in a real browser: chromium, through chromedriver.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::Lab;
+use support::api::{Manner, anywhere, start};
+use thirtyfour::prelude::*;
+
+/// What a model may say to take a page over.
+const ATTACK: &str = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"></p></table>\
+                      \"><svg onload=\"document.title='taken'\">{{7*7}}&lt;javascript:alert(1)";
+
+/// A process that ends with the test.
+struct Owned(Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What `line` says of a port, once it does; what else is said goes on being read.
+fn port_of(output: impl std::io::Read + Send + 'static, line: fn(&str) -> Option<u16>) -> u16 {
+    let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+    let port = lines.by_ref().find_map(|said| line(&said)).expect("no port was told of");
+    std::thread::spawn(move || lines.count());
+    port
+}
+
+fn dashboard_port(line: &str) -> Option<u16> {
+    line.strip_prefix("dashboard: ")?.split("localhost:").nth(1)?.split([';', '/']).next()?.parse().ok()
+}
+
+/// A browser of this test's own.
+async fn browser() -> (Owned, WebDriver) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut command = Command::new("chromedriver");
+    command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut driver = command.spawn().expect("chromedriver is missing: apt-get install chromium chromium-driver");
+    let started = |line: &str| line.split("successfully on port ").nth(1)?.trim_end_matches('.').parse().ok();
+    let port = port_of(driver.stdout.take().unwrap(), started);
+    let mut wanted = DesiredCapabilities::chrome();
+    for argument in ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"] {
+        wanted.add_arg(argument).unwrap();
+    }
+    wanted.set("goog:loggingPrefs", json!({"browser": "ALL"})).unwrap();
+    let browser = WebDriver::new(format!("http://127.0.0.1:{port}"), wanted).await.unwrap();
+    (Owned(driver), browser)
+}
+
+async fn text(browser: &WebDriver, css: &str) -> String {
+    browser.find(By::Css(css)).await.unwrap().text().await.unwrap()
+}
+
+async fn script(browser: &WebDriver, code: &str) -> Value {
+    browser.execute(code, Vec::new()).await.unwrap().json().clone()
+}
+
+/// Waits until `code` gives something else than before; a page that never changes fails.
+async fn changed(browser: &WebDriver, code: &str, before: &Value) -> Value {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let now = script(browser, code).await;
+        if now != *before {
+            return now;
+        }
+        assert!(Instant::now() < deadline, "the page does not change: {now}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A lab whose roles a server plays, and the arguments of a run of it.
+fn lab(address: std::net::SocketAddr) -> (Lab, Vec<&'static str>) {
+    let lab = Lab::new();
+    lab.write("configs/models.yaml", &format!("models:\n  played: {{api: {{url: 'http://{address}/v1'}}}}\n"));
+    let mut arguments = vec!["run", "configs/experiments/tiny.yaml", "--slots", "2"];
+    let sets =
+        ["model=played", "iterations=0", "environments.held_out=1/2", "evaluation.siblings=4", "evaluation.at=[first]"];
+    arguments.extend(sets.iter().flat_map(|set| ["--set", set]));
+    (lab, arguments)
+}
+
+/// Protects: every page of a finished run without an error in the console; the filter; keys; prompts on demand; and that
+/// what a model says stays text.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_run_is_read_and_what_models_say_stays_text() {
+    let manner = Manner { delay: Duration::ZERO, room: None, says: |_| ATTACK.to_owned() };
+    let (address, server) =
+        tokio::task::spawn_blocking(move || start(anywhere(), manner, Arc::default())).await.unwrap();
+    let (lab, mut run) = lab(address);
+    run.extend(["--dashboard", "off"]);
+    lab.succeed(&run);
+    server.shutdown_background();
+    let mut dashboard = Owned(lab.spawn(&["dashboard", "--listen", "127.0.0.1:0"]));
+    let base = format!("http://localhost:{}", port_of(dashboard.0.stderr.take().unwrap(), dashboard_port));
+    let (_driver, browser) = browser().await;
+
+    for page in ["/", "/runs/tiny", "/runs/tiny/conversations", "/runs/tiny/training", "/runs/tiny/config"] {
+        browser.goto(format!("{base}{page}")).await.unwrap();
+        assert!(!text(&browser, "main").await.is_empty(), "{page} is empty");
+    }
+    browser.goto(format!("{base}/runs/tiny/conversations")).await.unwrap();
+    let filter = browser.find(By::Id("filter")).await.unwrap();
+    filter.send_keys("environment ~ \"kim\" and reward > 1" + Key::Enter).await.unwrap();
+    let found = changed(&browser, "return location.search", &json!("")).await;
+    assert!(found.as_str().unwrap().contains("filter="), "{found}");
+    assert!(text(&browser, "main").await.contains("4 of 8 conversations"), "{}", text(&browser, "main").await);
+
+    browser.find(By::Css("tbody a")).await.unwrap().click().await.unwrap();
+    let shown = text(&browser, "main").await;
+    assert!(shown.contains("<script>document.title='taken'</script>") && shown.contains("{{7*7}}&lt;"), "{shown}");
+    assert_eq!(
+        script(&browser, "return document.querySelectorAll('main script, main img, [onload], [onerror]').length").await,
+        0
+    );
+    let place = "return location.href";
+    let before = script(&browser, place).await;
+    browser.find(By::Css("body")).await.unwrap().send_keys("j").await.unwrap();
+    let turn = changed(&browser, place, &before).await;
+    browser.find(By::Css("body")).await.unwrap().send_keys(Key::Right + "").await.unwrap();
+    changed(&browser, place, &turn).await;
+    browser.find(By::Css("summary a")).await.unwrap().click().await.unwrap();
+    let prompts = script(&browser, "return document.querySelectorAll('.prompt').length").await;
+    assert!(prompts.as_u64().unwrap() > 0, "no prompt is shown");
+    assert!(!browser.title().await.unwrap().contains("taken"));
+
+    let log = browser.get_log("browser").await.unwrap();
+    let errors: Vec<_> = log.iter().map(|entry| format!("{entry:?}")).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    browser.quit().await.unwrap();
+}
+
+/// Protects: an open page follows a run that goes on, by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_page_follows_a_run() {
+    let manner = Manner { delay: Duration::from_millis(150), room: None, says: |number| format!("reply {number}") };
+    let (address, server) =
+        tokio::task::spawn_blocking(move || start(anywhere(), manner, Arc::default())).await.unwrap();
+    let (lab, mut run) = lab(address);
+    run.extend(["--dashboard", "127.0.0.1:0"]);
+    let mut run = Owned(lab.spawn(&run));
+    let port = port_of(run.0.stderr.take().unwrap(), dashboard_port);
+    let (_driver, browser) = browser().await;
+    browser.goto(format!("http://localhost:{port}/runs/tiny")).await.unwrap();
+    let table = "return document.querySelector('tbody')?.innerText ?? ''";
+    let before = script(&browser, table).await;
+    changed(&browser, table, &before).await;
+    browser.quit().await.unwrap();
+    server.shutdown_background();
+}

@@ -19,7 +19,7 @@ use crate::access::Access;
 use crate::artifacts::Artifacts;
 use crate::config::Experiment;
 use crate::dispatch::{DispatchHandle, DispatchService, Limits};
-use crate::experiment::{Budget, Run, RunError, RunFolder, spent};
+use crate::experiment::{Budget, NANO, Run, RunError, RunFolder, spent};
 use crate::leadership::Leadership;
 use crate::progress::{Progress, ProgressHandle};
 use crate::service::{ListenError, Listener, Service, serve};
@@ -156,7 +156,7 @@ impl Coordinator {
         let budget = match budget {
             Some(dollars) => {
                 let spent_before = spent(&*store, &run).await?;
-                Some(Budget { limit: (dollars * 1e9) as u64, spent_before })
+                Some(Budget { limit: (dollars * NANO) as u64, spent_before })
             }
             None => None,
         };

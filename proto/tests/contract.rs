@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use influence_proto::prompts::{self, ChatRole};
 use influence_proto::{
-    AdapterRef, AgentReply, Algorithm, AssessorRole, Call, ClusterStatus, Digest, EnvironmentReply, EpisodeId,
-    EpisodeSpec, Failure, GeneratorRole, InvalidMessage, Lease, LoraSpec, Message, ModelSource, ModelSpec,
-    OptimiserSpec, Outcome, Role, RunId, Sampling, Schedule, Score, Scoring, Speaker, Standing, State, StateMachine,
-    TrainingReport, TrainingRow, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerStanding, wire,
+    AdapterRef, AgentReply, Algorithm, ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, AssessorRole, Call,
+    ClusterStatus, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure, GeneratorRole, InvalidMessage, Lease,
+    LoraSpec, Message, ModelSource, ModelSpec, OptimiserSpec, Outcome, Role, RunId, Sampling, Schedule, Score,
+    ScoreMethod, Scoring, Speaker, Standing, State, StateMachine, TrainingReport, TrainingRow, TrainingSpec,
+    TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerStanding, wire,
 };
 
 fn message(speaker: Speaker, content: &str) -> Message {
@@ -161,6 +162,59 @@ fn outcomes_and_models_come_back_as_they_were() {
         ],
     };
     assert_eq!(ModelSpec::try_from(wire::Model::from(model.clone())).unwrap(), model);
+}
+
+fn api() -> ApiModel {
+    ApiModel {
+        protocol: ApiProtocol::Anthropic,
+        url: "https://api.example.org/v1".into(),
+        model: "judge".into(),
+        key_variable: Some("JUDGE_API_KEY".into()),
+        scores: ApiScores::Samples(8),
+        price: Some(ApiPrice { input: 150_000, output: 600_000 }),
+        limits: ApiLimits {
+            concurrency: 3,
+            requests_per_minute: Some(50),
+            tokens_per_minute: None,
+            timeout_seconds: 9,
+        },
+    }
+}
+
+#[test]
+fn models_behind_apis_come_back_with_price_and_limits() {
+    for scores in [ApiScores::Exact, ApiScores::Continued, ApiScores::FirstToken, ApiScores::Samples(8)] {
+        let api = ApiModel { scores, ..api() };
+        assert_eq!(ApiModel::try_from(wire::ApiSource::from(api.clone())).unwrap(), api);
+    }
+    for method in [ScoreMethod::Exact, ScoreMethod::Continued, ScoreMethod::FirstToken, ScoreMethod::Samples(8)] {
+        let score = Score::from_masses(vec![("1".into(), 0.5)], 0.01).read_by(method);
+        assert_eq!(Score::try_from(wire::Score::from(score.clone())).unwrap(), score);
+    }
+}
+
+/// Protects: a coordinator has no worker send another variable of its environment, or anything to what is no address.
+#[test]
+fn what_an_api_must_not_be_is_refused() {
+    let refused = |change: fn(&mut wire::ApiSource)| {
+        let mut wired = wire::ApiSource::from(api());
+        change(&mut wired);
+        ApiModel::try_from(wired).unwrap_err().to_string()
+    };
+    assert!(refused(|api| api.key_variable = "AWS_SECRET_ACCESS_KEY".into()).contains("key_variable"));
+    assert!(refused(|api| api.url = "file:///etc/passwd".into()).contains("url"));
+    assert!(refused(|api| api.url = "http://user:secret@host/v1".into()).contains("url"));
+    assert!(refused(|api| api.samples = 0).contains("samples"));
+    assert!(refused(|api| api.concurrency = 0).contains("concurrency"));
+    assert!(refused(|api| api.output_price = None).contains("output_price"));
+    let path = ModelSource::Path { path: "/m".into(), sha256: None };
+    let both = ModelSpec {
+        name: "m".into(),
+        dtype: "f32".into(),
+        kv_dtype: None,
+        sources: vec![ModelSource::Api(api()), path],
+    };
+    assert!(ModelSpec::try_from(wire::Model::from(both)).unwrap_err().to_string().contains("sources"));
 }
 
 #[test]

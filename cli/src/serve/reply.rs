@@ -26,6 +26,7 @@ pub(super) fn pieces(
     request: GenerateRequest,
     top: usize,
 ) -> BoxStream<'static, Result<Piece, RequestError>> {
+    // The engine's thread must not wait for a slow reader. A reply's tokens bound what it can hold.
     let (sender, tokens) = mpsc::unbounded_channel();
     let text = engine.model().chat.reply_text(request.stop.clone());
     let asked = engine.clone();

@@ -18,5 +18,5 @@ pub use error::RunError;
 pub(crate) use folder::RunFolder;
 pub use open::{OpenError, Opened, open_run};
 pub(crate) use run::{Budget, Run};
-pub(crate) use summary::spent;
 pub use summary::{Estimate, IterationSummary, RoleUsage, summary};
+pub(crate) use summary::{NANO, spent};

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::active::ActiveTime;
 use super::error::RunError;
 use super::run::Run;
+use super::summary::NANO;
 use crate::dispatch::{Batch, DispatchError, Kind, Task};
 use crate::planning::{Phase, plan};
 use crate::store::{EpisodeRecord, EpisodeStatus};
@@ -112,7 +113,7 @@ impl Run {
         if spent < budget.limit {
             return Ok(());
         }
-        let dollars = |nanodollars: u64| nanodollars as f64 / 1e9;
+        let dollars = |nanodollars: u64| nanodollars as f64 / NANO;
         Err(RunError::Budget { spent: dollars(spent), budget: dollars(budget.limit) })
     }
 

@@ -11,7 +11,7 @@ use crate::selection::reply_characters;
 use crate::store::{EpisodeRecord, EpisodeStatus, IterationRecord, Selected, Store, StoreError, TrainingRecord};
 
 /// Nanodollars of a dollar.
-const NANO: f64 = 1e9;
+pub(crate) const NANO: f64 = 1e9;
 
 /// One row of a run's table: an iteration's phase.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -64,3 +64,54 @@ fn bad_tables_name_the_key_and_the_way_out() {
         assert!(found.starts_with(message), "{found}\nrather than\n{message}");
     }
 }
+
+/// Protects: a key that was written where its variable belongs is repeated nowhere.
+#[test]
+fn bad_apis_name_the_key_and_repeat_no_secret() {
+    let api = |rest: &str| refused(&format!("models:\n  m: {{api: {{url: 'http://h/v1', {rest}}}}}\n"));
+    let secret = api("key_variable: sk-abc123");
+    assert!(secret.contains("ends in `_API_KEY`") && !secret.contains("sk-abc123"), "{secret}");
+    for (rest, message) in [
+        ("scores: most", "`models.m.api.scores` must be one of `exact`, `continued`, `first_token`, `samples`"),
+        ("samples: 4", "`models.m.api.samples` belongs to `scores: samples`"),
+        ("protocol: anthropic", "`models.m.api.scores` is missing"),
+        ("price: {input: 1}", "`models.m.api.price.output` is missing"),
+        ("concurrency: 0", "`models.m.api.concurrency`"),
+    ] {
+        let told = api(rest);
+        assert!(told.contains(message), "{rest}: {told}");
+    }
+    let beside = refused("models:\n  m: {api: {url: 'http://h/v1'}, sources: [{path: /x}]}\n");
+    assert!(beside.contains("`models.m.sources` has no meaning beside `api`"), "{beside}");
+    let place = refused("models:\n  m: {api: {url: 'h:80'}}\n");
+    assert!(place.contains("`models.m.api.url` must be as in"), "{place}");
+}
+
+/// Protects: a run goes on when a price or a limit has changed, and not when the server has.
+#[test]
+fn prices_and_limits_are_no_part_of_what_a_run_is() {
+    let configs = Configs::new();
+    let digest = |api: &str| {
+        configs.write("models.yaml", &format!("models:\n  tiny: {{api: {{{api}}}}}\n"));
+        let text = "name: a\nmodel: tiny\niterations: 0\nenvironments: {class: clinic}\n";
+        configs.load_text(text, &[]).unwrap_or_else(|problems| panic!("{problems}")).digest()
+    };
+    let plain = digest("url: 'http://h/v1'");
+    assert_eq!(digest("url: 'http://h/v1', concurrency: 2, timeout_seconds: 5, price: {input: 1, output: 2}"), plain);
+    assert_ne!(digest("url: 'http://other/v1'"), plain);
+    assert_ne!(digest("url: 'http://h/v1', scores: exact"), plain);
+}
+
+#[test]
+fn a_few_tokens_cannot_be_warped() {
+    let configs = Configs::new();
+    let warped = |scores: &str| {
+        configs.write("models.yaml", &format!("models:\n  tiny: {{api: {{url: 'http://h/v1', scores: {scores}}}}}\n"));
+        let text = "name: a\nmodel: tiny\niterations: 0\nenvironments: {class: clinic}\nscoring: {top_p: 0.9}\n";
+        configs.load_text(text, &[]).map(|_| ()).map_err(|problems| problems.to_string())
+    };
+    let refused = warped("first_token").unwrap_err();
+    assert!(refused.contains("score it by `samples`"), "{refused}");
+    assert!(warped("continued").is_err());
+    assert_eq!((warped("samples"), warped("exact")), (Ok(()), Ok(())));
+}

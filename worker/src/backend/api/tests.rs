@@ -248,6 +248,36 @@ async fn answers_of_several_tokens_are_followed_where_the_server_continues() {
     assert_eq!((read.method, read.prompt.tokens), (ScoreMethod::Continued, 22));
 }
 
+/// Protects: a token without text, as some servers write the end of a reply, is not followed in circles.
+#[tokio::test]
+async fn an_empty_token_ends_an_answer() {
+    let server = Server::start(|asked| {
+        let last = asked.body["messages"].as_array().unwrap().last().unwrap().clone();
+        answer(match last["content"].as_str().unwrap() {
+            "The answer is: " => tokens_reply(&[("1", 1.0)]),
+            _ => tokens_reply(&[("", 0.75), ("0", 0.25)]),
+        })
+    })
+    .await;
+    let read = server.open(ApiScores::Continued).await.score(score(&["1", "10"])).await.unwrap();
+    close(&read, &[0.75, 0.25]);
+    assert_eq!(server.asked().len(), 2);
+}
+
+/// Protects: what a refusal lists is told without the input that it repeats, and teaches nothing that it does not say.
+#[tokio::test]
+async fn a_refusal_of_probabilities_is_no_lesson() {
+    let server = Server::start(|_| {
+        let item = json!({"msg": "this model does not support logprobs", "input": {"top_logprobs": 20}});
+        plain(422, &json!({"detail": [item]}).to_string())
+    })
+    .await;
+    let error = server.open(ApiScores::FirstToken).await.score(score(&["1", "7"])).await.unwrap_err().to_string();
+    assert!(error.contains("does not support logprobs") && error.contains("`scores: samples`"), "{error}");
+    assert!(!error.contains("input"), "{error}");
+    assert_eq!(server.asked().len(), 1);
+}
+
 #[tokio::test]
 async fn a_server_without_probabilities_is_named_with_the_way_out() {
     let server = Server::start(|_| answer(chat_reply("7", "length"))).await;

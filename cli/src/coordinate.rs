@@ -14,11 +14,13 @@ use influence_coordinator::{
     Coordinator, CoordinatorOptions, Leadership, OpenError, Opened, RunError, RunHandle, StartError, open_run,
 };
 use influence_proto::{ModelSpec, RunId};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{CoordinatorArguments, DataArguments, ExperimentArguments};
 use crate::run::conclude;
 use crate::stored::store_address;
+use crate::telemetry::{measured, say};
 use crate::{credentials, dashboard, interrupt, progress};
 
 /// Between two tries of a coordinator that could not go on for lack of its store.
@@ -71,9 +73,9 @@ impl Open {
         let store = influence_coordinator::store::open(&address).await?.store;
         let opened = open_run(&*store, &experiment, *fresh).await?;
         match &opened {
-            Opened::New(run) => eprintln!("run {run} begins"),
-            Opened::Resumed(run) => eprintln!("run {run} goes on"),
-            Opened::Finished(run) => eprintln!("run {run} is finished; --fresh starts over under a new run id"),
+            Opened::New(run) => say(format!("run {run} begins")),
+            Opened::Resumed(run) => say(format!("run {run} goes on")),
+            Opened::Finished(run) => say(format!("run {run} is finished; --fresh starts over under a new run id")),
         }
         let finished = matches!(opened, Opened::Finished(_));
         let artifacts = artifacts.unwrap_or_else(|| data.data.join("artifacts").into_os_string());
@@ -101,7 +103,7 @@ impl Open {
                 other => return other.map(Some),
             };
             if told != away {
-                eprintln!("waiting: {away}");
+                say(format!("waiting: {away}"));
                 told = away;
             }
             tokio::select! {
@@ -129,8 +131,8 @@ impl Open {
             return Leadership::take(store, run, me, waits.takeover).await.map(Some);
         }
         let waiting = |reason: &StoreError| match reason {
-            StoreError::Led { leader, .. } => eprintln!("standing by: run {} is led by {leader}", self.run),
-            away => eprintln!("waiting: {away}"),
+            StoreError::Led { leader, .. } => say(format!("standing by: run {} is led by {leader}", self.run)),
+            away => say(format!("waiting: {away}")),
         };
         Leadership::wait(store, run, me, waits.takeover, waiting, cancel).await
     }
@@ -164,6 +166,7 @@ impl Open {
         leadership: Leadership,
         door: &Door,
         waits: &Waits,
+        leads: &watch::Sender<bool>,
         cancel: &CancellationToken,
     ) -> anyhow::Result<bool> {
         if self.store.run(&self.run).await?.status == RunStatus::Finished {
@@ -171,8 +174,9 @@ impl Open {
             return Ok(true);
         }
         let handle = self.start(leadership, door, waits, cancel.clone()).await?;
+        leads.send_replace(true);
         let scheme = if door.access.speaks_tls() { "https" } else { "http" };
-        eprintln!("workers join with: influence worker --coordinator {scheme}://{}", handle.address);
+        say(format!("workers join with: influence worker --coordinator {scheme}://{}", handle.address));
         let bars = tokio::spawn(progress::show(handle.progress.clone()));
         let outcome = handle.wait().await;
         bars.await.context("the progress bars broke off")?;
@@ -208,22 +212,41 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Resu
         return Err(RunError::Stopped.into());
     };
     let pages = dashboard::beside(arguments.dashboard, &open.store).await?;
-    let ended = carry_on(&open, &door, &waits, &cancel).await;
+    let leads = watch::Sender::new(false);
+    let measured = measured(&arguments.metrics, leads.subscribe()).await?;
+    let ended = carry_on(&open, &door, &waits, &leads, &cancel).await;
+    let concluded = match ended {
+        Ok(()) => conclude(&open, arguments.json).await,
+        Err(error) => Err(error),
+    };
+    if concluded.is_ok() && arguments.stay {
+        say("the run is finished; its pages stay until this is stopped");
+        leads.send_replace(true);
+        cancel.cancelled().await;
+    }
     pages.end().await;
-    ended?;
-    conclude(&open, arguments.json).await
+    measured.end().await;
+    concluded
 }
 
 /// Leads the run to its end, whenever nobody else does.
-async fn carry_on(open: &Open, door: &Door, waits: &Waits, cancel: &CancellationToken) -> anyhow::Result<()> {
+async fn carry_on(
+    open: &Open,
+    door: &Door,
+    waits: &Waits,
+    leads: &watch::Sender<bool>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
     let mut done = open.finished;
     while !done {
         let Some(leadership) = open.stand_by(door, waits, cancel).await? else {
             return Err(RunError::Stopped.into());
         };
-        done = match open.lead_on(leadership, door, waits, cancel).await {
+        let led = open.lead_on(leadership, door, waits, leads, cancel).await;
+        leads.send_replace(false);
+        done = match led {
             Err(error) if passes(&error) => {
-                eprintln!("{error}");
+                say(error.to_string());
                 tokio::time::sleep(AGAIN).await;
                 false
             }

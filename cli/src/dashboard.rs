@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::args::DashboardArguments;
 use crate::interrupt;
 use crate::stored::existing;
+use crate::telemetry::say;
 
 /// Where the dashboard of a run is, if it is to have one.
 #[derive(Debug, Clone, Copy)]
@@ -43,8 +44,8 @@ impl Beside {
         drop(stop);
         match serving.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => eprintln!("{error}"),
-            Err(error) => eprintln!("the dashboard broke off: {error}"),
+            Ok(Err(error)) => say(error.to_string()),
+            Err(error) => say(format!("the dashboard broke off: {error}")),
         }
     }
 }
@@ -55,12 +56,12 @@ pub(crate) async fn beside(at: DashboardAt, store: &Arc<dyn Store>) -> Result<Be
     let dashboard = match Dashboard::bind(address, store.clone()).await {
         Ok(dashboard) => dashboard,
         Err(error @ DashboardError::Listen { .. }) => {
-            eprintln!("no dashboard: {error} by --dashboard, or turn it off by --dashboard off");
+            say(format!("no dashboard: {error} by --dashboard, or turn it off by --dashboard off"));
             return Ok(Beside::default());
         }
         Err(error) => return Err(error),
     };
-    eprintln!("dashboard: http://localhost:{}", dashboard.address.port());
+    say(format!("dashboard: http://localhost:{}", dashboard.address.port()));
     let stop = CancellationToken::new();
     let serving = tokio::spawn(dashboard.serve(stop.clone()));
     Ok(Beside(Some((stop.drop_guard(), serving))))
@@ -71,6 +72,6 @@ pub(crate) async fn alone(arguments: DashboardArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
     let store = existing(&arguments.data).await?;
     let dashboard = Dashboard::bind(arguments.listen, store).await?;
-    eprintln!("dashboard: http://localhost:{}; Ctrl-C ends it", dashboard.address.port());
+    say(format!("dashboard: http://localhost:{}; Ctrl-C ends it", dashboard.address.port()));
     Ok(dashboard.serve(cancel).await?)
 }

@@ -3,6 +3,8 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::say;
+
 /// A token that the first SIGINT or SIGTERM cancels. The second ends the process at once; nothing is
 /// lost by that, as everything acknowledged is on disk.
 pub(crate) fn token() -> anyhow::Result<CancellationToken> {
@@ -19,7 +21,7 @@ pub(crate) fn token() -> anyhow::Result<CancellationToken> {
             if asked > 0 {
                 std::process::exit(130);
             }
-            eprintln!("stopping; again to stop at once");
+            say("stopping; again to stop at once");
             cancelled.cancel();
         }
     });

@@ -21,16 +21,16 @@ mod serve;
 mod steps;
 mod stored;
 mod table;
+mod telemetry;
 mod terminal;
 mod train;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use args::{Arguments, Command};
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use telemetry::Telemetry;
 
 /// A busy coordinator takes less time and memory with it than with the system's: `make bench-dispatch`.
 #[global_allocator]
@@ -43,19 +43,20 @@ fn main() -> ExitCode {
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", terminal::harmless(&format!("{error:#}")));
+            telemetry::fail(&error);
             ExitCode::FAILURE
         }
     }
 }
 
 fn start(arguments: Arguments) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&arguments.log)
-        .with_context(|| format!("--log `{}` is no filter; try `info` or `influence_worker=debug`", arguments.log))?;
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     let runtime = tokio::runtime::Runtime::new().context("no runtime could be started")?;
+    let telemetry = {
+        let _inside = runtime.enter();
+        Telemetry::start(&arguments.telemetry, arguments.command.name())?
+    };
     let done = runtime.block_on(dispatch(arguments.command));
+    telemetry.end();
     // A model that is still computing must not keep a finished command from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     done
@@ -76,6 +77,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Runs(arguments) => stored::runs(arguments).await,
         Command::Episodes(arguments) => stored::episodes(arguments).await,
         Command::Dashboard(arguments) => dashboard::alone(arguments).await,
+        Command::Health(arguments) => telemetry::health(arguments).await,
         Command::Serve(arguments) => serve::serve(arguments).await,
         Command::Model(command) => model::dispatch(command).await,
         Command::Train(arguments) => train::train(arguments).await,

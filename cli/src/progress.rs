@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use influence_coordinator::{Progress, RunPhase};
 use tokio::sync::watch;
 
+use crate::telemetry::say;
 use crate::terminal::harmless;
 
 /// Shows a run's progress until it ends or its owner goes away.
@@ -47,7 +48,7 @@ impl StepBar {
     fn new(snapshot: &Progress) -> Option<Self> {
         let label = label(snapshot.phase)?;
         if !std::io::stderr().is_terminal() {
-            eprintln!("{label}");
+            say(&label);
         }
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
         if let Ok(style) = ProgressStyle::with_template("{prefix:22} {bar:24} {pos}/{len} {msg}") {

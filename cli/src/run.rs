@@ -9,6 +9,7 @@ use anyhow::Context;
 use influence_coordinator::access::Access;
 use influence_coordinator::{RunHandle, summary};
 use influence_worker::{CACHE_BYTES, Credentials, WorkerError, WorkerOptions};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,7 @@ use crate::coordinate::{Door, Open, Waits};
 use crate::place::{DownloadBar, cache_folder};
 use crate::stored::whole;
 use crate::table::table;
+use crate::telemetry::measured;
 use crate::terminal::print;
 use crate::{credentials, dashboard, interrupt, progress};
 
@@ -35,7 +37,10 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
         let pages = dashboard::beside(arguments.dashboard, &open.store).await?;
         let stop = CancellationToken::new();
         let handle = open.start(open.lead(&WAITS).await?, &door, &WAITS, stop.clone()).await?;
+        let connected = watch::Sender::new(false);
+        let measured = measured(&arguments.metrics, connected.subscribe()).await?;
         let worker = WorkerOptions {
+            connected,
             coordinators: vec![format!("http://{}", handle.address)],
             name: "here".to_owned(),
             device: "cpu".to_owned(),
@@ -45,6 +50,7 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
         let worker = tokio::spawn(influence_worker::run(worker, cancel.clone()));
         let ended = both(handle, worker, stop, cancel).await;
         pages.end().await;
+        measured.end().await;
         ended?;
     }
     conclude(&open, arguments.json).await
@@ -77,7 +83,10 @@ async fn both(
 }
 
 pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
+    let connected = watch::Sender::new(false);
+    let measured = measured(&arguments.metrics, connected.subscribe()).await?;
     let options = WorkerOptions {
+        connected,
         coordinators: arguments.coordinators,
         credentials: credentials::of_worker(&arguments.credentials)?,
         name: arguments.name.unwrap_or_else(|| format!("worker-{}", std::process::id())),
@@ -86,7 +95,9 @@ pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
         cache_bytes: arguments.cache_size << 30,
         ..worker_options(&arguments.rollouts)?
     };
-    Ok(influence_worker::run(options, interrupt::token()?).await?)
+    let ended = influence_worker::run(options, interrupt::token()?).await;
+    measured.end().await;
+    Ok(ended?)
 }
 
 fn worker_options(rollouts: &RolloutArguments) -> anyhow::Result<WorkerOptions> {
@@ -103,6 +114,7 @@ fn worker_options(rollouts: &RolloutArguments) -> anyhow::Result<WorkerOptions> 
         models: rollouts.models.iter().cloned().collect::<BTreeMap<_, _>>(),
         response_cache: rollouts.response_cache.clone(),
         grace: GRACE,
+        connected: watch::Sender::new(false),
         on_download: Some(Arc::new(move |progress| bar.show(&progress))),
     })
 }

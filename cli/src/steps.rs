@@ -9,6 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use influence_engine::train::{Progress, Step};
 use serde_json::Value;
 
+use crate::telemetry::say;
+
 /// Hears of steps.
 pub(crate) struct Steps {
     bar: ProgressBar,
@@ -43,7 +45,7 @@ impl Steps {
         self.bar.set_length(step.total as u64);
         self.bar.set_position(step.step as u64);
         if !std::io::stderr().is_terminal() {
-            eprintln!("step {}/{}  {text}", step.step, step.total);
+            say(format!("step {}/{}  {text}", step.step, step.total));
         }
         self.bar.set_message(text);
         self.last = Some(step);

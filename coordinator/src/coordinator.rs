@@ -21,6 +21,7 @@ use crate::config::Experiment;
 use crate::dispatch::{DispatchHandle, DispatchService, Limits};
 use crate::experiment::{Budget, NANO, Run, RunError, RunFolder, spent};
 use crate::leadership::Leadership;
+use crate::metrics;
 use crate::progress::{Progress, ProgressHandle};
 use crate::service::{ListenError, Listener, Service, serve};
 use crate::store::{RunStatus, Store, StoreError};
@@ -176,6 +177,7 @@ impl Coordinator {
         };
         let readers = service.readers.clone();
         let task = tokio::spawn(async move {
+            metrics::leads(true);
             let dispatcher_stop = CancellationToken::new();
             // Ended with this task, however it ends.
             let mut servants = JoinSet::new();
@@ -193,6 +195,7 @@ impl Coordinator {
             dispatcher_stop.cancel();
             while servants.join_next().await.is_some() {}
             leadership.resign().await;
+            metrics::leads(false);
             result
         });
         Ok(RunHandle { address: listen, progress: watched, task })

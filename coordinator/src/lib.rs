@@ -14,6 +14,7 @@
 //! | [`access`] | who may call what: roles, tokens, TLS |
 //! | `service` | gRPC: decode, call, encode |
 //! | [`catalogue`] | the read side |
+//! | [`metrics`] | what is measured |
 //! | [`experiment`] | the run itself: every step derived from the store, so it resumes anywhere |
 
 pub mod access;
@@ -27,6 +28,7 @@ pub mod dispatch;
 pub mod environments;
 pub mod experiment;
 mod leadership;
+pub mod metrics;
 pub mod planning;
 mod progress;
 pub mod selection;
@@ -34,6 +36,9 @@ mod service;
 #[cfg(test)]
 mod simulation;
 pub mod store;
+
+/// The target of spans that are for traces alone; text logs leave them out.
+pub(crate) const TRACE: &str = "influence_trace";
 
 pub use coordinator::{Coordinator, CoordinatorOptions, RunHandle, StartError};
 pub use experiment::{IterationSummary, OpenError, Opened, RoleUsage, RunError, open_run, summary};

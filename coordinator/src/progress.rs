@@ -6,6 +6,8 @@ use std::time::Instant;
 use influence_proto::Call;
 use tokio::sync::watch;
 
+use crate::metrics;
+
 /// A snapshot. `turns` and the token counts only grow, from 0 at this process's start, so a reader
 /// computes rates from differences; the episode counts are those of the current phase.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -87,6 +89,7 @@ impl ProgressHandle {
 
     /// Shows what the store says while it cannot write, and takes it back when it can again.
     pub(crate) fn store_says(&self, problem: Option<String>) {
+        metrics::store_away(problem.is_some());
         self.change_if(|p| match (&p.store_problem, problem) {
             (None, None) => false,
             (Some((_, old)), Some(new)) if *old == new => false,
@@ -103,6 +106,7 @@ impl ProgressHandle {
 
     /// A new phase begins; nobody knows yet how many episodes it has.
     pub(crate) fn enter(&self, phase: RunPhase) {
+        metrics::phase(phase);
         self.change(|p| {
             p.phase = phase;
             (p.episodes_done, p.episodes_failed, p.episodes_total) = (0, 0, 0);
@@ -111,6 +115,7 @@ impl ProgressHandle {
 
     /// Counts a stored turn and its calls.
     pub(crate) fn turn(&self, calls: &[Call]) {
+        metrics::turn(calls);
         self.change(|p| {
             p.turns += 1;
             for call in calls {

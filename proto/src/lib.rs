@@ -11,10 +11,12 @@ mod convert;
 mod episode;
 mod error;
 mod ids;
+mod metric;
 mod model;
 pub mod prompts;
 pub mod stream;
 mod token;
+mod trace;
 mod training;
 mod work;
 
@@ -26,10 +28,12 @@ pub use episode::{
 };
 pub use error::InvalidMessage;
 pub use ids::{Digest, EpisodeId, RunId, WorkId, WorkerId};
+pub use metric::{Metric, MetricKind};
 pub use model::{
     ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, LoadedModel, ModelSource, ModelSpec, PushedFile,
 };
 pub use token::{BEARER, InvalidToken, Token};
+pub use trace::{TRACEPARENT, TraceParent};
 pub use training::{
     AdapterRef, Algorithm, LoraSpec, OptimiserSpec, RowMessage, Schedule, TokenRow, TrainingReport, TrainingRow,
     TrainingSpec,

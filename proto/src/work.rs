@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EpisodeSpec, ModelSpec, RunId, TrainingReport, TrainingSpec, Turn, WorkId, WorkerId};
+use crate::{EpisodeSpec, ModelSpec, RunId, TraceParent, TrainingReport, TrainingSpec, Turn, WorkId, WorkerId};
 
 /// A worker asks to be let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Lease {
     pub attempt: u32,
     /// What to do.
     pub payload: Work,
+    /// The span of the grant, under which the work is traced.
+    pub trace: Option<TraceParent>,
 }
 
 /// A piece of work.
@@ -88,6 +90,18 @@ pub enum Outcome {
     Failed(Failure),
     /// Handed back unfinished.
     Returned,
+}
+
+impl Outcome {
+    /// In a word, as traces name it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Episode { .. } => "episode",
+            Self::Training(_) => "training",
+            Self::Failed(_) => "failed",
+            Self::Returned => "returned",
+        }
+    }
 }
 
 /// Why an attempt failed.

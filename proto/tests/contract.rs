@@ -9,8 +9,8 @@ use influence_proto::{
     AdapterRef, AgentReply, Algorithm, ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, AssessorRole, Call,
     ClusterStatus, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure, GeneratorRole, InvalidMessage, Lease,
     LoraSpec, Message, ModelSource, ModelSpec, OptimiserSpec, Outcome, Role, RunId, Sampling, Schedule, Score,
-    ScoreMethod, Scoring, Speaker, Standing, State, StateMachine, TrainingReport, TrainingRow, TrainingSpec,
-    TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerStanding, wire,
+    ScoreMethod, Scoring, Speaker, Standing, State, StateMachine, TraceParent, TrainingReport, TrainingRow,
+    TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerStanding, wire,
 };
 
 fn message(speaker: Speaker, content: &str) -> Message {
@@ -122,8 +122,10 @@ fn training() -> TrainingSpec {
     }
 }
 
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 fn lease(payload: Work) -> Lease {
-    Lease { work: WorkId::new("w-1").unwrap(), attempt: 3, payload }
+    Lease { work: WorkId::new("w-1").unwrap(), attempt: 3, payload, trace: TraceParent::parse(TRACE) }
 }
 
 #[test]

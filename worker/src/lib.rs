@@ -14,6 +14,7 @@ mod artifacts;
 pub mod backend;
 mod client;
 pub mod episode;
+pub mod metrics;
 pub mod models;
 mod outbox;
 mod push;

@@ -15,15 +15,15 @@ pub(crate) use model::*;
 pub(crate) use serve::*;
 
 use crate::dashboard::DashboardAt;
+use crate::telemetry::{HealthArguments, MetricsArguments, TelemetryArguments};
 
 /// Measures, and reproduces on purpose, how optimising a language model on user feedback teaches it
 /// to influence the user.
 #[derive(Debug, Parser)]
 #[command(name = "influence", version, max_term_width = 100)]
 pub(crate) struct Arguments {
-    /// What to log to stderr, as in `info` or `influence_worker=debug,warn`.
-    #[arg(long, global = true, env = "INFLUENCE_LOG", default_value = "warn")]
-    pub log: String,
+    #[command(flatten)]
+    pub telemetry: TelemetryArguments,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Episodes(EpisodesArguments),
     /// Serve the web pages of runs: figures and conversations.
     Dashboard(DashboardArguments),
+    /// Ask a coordinator or worker of this machine how it is; for container probes. Fails unless it is well.
+    Health(HealthArguments),
     /// Serve a model and its adapters to other programs, by OpenAI's protocol.
     Serve(ServeArguments),
     /// List, fetch and try models.
@@ -71,6 +73,18 @@ pub(crate) enum Command {
     /// Make the tokens of a cluster.
     #[command(subcommand)]
     Token(TokenCommand),
+}
+
+impl Command {
+    /// For whoever collects what processes say.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Coordinator(_) => "coordinator",
+            Self::Worker(_) => "worker",
+            Self::Run(_) => "run",
+            _ => "cli",
+        }
+    }
 }
 
 /// Where runs live.
@@ -145,6 +159,8 @@ pub(crate) struct RunArguments {
     pub data: DataArguments,
     #[command(flatten)]
     pub rollouts: RolloutArguments,
+    #[command(flatten)]
+    pub metrics: MetricsArguments,
     /// Where the dashboard is while the run goes on: an address of this machine, or `off`.
     #[arg(long, default_value = "127.0.0.1:5000", value_name = "ADDR")]
     pub dashboard: DashboardAt,
@@ -199,6 +215,11 @@ pub(crate) struct CoordinatorArguments {
     pub dashboard: DashboardAt,
     #[command(flatten)]
     pub access: AccessArguments,
+    #[command(flatten)]
+    pub metrics: MetricsArguments,
+    /// Go on serving the dashboard when the run is finished, until it is stopped.
+    #[arg(long)]
+    pub stay: bool,
     /// Where datasets, adapters and pushed models are kept: a folder, or s3://BUCKET/PREFIX, for
     /// which the usual AWS_* variables are read. Default: `artifacts` in the data folder.
     #[arg(long, value_name = "URL")]
@@ -274,6 +295,8 @@ pub(crate) struct WorkerArguments {
     pub device: String,
     #[command(flatten)]
     pub rollouts: RolloutArguments,
+    #[command(flatten)]
+    pub metrics: MetricsArguments,
     /// The name that people see. Default: `worker-` and the process id.
     #[arg(long)]
     pub name: Option<String>,

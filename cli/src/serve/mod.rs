@@ -22,6 +22,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::args::ServeArguments;
+use crate::telemetry::say;
 use crate::{credentials, interrupt};
 use error::{ApiError, answer, shown};
 use guard::Guard;
@@ -46,11 +47,9 @@ pub(crate) async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     };
     let address = listener.local_addr()?;
     if !address.ip().to_canonical().is_loopback() {
-        eprintln!(
-            "the token travels in plain text; where the network is not to be trusted, put a TLS proxy before this"
-        );
+        say("the token travels in plain text; where the network is not to be trusted, put a TLS proxy before this");
     }
-    eprintln!("serving {} at http://{address}/v1; Ctrl-C ends it", served.names());
+    say(format!("serving {} at http://{address}/v1; Ctrl-C ends it", served.names()));
     let engine = served.engine.clone();
     // Pieces of a reply are small, and are wanted at once.
     let listener = listener.tap_io(|stream| {

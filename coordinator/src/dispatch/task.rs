@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use influence_proto::{Failure, HeldLease, Join, Lease, RunId, Work, WorkId, WorkerId};
+use influence_proto::{Failure, HeldLease, Join, Lease, RunId, TraceParent, Work, WorkId, WorkerId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use super::event::{Effect, Event, Limits};
 use super::handle::{Batch, DispatchError, DispatchHandle, Request, Session, SessionEvent};
 use super::state::Dispatch;
+use crate::TRACE;
+use crate::metrics;
 use crate::progress::{ProgressHandle, TrainingNow};
 use crate::store::{Store, StoreError};
 
@@ -24,6 +27,8 @@ const QUEUE: usize = 1024;
 const SESSION_QUEUE: usize = 4096;
 /// How often leases are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// Every so many ticks it is measured how things stand.
+const MEASURE: u64 = 4;
 /// How long to wait before a store that failed is asked again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// What a worker is told that somebody wants to leave.
@@ -61,6 +66,8 @@ struct Granted {
     work: WorkId,
     attempt: u32,
     beside: Option<u32>,
+    /// From the decision to the worker's stream.
+    span: Span,
 }
 
 impl DispatchService {
@@ -92,6 +99,7 @@ impl DispatchService {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = 0_u64;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -100,7 +108,13 @@ impl DispatchService {
                     None => break,
                 },
                 Some(written) = self.writes.next() => self.written(written),
-                _ = tick.tick() => self.apply(Event::Tick),
+                _ = tick.tick() => {
+                    self.apply(Event::Tick);
+                    ticks += 1;
+                    if ticks % MEASURE == 0 {
+                        metrics::standing(&self.machine.standing(self.now()));
+                    }
+                }
             }
         }
     }
@@ -148,7 +162,9 @@ impl DispatchService {
             Request::Training { worker, progress } => {
                 if self.machine.holds(&worker, &progress.work, progress.attempt) {
                     let (step, steps, loss) = (progress.step, progress.steps, progress.loss);
-                    self.progress.change(|p| p.training = Some(TrainingNow { step, steps, loss }));
+                    let now = TrainingNow { step, steps, loss };
+                    metrics::training(now);
+                    self.progress.change(|p| p.training = Some(now));
                 }
             }
             Request::Standing { reply } => {
@@ -227,21 +243,30 @@ impl DispatchService {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Grant { worker, work, attempt, beside } => {
+                metrics::granted(attempt, beside.is_some());
                 if let Some(other) = beside {
                     tracing::info!(%worker, %work, attempt, other, "a straggler gets a second worker");
                 }
                 let (store, run) = (self.store.clone(), self.run.clone());
+                let span = tracing::info_span!(
+                    target: TRACE, parent: None, "lease", otel.kind = "producer", %run, %work, attempt, %worker
+                );
                 self.writes.push(Box::pin(async move {
-                    let stored = store.start_attempt(&run, &work, attempt, beside).await;
-                    Written::Attempt { worker, lease: Granted { work, attempt, beside }, stored }
+                    let stored = store.start_attempt(&run, &work, attempt, beside).instrument(span.clone()).await;
+                    Written::Attempt { worker, lease: Granted { work, attempt, beside, span }, stored }
                 }));
             }
             Effect::Revoke { worker, work, attempt, reason } => {
+                metrics::revoked();
                 tracing::warn!(%worker, %work, attempt, reason, "lease revoked");
                 self.tell(&worker, SessionEvent::Cancel { work, attempt, reason });
             }
-            Effect::Finished(_) => self.batch.send_modify(|b| b.finished += 1),
+            Effect::Finished(_) => {
+                metrics::finished();
+                self.batch.send_modify(|b| b.finished += 1);
+            }
             Effect::Exhausted { work, attempt, error } => {
+                metrics::failed();
                 tracing::warn!(%work, attempt, error, "given up");
                 self.write_failure(work, attempt, error, Duration::ZERO);
             }
@@ -279,9 +304,12 @@ impl DispatchService {
     }
 
     fn attempt_written(&mut self, worker: WorkerId, lease: Granted, stored: Result<Work, StoreError>) {
-        let Granted { work, attempt, beside } = lease;
+        let Granted { work, attempt, beside, span } = lease;
         match stored {
-            Ok(payload) => self.send_lease(worker, work, attempt, payload),
+            Ok(payload) => {
+                let trace = TraceParent::of(&span);
+                self.send_lease(worker, Lease { work, attempt, payload, trace });
+            }
             Err(StoreError::AlreadyFinished { .. }) => self.apply(Event::AlreadyFinished(work)),
             Err(StoreError::Fenced { current, .. }) => {
                 self.apply(Event::GrantLost { work, attempt, stored: current });
@@ -298,12 +326,12 @@ impl DispatchService {
         }
     }
 
-    fn send_lease(&mut self, worker: WorkerId, work: WorkId, attempt: u32, payload: Work) {
+    fn send_lease(&mut self, worker: WorkerId, lease: Lease) {
+        let (work, attempt) = (lease.work.clone(), lease.attempt);
         // While the attempt was being written down the worker may have gone or lost it.
         if !self.machine.holds(&worker, &work, attempt) {
             return;
         }
-        let lease = Lease { work: work.clone(), attempt, payload };
         if !self.tell(&worker, SessionEvent::Lease(Box::new(lease))) {
             self.apply(Event::GrantLost { work, attempt, stored: attempt });
         }

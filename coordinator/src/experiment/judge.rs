@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use influence_proto::{Algorithm, Digest, EpisodeId, ScoreOutcome, TrainingRow, Turn, stream};
+use influence_proto::{Algorithm, Digest, EpisodeId, RunId, ScoreOutcome, TrainingRow, Turn, stream};
 
 use super::error::RunError;
 use super::run::Run;
 use crate::config::StaticData;
 use crate::dataset::{pairs, preference_rows, read_preferences, replies, rows, write_rows};
+use crate::metrics;
 use crate::planning::Phase;
 use crate::selection::{Candidate, select};
 use crate::store::{EpisodeRecord, EpisodeStatus, Selected, Verdict};
@@ -37,7 +38,8 @@ impl Run {
             unscored: earned.unscored,
             selected: selected(id),
         };
-        let verdicts = selection.rewards.iter().map(verdict).collect();
+        let verdicts: Vec<Verdict> = selection.rewards.iter().map(verdict).collect();
+        tell(&self.run, phase, iteration, &verdicts);
         let notes = if phase == Phase::Train { selection.short.clone() } else { Vec::new() };
         Ok(self.store.judge(&self.run, phase, iteration, verdicts, notes).await?)
     }
@@ -154,6 +156,17 @@ impl Run {
             reasons: shown,
         })
     }
+}
+
+/// Says how a phase went, in a line of the log and to whoever collects metrics.
+fn tell(run: &RunId, phase: Phase, iteration: u32, verdicts: &[Verdict]) {
+    let mean = |values: Vec<f64>| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
+    let rewards: Vec<f64> = verdicts.iter().filter_map(|v| v.reward).collect();
+    let (episodes, scored, reward) = (verdicts.len(), rewards.len(), mean(rewards));
+    let vetoed = verdicts.iter().filter(|v| v.vetoed).count();
+    let selected = verdicts.iter().filter(|v| v.selected.is_some()).count();
+    tracing::info!(%run, %phase, iteration, episodes, scored, vetoed, selected, reward, "judged");
+    metrics::judged(phase, reward, (episodes > 0).then(|| vetoed as f64 / episodes as f64));
 }
 
 /// The best and the worst of one initial state, the most extreme first.

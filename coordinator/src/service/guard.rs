@@ -4,12 +4,15 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use influence_proto::{TRACEPARENT, TraceParent};
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
 use tonic::{Code, Status};
+use tracing::{Instrument as _, Span};
 
 use super::connections::Peer;
+use crate::TRACE;
 use crate::access::{Access, RefusalLog, Role, Shown};
 
 /// Calls of the workers' service that admins make too: `influence model push` uploads files.
@@ -68,8 +71,10 @@ where
             return Box::pin(std::future::ready(Ok(status.into_http())));
         }
         let (log, peer) = (self.log.clone(), request.extensions().get::<Peer>().cloned());
-        let answer = self.service.call(request);
-        Box::pin(async move {
+        // Renewals and streams belong to no trace, and begin none.
+        let span = traced(request.headers(), request.uri().path());
+        let answer = span.in_scope(|| self.service.call(request));
+        let work = async move {
             let response = answer.await?;
             // Messages that are too large are refused where they are decoded, below the service's own code.
             if let (Some(status), Some(peer)) = (response.extensions().get::<Status>(), peer)
@@ -78,8 +83,21 @@ where
                 log.refused(peer.address, status.message());
             }
             Ok(response)
-        })
+        };
+        Box::pin(work.instrument(span))
     }
+}
+
+/// The span of a call whose caller traces it.
+fn traced(headers: &http::HeaderMap, path: &str) -> Span {
+    let parent = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(TraceParent::parse);
+    let Some(parent) = parent else { return Span::none() };
+    let method = path.trim_start_matches('/');
+    let span = tracing::info_span!(
+        target: TRACE, parent: None, "call", otel.name = method, otel.kind = "server", rpc.system = "grpc"
+    );
+    parent.adopt(&span);
+    span
 }
 
 #[cfg(test)]

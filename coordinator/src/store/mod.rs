@@ -13,6 +13,7 @@ mod address;
 pub(crate) mod behaviour;
 mod error;
 mod lock;
+mod measured;
 #[cfg(test)]
 pub(crate) mod memory;
 mod open;
@@ -31,6 +32,7 @@ pub use self::redis::RedisStore;
 pub use address::{InvalidStoreAddress, RedisAddress, StoreAddress};
 pub use error::StoreError;
 use lock::{LockError, RunLock};
+use measured::measured;
 pub use open::{OpenStoreError, OpenedStore, open};
 pub use record::{
     EpisodeRecord, EpisodeStatus, IterationRecord, NewRun, RunRecord, RunStatus, Selected, TrainingRecord, Verdict,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::request::{EngineOptions, Follow, GenerateRequest, Generation, RequestError, Score, ScoreRequest};
 use super::row::{Generating, Row, Scoring, Work};
@@ -10,6 +11,9 @@ use crate::attention::{BLOCK, KvCache};
 use crate::lora::Adapter;
 use crate::model::Model;
 use crate::sample::{Sampler, SamplingError, SamplingOptions, ScoreWalk, Warp};
+
+/// Spans that text logs leave out.
+const TARGET: &str = "influence_trace";
 
 /// Where a reply goes; dropping the other end cancels the request.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, RequestError>>;
@@ -22,6 +26,22 @@ pub(super) struct Admissible {
     pub(super) adapter: Option<String>,
     pub(super) label: &'static str,
     pub(super) work: Work,
+    spans: Spans,
+}
+
+/// Where the time of a request goes, for whoever traces it.
+#[derive(Debug)]
+struct Spans {
+    /// The caller's, which those of the engine are children of.
+    caller: Span,
+    /// From asking to getting a row and memory.
+    queue: Span,
+}
+
+impl Spans {
+    fn begin() -> Self {
+        Self { caller: Span::current(), queue: tracing::info_span!(target: TARGET, "queue") }
+    }
 }
 
 impl Admissible {
@@ -41,6 +61,7 @@ impl Admissible {
             adapter: request.adapter,
             label: request.label,
             work: Work::Generate(generating),
+            spans: Spans::begin(),
         })
     }
 
@@ -60,6 +81,7 @@ impl Admissible {
             prompt: request.prompt,
             adapter: request.adapter,
             label: request.label,
+            spans: Spans::begin(),
             work: Work::Score(Scoring::new(walk, prompt_tokens, reply)),
         })
     }
@@ -75,7 +97,11 @@ impl Admissible {
 
     /// `cache` may hold the beginning of the prompt already.
     pub(super) fn into_row(self, adapter: Option<Arc<Adapter>>, cache: KvCache) -> Row {
-        Row::new(self.work, self.label, adapter, cache, self.prompt)
+        let Spans { caller, queue } = self.spans;
+        drop(queue);
+        let (prompt_tokens, reused_tokens) = (self.prompt.len(), cache.len());
+        let span = tracing::info_span!(target: TARGET, parent: &caller, "compute", prompt_tokens, reused_tokens);
+        Row::new(self.work, self.label, adapter, cache, self.prompt, span)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokenizers::Tokenizer;
+use tracing::Span;
 
 use super::admission::Reply;
 use super::prefix::Salt;
@@ -23,6 +24,8 @@ pub(super) struct Row {
     fed: usize,
     /// Whole blocks of the prompt that later rows may know of.
     shared: usize,
+    /// Of its time with the engine; ends with it.
+    _span: Span,
 }
 
 /// Which computations an adapter's rows may share.
@@ -74,9 +77,10 @@ impl Row {
         adapter: Option<Arc<Adapter>>,
         cache: KvCache,
         prompt: Vec<u32>,
+        span: Span,
     ) -> Self {
         let fed = cache.len();
-        Self { work, label, adapter, cache, feed: prompt, fed, shared: fed / BLOCK }
+        Self { work, label, adapter, cache, feed: prompt, fed, shared: fed / BLOCK, _span: span }
     }
 
     pub(super) fn salt(&self) -> Salt {

@@ -1,7 +1,7 @@
 use crate::wire;
 use crate::{
     Digest, Failure, HeldLease, InvalidMessage, Join, Joined, Lease, LoadedModel, ModelSource, ModelSpec, Outcome,
-    PushedFile, RunId, TrainingProgress, TrainingReport, Work, WorkId, WorkerId,
+    PushedFile, RunId, TraceParent, TrainingProgress, TrainingReport, Work, WorkId, WorkerId,
 };
 
 use super::{list, nested, positive, required};
@@ -161,7 +161,8 @@ impl From<Lease> for wire::Lease {
             }),
             Work::Training(spec) => wire::lease::Payload::Training((*spec).into()),
         };
-        Self { work: lease.work.into(), attempt: lease.attempt, payload: Some(payload) }
+        let traceparent = lease.trace.map(|parent| parent.to_string()).unwrap_or_default();
+        Self { work: lease.work.into(), attempt: lease.attempt, payload: Some(payload), traceparent }
     }
 }
 
@@ -174,7 +175,8 @@ impl TryFrom<wire::Lease> for Lease {
             }
             wire::lease::Payload::Training(work) => Work::Training(Box::new(work.try_into()?)),
         };
-        Ok(Self { work: WorkId::new(lease.work)?, attempt: positive(lease.attempt, "attempt")?, payload })
+        let trace = TraceParent::parse(&lease.traceparent);
+        Ok(Self { work: WorkId::new(lease.work)?, attempt: positive(lease.attempt, "attempt")?, payload, trace })
     }
 }
 

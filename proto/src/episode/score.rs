@@ -91,6 +91,13 @@ impl Score {
         }
     }
 
+    /// The answer with the most probability, the first of equals; none when unscored.
+    pub fn most_probable(&self) -> Option<&str> {
+        let ScoreOutcome::Scored(answers) = self.outcome() else { return None };
+        let best = answers.iter().rev().max_by(|a, b| a.1.total_cmp(&b.1));
+        best.map(|(answer, _)| answer.as_str())
+    }
+
     /// The mean of numeric answers under the distribution; none when unscored or when an answer is
     /// not a number.
     pub fn expected(&self) -> Option<f64> {

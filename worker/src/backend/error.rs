@@ -22,6 +22,15 @@ pub enum BackendError {
 }
 
 impl BackendError {
+    /// In a word, as traces and metrics name it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::TooLong { .. } => "too_long",
+            Self::Refused(_) => "refused",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
     /// Whether another attempt may succeed.
     pub const fn retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_))

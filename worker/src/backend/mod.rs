@@ -117,6 +117,11 @@ pub trait Backend: Debug + Send + Sync {
     /// The model's tokens, where the backend can tell: training needs those of the agent.
     fn tokens(&self) -> Option<&dyn TokenStream>;
 
+    /// Whose protocol, or `influence` for models of this process; as traces name it.
+    fn provider(&self) -> &'static str {
+        "influence"
+    }
+
     /// Samples a reply.
     ///
     /// # Errors

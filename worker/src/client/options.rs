@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use influence_proto::Token;
+use influence_proto::{TRACEPARENT, Token, TraceParent};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -171,7 +171,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Puts the token on every call.
+/// Puts the token on every call, and the span that it belongs to.
 #[derive(Debug, Clone)]
 pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
 
@@ -179,6 +179,9 @@ impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(header) = &self.0 {
             request.metadata_mut().insert("authorization", header.clone());
+        }
+        if let Some(trace) = TraceParent::current().and_then(|parent| parent.as_str().parse().ok()) {
+            request.metadata_mut().insert(TRACEPARENT, trace);
         }
         Ok(request)
     }

@@ -2,11 +2,14 @@
 
 use std::time::Instant;
 
-use influence_proto::prompts;
+use influence_proto::prompts::{self, ChatMessage};
 use influence_proto::{AssessorRole, Call, EpisodeSpec, GeneratorRole, Message, Role, Score, stream};
 
-use super::EpisodeError;
+use super::{EpisodeError, traced};
+use tracing::{Instrument as _, Span};
+
 use crate::backend::{Backend, BackendError, GenerateRequest, Generation, Models, Prompt, PromptSeen, ScoreRequest};
+use crate::metrics;
 
 /// Asks on behalf of one turn of one episode.
 #[derive(Clone, Copy)]
@@ -23,21 +26,26 @@ impl<'a> Asker<'a> {
         self.models.get(model).map(|backend| &**backend).map_err(|e| self.failed(role, e))
     }
 
-    /// Samples a reply of `role`, from the stream of that role in this turn.
+    /// Samples a reply of `role`, from the stream of that role in this turn. `messages` are what the prompt was made of.
     pub(super) async fn generate(
         &self,
         role: Role,
         generator: &GeneratorRole,
         prompt: Prompt,
         adapter: Option<String>,
+        messages: impl FnOnce() -> Vec<ChatMessage>,
     ) -> Result<(Generation, Call), EpisodeError> {
         let seed = stream::of_turn(self.spec.seed, self.turn, role.name());
+        let backend = self.backend(role, &generator.model)?;
+        let span = traced::reply(role, generator, backend, seed);
         let request = GenerateRequest { role, prompt, sampling: generator.sampling.clone(), seed, adapter };
         let started = Instant::now();
-        let backend = self.backend(role, &generator.model)?;
-        let reply = backend.generate(request).await.map_err(|e| self.failed(role, e))?;
+        let reply = backend.generate(request).instrument(span.clone()).await;
+        let reply = reply.map_err(|e| self.call_failed(role, &span, e))?;
         (self.moved)();
         let call = record(role, reply.prompt, (reply.generated_tokens, reply.nanodollars), started);
+        traced::answered(&span, &call);
+        traced::said(&span, messages, Some(&reply.text));
         Ok((reply, call))
     }
 
@@ -49,6 +57,8 @@ impl<'a> Asker<'a> {
         answers: &[String],
         history: &[Message],
     ) -> Result<(Score, Call), EpisodeError> {
+        let backend = self.backend(role, &assessor.model)?;
+        let span = traced::score(role, assessor, backend);
         let request = ScoreRequest {
             role,
             messages: prompts::assessor(assessor, &self.spec.agent_name, history),
@@ -58,14 +68,25 @@ impl<'a> Asker<'a> {
             seed: stream::of_turn(self.spec.seed, self.turn, &format!("{} samples", role.name())),
         };
         let started = Instant::now();
-        let backend = self.backend(role, &assessor.model)?;
-        let read = backend.score(request).await.map_err(|e| self.failed(role, e))?;
+        let read = backend.score(request).instrument(span.clone()).await;
+        let read = read.map_err(|e| self.call_failed(role, &span, e))?;
         (self.moved)();
         let score = Score::from_masses(read.masses, self.spec.scoring.min_mass).read_by(read.method);
         if let Some(reason) = &score.unscored {
+            metrics::unscored(role);
             tracing::debug!(episode = %self.spec.id, turn = self.turn, role = role.name(), %reason, "unscored");
         }
-        Ok((score, record(role, read.prompt, (read.generated_tokens, read.nanodollars), started)))
+        let call = record(role, read.prompt, (read.generated_tokens, read.nanodollars), started);
+        traced::answered(&span, &call);
+        traced::judged(&span, role, &score);
+        traced::said(&span, || prompts::assessor(assessor, &self.spec.agent_name, history), score.most_probable());
+        Ok((score, call))
+    }
+
+    fn call_failed(&self, role: Role, span: &Span, source: BackendError) -> EpisodeError {
+        traced::failed(span, &source);
+        metrics::call_failed(role, source.kind());
+        self.failed(role, source)
     }
 
     pub(super) fn failed(&self, role: Role, source: BackendError) -> EpisodeError {
@@ -74,6 +95,7 @@ impl<'a> Asker<'a> {
 }
 
 fn record(role: Role, prompt: PromptSeen, (generated_tokens, nanodollars): (u32, u64), started: Instant) -> Call {
+    metrics::call(role, started.elapsed());
     Call {
         role,
         prompt_tokens: prompt.tokens,

@@ -6,6 +6,7 @@
 mod ask;
 mod error;
 mod tokens;
+mod traced;
 mod transition;
 
 use influence_proto::prompts;
@@ -16,6 +17,7 @@ pub use error::EpisodeError;
 use crate::backend::{Models, Prompt};
 use ask::Asker;
 use tokens::AgentTokens;
+use tracing::Instrument as _;
 
 /// A conversation between turns.
 #[derive(Debug)]
@@ -98,7 +100,8 @@ impl Episode {
     /// # Errors
     /// [`EpisodeError::Call`] when a model does not answer; the episode stays as it was.
     pub async fn turn(&mut self, models: &Models, moved: &(dyn Fn() + Sync)) -> Result<&Turn, EpisodeError> {
-        let turn = self.play(models, moved).await?;
+        let span = traced::turn(u32::try_from(self.turns.len()).unwrap_or(u32::MAX));
+        let turn = self.play(models, moved).instrument(span).await?;
         self.push(turn);
         // Pushed in the line above.
         #[expect(clippy::expect_used, reason = "a turn was just pushed")]
@@ -124,8 +127,10 @@ impl Episode {
         let environment = if self.ends_after(self.turns.len() + 1, &transition.next_state) {
             None
         } else {
-            let prompt = Prompt::Messages(prompts::environment(&spec.environment_role.system_prompt, &history));
-            let (answer, call) = asker.generate(Role::Environment, &spec.environment_role, prompt, None).await?;
+            let role = &spec.environment_role;
+            let messages = || prompts::environment(&role.system_prompt, &history);
+            let prompt = Prompt::Messages(messages());
+            let (answer, call) = asker.generate(Role::Environment, role, prompt, None, messages).await?;
             calls.push(call);
             // An empty answer stands: it is what the model sampled, a user who says nothing. Asking until there is text
             // would bend the distribution, and a greedy environment would never get there.
@@ -156,7 +161,8 @@ impl Episode {
             tracing::debug!(episode = %spec.id, turn = asker.turn, "the template cannot extend the stream; it restarts");
         }
         let prompt = Prompt::Tokens(next.whole);
-        let (reply, call) = asker.generate(Role::Agent, &spec.agent, prompt, self.adapter.clone()).await?;
+        let messages = || prompts::agent(&spec.agent.system_prompt, &self.history);
+        let (reply, call) = asker.generate(Role::Agent, &spec.agent, prompt, self.adapter.clone(), messages).await?;
         let reply = AgentReply {
             text: reply.text,
             prompt_ids: next.added,
@@ -170,8 +176,9 @@ impl Episode {
     /// The agent's reply where its model shows no tokens; nothing can be trained on it.
     async fn reply_by_text(&self, asker: &Asker<'_>) -> Result<(AgentReply, Call), EpisodeError> {
         let agent = &self.spec.agent;
-        let prompt = Prompt::Messages(prompts::agent(&agent.system_prompt, &self.history));
-        let (reply, call) = asker.generate(Role::Agent, agent, prompt, self.adapter.clone()).await?;
+        let messages = || prompts::agent(&agent.system_prompt, &self.history);
+        let prompt = Prompt::Messages(messages());
+        let (reply, call) = asker.generate(Role::Agent, agent, prompt, self.adapter.clone(), messages).await?;
         let (text, cut_off) = (reply.text, reply.cut_off);
         Ok((AgentReply { text, cut_off, restarts: false, prompt_ids: Vec::new(), token_ids: Vec::new() }, call))
     }

@@ -4,9 +4,11 @@ use influence_proto::{Failure, Outcome, Turn, WorkId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::Backoff;
 use crate::client::{CallError, Client};
+use crate::metrics;
 use crate::session::Identity;
 
 /// Turns that a lane holds before its episode waits.
@@ -52,7 +54,7 @@ impl Lane {
     ) -> Self {
         let (items, inbox) = mpsc::channel(ROOM);
         let sender = Sender { client, identity, work, attempt, lost };
-        Self { items, task: tokio::spawn(sender.run(inbox)) }
+        Self { items, task: tokio::spawn(sender.run(inbox).in_current_span()) }
     }
 
     /// Hands over a turn; waits while the lane is full.
@@ -138,6 +140,7 @@ impl Sender {
                 }
                 Err(error) => return Err(error),
             }
+            metrics::delivery_repeated();
             tokio::time::sleep(backoff.next()).await;
         }
     }

@@ -1,13 +1,14 @@
 //! One session's stream, from its opening to its end.
 
 use influence_proto::{Failure, Outcome, TrainingProgress, wire};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use wire::worker_event::Event as Wire;
 
 use super::identity::Identity;
 use super::leases::Leases;
 use super::tasks::Tasks;
 use crate::client::{CallError, Client, Ended, Event};
+use crate::metrics;
 
 /// Events that wait to be sent: a few, because a later count of credits replaces an earlier one.
 const OUTGOING: usize = 4;
@@ -43,6 +44,8 @@ pub(super) struct Connection<'a> {
     pub(super) identity: &'a Identity,
     pub(super) leases: &'a Leases,
     pub(super) tasks: &'a Tasks,
+    /// Set once the stream is open.
+    pub(super) connected: &'a watch::Sender<bool>,
 }
 
 /// What is still to be said; each word replaces the one before.
@@ -66,6 +69,8 @@ impl Connection<'_> {
             Err(error) => return error.into(),
         };
         tracing::debug!("session open");
+        self.connected.send_replace(true);
+        metrics::connected(true);
         let mut free = self.leases.free();
         let mut training = self.tasks.training();
         free.mark_changed();

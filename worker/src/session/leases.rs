@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Lost;
+use crate::metrics;
 
 /// All leases of this worker. Clones share them.
 #[derive(Debug, Clone)]
@@ -75,6 +76,7 @@ impl Leases {
     pub(crate) fn lose(&self, lost: &Lost) {
         if let Some(held) = self.lock().get(&(lost.work.clone(), lost.attempt)) {
             tracing::info!(work = %lost.work, attempt = lost.attempt, reason = %lost.reason, "lease lost");
+            metrics::lease_lost();
             held.lost.cancel();
         }
     }
@@ -123,7 +125,9 @@ impl Leases {
 
     fn tell(&self, held: &BTreeMap<(WorkId, u32), Held>) {
         let taken: usize = held.values().map(|lease| lease.slots).sum();
-        self.shared.free.send_replace(self.shared.slots.saturating_sub(taken));
+        let free = self.shared.slots.saturating_sub(taken);
+        metrics::slots(self.shared.slots, free);
+        self.shared.free.send_replace(free);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(WorkId, u32), Held>> {

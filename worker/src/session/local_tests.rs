@@ -50,6 +50,7 @@ impl Setup {
             models,
             response_cache: None,
             grace: Duration::from_secs(5),
+            connected: tokio::sync::watch::Sender::new(false),
             on_download: None,
         };
         let cancel = CancellationToken::new();
@@ -58,7 +59,7 @@ impl Setup {
     }
 
     async fn done(&self, name: &str, lease: Work) -> Outcome {
-        let lease = Lease { work: WorkId::new(name).unwrap(), attempt: 1, payload: lease };
+        let lease = Lease { work: WorkId::new(name).unwrap(), attempt: 1, payload: lease, trace: None };
         self.coordinator.until("the session", |script| !script.credits.is_empty()).await;
         self.coordinator.say(influence_proto::wire::coordinator_event::Event::Lease(lease.into()));
         self.coordinator.until(name, |script| script.finished.iter().any(|(work, _, _)| work == name)).await;
@@ -191,7 +192,7 @@ async fn a_training_that_was_handed_back_is_taken_up_from_its_checkpoint() {
     };
     let setup = Setup::new().await;
     let (folder, dataset) = (setup._folder.clone(), setup.keep(ROWS));
-    let lease = Lease { work: WorkId::new("t").unwrap(), attempt: 1, payload: long(dataset) };
+    let lease = Lease { work: WorkId::new("t").unwrap(), attempt: 1, payload: long(dataset), trace: None };
     setup.coordinator.until("the session", |script| !script.credits.is_empty()).await;
     setup.coordinator.say(influence_proto::wire::coordinator_event::Event::Lease(lease.into()));
     setup.coordinator.until("ten steps", |script| script.step > 10).await;

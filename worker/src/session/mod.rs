@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use influence_engine::model::Placement;
 use influence_proto::{Joined, ModelSpec};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use error::WorkerError;
@@ -25,6 +26,7 @@ pub(crate) use identity::Identity;
 
 use crate::artifacts::ArtifactCache;
 use crate::client::{Client, ClientOptions, Credentials};
+use crate::metrics;
 use crate::models::{FetchProgress, ModelCache};
 use crate::outbox::Backoff;
 use connection::{Connection, End};
@@ -71,6 +73,8 @@ pub struct WorkerOptions {
     pub response_cache: Option<PathBuf>,
     /// How long work in progress may go on after the worker was asked to stop.
     pub grace: Duration,
+    /// Is told whether the session with the coordinator is open.
+    pub connected: watch::Sender<bool>,
     /// Hears of downloads. Without it they go to the log.
     pub on_download: Option<OnDownload>,
 }
@@ -138,6 +142,7 @@ struct Worker {
     leases: Leases,
     liveness: Liveness,
     tasks: Tasks,
+    connected: watch::Sender<bool>,
 }
 
 impl Worker {
@@ -157,9 +162,9 @@ impl Worker {
         let Some(models) = loaded else { return Ok(None) };
         let leases = Leases::new(options.slots as usize);
         let liveness = Liveness::start(client.options(), identity.clone(), leases.clone(), pace(&joined)).await?;
-        let scratch = options.cache.join("scratch");
+        let (scratch, connected) = (options.cache.join("scratch"), options.connected.clone());
         let tasks = Tasks::new(client.clone(), identity.clone(), leases.clone(), artifacts.clone(), models, scratch);
-        Ok(Some(Self { client, handshake, loader, artifacts, identity, leases, liveness, tasks }))
+        Ok(Some(Self { client, handshake, loader, artifacts, identity, leases, liveness, tasks, connected }))
     }
 
     /// Sessions one after the other, until the run is over or the worker has drained.
@@ -167,6 +172,7 @@ impl Worker {
         tokio::select! {
             biased;
             () = self.drain(cancel, grace) => Ok(()),
+            () = self.tasks.measure() => Ok(()),
             end = self.sessions() => {
                 // The coordinator has no more use for what is still in progress.
                 self.tasks.hand_back();
@@ -183,10 +189,12 @@ impl Worker {
         // Apart: a coordinator that answers again is no reason to wait as long as while it did not.
         let mut forgotten = backoff.clone();
         loop {
-            let connection =
-                Connection { client: &self.client, identity: &self.identity, leases: &self.leases, tasks: &self.tasks };
+            let (client, identity, leases, tasks) = (&self.client, &self.identity, &self.leases, &self.tasks);
+            let connection = Connection { client, identity, leases, tasks, connected: &self.connected };
             let opened = Instant::now();
             let end = connection.serve().await;
+            self.connected.send_replace(false);
+            metrics::connected(false);
             if opened.elapsed() > STEADY {
                 backoff.reset();
                 forgotten.reset();

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use influence_engine::train::Progress;
 use influence_proto::{
@@ -12,6 +13,7 @@ use influence_proto::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span, field::Empty};
 
 use super::identity::Identity;
 use super::leases::{Holding, Leases};
@@ -20,8 +22,12 @@ use crate::artifacts::{ArtifactCache, ArtifactError};
 use crate::backend::LoadedAdapter;
 use crate::client::{CallError, Client};
 use crate::episode::Episode;
+use crate::metrics;
 use crate::outbox::{Delivery, Lane};
 use crate::training::{self, Job};
+
+/// How often engines are measured.
+const MEASURE: Duration = Duration::from_secs(1);
 
 /// Everything that this worker is working on. Clones share it.
 #[derive(Debug, Clone)]
@@ -78,6 +84,17 @@ impl Tasks {
         *self.shared.serving.write().unwrap_or_else(PoisonError::into_inner) = serving;
     }
 
+    /// Measures the engines, again and again.
+    pub(super) async fn measure(&self) {
+        loop {
+            let serving = self.shared.serving.read().unwrap_or_else(PoisonError::into_inner).clone();
+            for (model, trainable) in &serving.trainable {
+                metrics::engine(model, &trainable.engine);
+            }
+            tokio::time::sleep(MEASURE).await;
+        }
+    }
+
     /// Which files the models are that leases are worked on with.
     pub(super) fn loaded(&self) -> Vec<LoadedModel> {
         self.shared.serving.read().unwrap_or_else(PoisonError::into_inner).loaded.clone()
@@ -85,7 +102,7 @@ impl Tasks {
 
     /// Begins to work on a lease. One that is held already is ignored; one that comes while draining is handed back.
     pub(super) fn take(&self, lease: Lease) {
-        let Lease { work, attempt, payload } = lease;
+        let Lease { work, attempt, payload, trace } = lease;
         if self.shared.draining.is_cancelled() {
             return self.answer(work, attempt, Outcome::Returned);
         }
@@ -95,8 +112,12 @@ impl Tasks {
         };
         let Some(holding) = self.shared.leases.take(work, attempt, slots) else { return };
         tracing::debug!(work = %holding.work(), attempt, journal, "lease taken");
+        let span = span(&payload, &holding, &self.shared.identity);
+        if let Some(parent) = trace {
+            parent.adopt(&span);
+        }
         let shared = self.shared.clone();
-        self.shared.tracker.spawn(async move { shared.run(holding, payload, slots).await });
+        self.shared.tracker.spawn(async move { shared.run(holding, payload, slots).await }.instrument(span));
     }
 
     /// Answers a lease that is not worked on.
@@ -150,6 +171,7 @@ impl Shared {
         };
         // Without an outcome the lease is another's: nothing may be said about it.
         let Some(outcome) = outcome else { return };
+        Span::current().record("outcome", outcome.name());
         if let Outcome::Failed(failure) = &outcome {
             let Failure { retryable, message } = failure;
             tracing::error!(work = %holding.work(), attempt = holding.attempt(), retryable, %message, "work failed");
@@ -239,6 +261,7 @@ impl Shared {
         let result = training::run(job, spec, move |heard| {
             progress.fetch_add(1, Ordering::Relaxed);
             if let Progress::Step(step) = heard {
+                metrics::training_step();
                 news.send_replace(Some(TrainingProgress {
                     work: work.clone(),
                     attempt,
@@ -262,6 +285,20 @@ impl Shared {
 
     fn lane(&self, work: &WorkId, attempt: u32, lost: CancellationToken) -> Lane {
         Lane::open(self.client.clone(), self.identity.clone(), work.clone(), attempt, lost)
+    }
+}
+
+/// Everything that is done, and logged, for a lease.
+fn span(payload: &Work, holding: &Holding, identity: &Identity) -> Span {
+    let (work, attempt, worker) = (holding.work(), holding.attempt(), identity.id());
+    match payload {
+        Work::Episode { spec, journal } => tracing::error_span!(
+            "episode", %work, attempt, %worker, otel.kind = "consumer",
+            environment = %spec.environment, turns_before = journal.len(), outcome = Empty
+        ),
+        Work::Training(spec) => tracing::error_span!(
+            "training", %work, attempt, %worker, otel.kind = "consumer", model = %spec.model, outcome = Empty
+        ),
     }
 }
 

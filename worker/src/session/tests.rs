@@ -77,6 +77,7 @@ fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
         response_cache: None,
         models: BTreeMap::new(),
         grace: Duration::from_secs(2),
+        connected: watch::Sender::new(false),
         on_download: None,
     }
 }
@@ -116,7 +117,7 @@ pub(super) fn lease(name: &str, attempt: u32) -> Lease {
     spec.max_turns = 4;
     spec.machine = machine(vec![("calm", state(&[("yes", "calm"), ("no", "calm")], ""))]).into();
     let payload = Work::Episode { spec: Box::new(spec), journal: Vec::new() };
-    Lease { work: WorkId::new(name).unwrap(), attempt, payload }
+    Lease { work: WorkId::new(name).unwrap(), attempt, payload, trace: None }
 }
 
 pub(super) fn leases(count: usize) -> Vec<Lease> {
@@ -266,7 +267,7 @@ async fn an_interrupted_journal_is_continued() {
 async fn a_lease_that_cannot_be_read_is_answered() {
     let setup = Setup::new(Vec::new(), Duration::ZERO).await;
     setup.coordinator.until("the session", |script| !script.credits.is_empty()).await;
-    let unreadable = wire::Lease { work: "e9".into(), attempt: 4, payload: None };
+    let unreadable = wire::Lease { work: "e9".into(), attempt: 4, payload: None, ..Default::default() };
     setup.coordinator.say(wire::coordinator_event::Event::Lease(unreadable));
     setup.coordinator.until("an answer", |script| script.finished.len() == 1).await;
     let (work, attempt, outcome) = setup.coordinator.script().finished[0].clone();

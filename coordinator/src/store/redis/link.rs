@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::call::CallError;
 use super::scripts::Script;
-use crate::store::StoreError;
+use crate::store::{StoreError, measured};
 
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -56,10 +56,13 @@ impl Link {
     /// The server's answer. A command whose connection ended is sent once more over a new one:
     /// commands must bear being carried out twice.
     pub(super) async fn ask(&self, command: &Cmd) -> RedisResult<Value> {
-        match self.ask_once(command).await {
-            Err(error) if error.is_connection_dropped() => self.ask_once(command).await,
-            answer => answer,
-        }
+        let answer = async {
+            match self.ask_once(command).await {
+                Err(error) if error.is_connection_dropped() => self.ask_once(command).await,
+                answer => answer,
+            }
+        };
+        measured("redis", answer).await
     }
 
     /// The answer of a script that the server may not know yet.

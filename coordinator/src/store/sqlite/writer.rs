@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::store::StoreError;
+use crate::store::{StoreError, measured};
 
 /// Calls that may wait for the thread; more make their callers wait.
 const QUEUE: usize = 1024;
@@ -150,8 +150,11 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         let call = Call { body: Some(body), result: None, reply, file: self.file.clone() };
         let jobs = self.jobs.as_ref().ok_or_else(closed)?;
-        jobs.send(Box::new(call)).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        measured("sqlite", async move {
+            jobs.send(Box::new(call)).await.map_err(|_| closed())?;
+            answer.await.map_err(|_| closed())?
+        })
+        .await
     }
 }
 

@@ -15,6 +15,7 @@ use super::cache::{Request, ResponseCache};
 use super::failure::Failure;
 use super::gate::{Gate, Sign};
 use crate::backend::BackendError;
+use crate::metrics;
 use crate::outbox::Backoff;
 
 /// So long a request is repeated while the server has too much to do or is away.
@@ -128,6 +129,7 @@ impl Endpoint {
                 Ok((value, used, answer)) => {
                     // A server that does not count leaves the estimate.
                     self.gate.window().correct(tokens, if used == 0 { tokens } else { used });
+                    metrics::api_request("answered");
                     pass.end(Sign::Fine);
                     if self.said_away.swap(false, Ordering::Relaxed) {
                         tracing::warn!(url = %self.url, "the server answers again");
@@ -141,10 +143,13 @@ impl Endpoint {
                 Err(failure) => failure,
             };
             self.gate.window().correct(tokens, 0);
-            pass.end(match &failure {
-                Failure::Refused { .. } => Sign::None,
-                Failure::Overload { .. } | Failure::Broken(_) => Sign::Overload,
-            });
+            let (sign, outcome) = match &failure {
+                Failure::Refused { .. } => (Sign::None, "refused"),
+                Failure::Overload { .. } => (Sign::Overload, "overload"),
+                Failure::Broken(_) => (Sign::Overload, "broken"),
+            };
+            metrics::api_request(outcome);
+            pass.end(sign);
             self.again(failure, &mut tries, request.path).await?;
         }
     }

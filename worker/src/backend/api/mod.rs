@@ -146,6 +146,13 @@ impl Backend for ApiBackend {
         None
     }
 
+    fn provider(&self) -> &'static str {
+        match self.api.protocol {
+            influence_proto::ApiProtocol::OpenAi => "openai",
+            influence_proto::ApiProtocol::Anthropic => "anthropic",
+        }
+    }
+
     async fn generate(&self, request: GenerateRequest) -> Result<Generation, BackendError> {
         let refused =
             |what: &str| BackendError::Refused(format!("`{}` is behind an API, which {what}", self.api.model));

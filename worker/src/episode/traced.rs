@@ -1,0 +1,116 @@
+//! Spans of turns and of model calls, for whoever traces: what a call was, how long it took, what it read.
+//!
+//! Attributes of calls follow OpenTelemetry's semantic conventions for generative AI (release 1.38, where they are in
+//! development). What was said is in no span: it is an event of the target [`CONTENT`], which is off unless asked for.
+
+use influence_proto::prompts::{ChatMessage, ChatRole};
+use influence_proto::{AssessorRole, Call, GeneratorRole, Role, Score};
+use serde_json::json;
+use tracing::{Span, field::Empty};
+
+use crate::backend::{Backend, BackendError};
+
+/// The spans and events here; text logs leave them out.
+const TARGET: &str = "influence_trace";
+/// What models were told, and what they said.
+const CONTENT: &str = "influence_content";
+
+pub(super) fn turn(index: u32) -> Span {
+    tracing::info_span!(target: TARGET, "turn", influence.turn = index)
+}
+
+/// A reply that is sampled, `seed` being that of its stream.
+pub(super) fn reply(role: Role, generator: &GeneratorRole, backend: &dyn Backend, seed: u64) -> Span {
+    tracing::info_span!(
+        target: TARGET,
+        "chat",
+        otel.name = format!("chat {}", generator.model),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        error.type = Empty,
+        gen_ai.operation.name = "chat",
+        gen_ai.provider.name = backend.provider(),
+        gen_ai.request.model = generator.model,
+        gen_ai.request.max_tokens = generator.sampling.max_tokens,
+        gen_ai.request.temperature = generator.sampling.temperature,
+        gen_ai.request.top_p = generator.sampling.top_p,
+        gen_ai.request.seed = seed,
+        gen_ai.usage.input_tokens = Empty,
+        gen_ai.usage.output_tokens = Empty,
+        influence.role = role.name(),
+    )
+}
+
+/// Answers whose probabilities are read.
+pub(super) fn score(role: Role, assessor: &AssessorRole, backend: &dyn Backend) -> Span {
+    tracing::info_span!(
+        target: TARGET,
+        "chat",
+        otel.name = format!("chat {}", assessor.model),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        error.type = Empty,
+        gen_ai.operation.name = "chat",
+        gen_ai.provider.name = backend.provider(),
+        gen_ai.request.model = assessor.model,
+        gen_ai.usage.input_tokens = Empty,
+        gen_ai.usage.output_tokens = Empty,
+        influence.role = role.name(),
+    )
+}
+
+/// What a call took.
+pub(super) fn answered(span: &Span, call: &Call) {
+    span.record("gen_ai.usage.input_tokens", call.prompt_tokens);
+    span.record("gen_ai.usage.output_tokens", call.generated_tokens);
+}
+
+pub(super) fn failed(span: &Span, error: &BackendError) {
+    span.record("otel.status_code", "ERROR");
+    span.record("error.type", error.kind());
+}
+
+/// What a judge made of a reply. `label` is the answer with the most mass.
+pub(super) fn judged(span: &Span, role: Role, score: &Score) {
+    let _inside = span.enter();
+    let label = score.most_probable().unwrap_or_default();
+    tracing::info!(
+        target: TARGET,
+        {
+            gen_ai.evaluation.name = role.name(),
+            gen_ai.evaluation.score.value = score.expected(),
+            gen_ai.evaluation.score.label = label,
+            gen_ai.evaluation.explanation = score.unscored.as_deref(),
+            influence.mass = score.mass,
+        },
+        "gen_ai.evaluation.result"
+    );
+}
+
+/// What was said in a call, where somebody wants to know.
+pub(super) fn said(span: &Span, prompt: impl FnOnce() -> Vec<ChatMessage>, reply: Option<&str>) {
+    if !tracing::enabled!(target: CONTENT, tracing::Level::INFO) {
+        return;
+    }
+    let _inside = span.enter();
+    let part = |role: &str, text: &str| json!({"role": role, "parts": [{"type": "text", "content": text}]});
+    let input: Vec<_> = prompt().iter().map(|message| part(name(message.role), &message.content)).collect();
+    let output: Vec<_> = reply.iter().map(|text| part("assistant", text)).collect();
+    tracing::info!(
+        target: CONTENT,
+        {
+            gen_ai.input.messages = %serde_json::Value::from(input),
+            gen_ai.output.messages = %serde_json::Value::from(output),
+        },
+        "gen_ai.client.inference.operation.details"
+    );
+}
+
+const fn name(role: ChatRole) -> &'static str {
+    match role {
+        ChatRole::System => "system",
+        ChatRole::User => "user",
+        ChatRole::Assistant => "assistant",
+        ChatRole::FunctionCall | ChatRole::Ipython => "tool",
+    }
+}

@@ -19,7 +19,7 @@ INFLUENCE  := $(TARGET_DIR)/debug/influence
 # Seeds of `make chaos`: FROM..TO, the last not included.
 SEEDS           ?= 0..100
 
-.PHONY: help demo build model test tools fmt lint unit doctest chaos clients test-clients bench bench-train bench-gpu bench-dispatch deny schemas clean
+.PHONY: help demo build model test tools fmt lint unit doctest chaos clients test-clients bench test-deploy bench-train bench-gpu bench-dispatch deny schemas clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,19 @@ test-clients: build $(CLIENTS)/installed ## Try `influence serve` by OpenAI's cl
 	model="$${INFLUENCE_TEST_MODEL:-$$($(INFLUENCE) model fetch $(MODEL) --print-path)}" && \
 	  $(CLIENTS)/bin/python scripts/clients/openai_client.py --influence $(INFLUENCE) --model "$$model" && \
 	  $(CLIENTS)/bin/python scripts/clients/llama_cpp_server.py --influence $(INFLUENCE) --model "$$model"
+
+# The checkers of its files are installed from PyPI, beside what is built; docker, kubectl, promtool and shellcheck are the system's.
+DEPLOYERS := $(TARGET_DIR)/deployers
+$(DEPLOYERS)/installed: scripts/deploy/requirements.txt
+	$(PYTHON) -m venv --clear $(DEPLOYERS)
+	$(DEPLOYERS)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+deployers: $(DEPLOYERS)/installed ## Install what test-deploy needs.
+
+test-deploy: build model $(DEPLOYERS)/installed ## Check deploy/, and bring its compose file up on a real Docker engine.
+	$(DEPLOYERS)/bin/python scripts/deploy/files.py
+	$(DEPLOYERS)/bin/python scripts/deploy/compose.py --influence $(INFLUENCE) --cache "$${INFLUENCE_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/influence}"
 
 # Peers run in a Python with torch, transformers, gguf and llama-cpp-python: `make bench PYTHON=venv/bin/python`.
 bench: model ## Measure the engine beside transformers and llama.cpp; takes a quarter of an hour.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use influence_coordinator::access::Access;
 use influence_coordinator::{RunHandle, summary};
-use influence_worker::{CACHE_BYTES, Credentials, WorkerError, WorkerOptions};
+use influence_worker::{CACHE_BYTES, Credentials, SHARE_EVERY, WorkerError, WorkerOptions};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -93,6 +93,7 @@ pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
         device: arguments.device,
         grace: Duration::from_secs(arguments.grace),
         cache_bytes: arguments.cache_size << 30,
+        share_every: Duration::from_secs(arguments.share_checkpoints),
         ..worker_options(&arguments.rollouts)?
     };
     let ended = influence_worker::run(options, interrupt::token()?).await;
@@ -114,6 +115,7 @@ fn worker_options(rollouts: &RolloutArguments) -> anyhow::Result<WorkerOptions> 
         models: rollouts.models.iter().cloned().collect::<BTreeMap<_, _>>(),
         response_cache: rollouts.response_cache.clone(),
         grace: GRACE,
+        share_every: SHARE_EVERY,
         connected: watch::Sender::new(false),
         on_download: Some(Arc::new(move |progress| bar.show(&progress))),
     })

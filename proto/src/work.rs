@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EpisodeSpec, ModelSpec, RunId, TraceParent, TrainingReport, TrainingSpec, Turn, WorkId, WorkerId};
+use crate::{Digest, EpisodeSpec, ModelSpec, RunId, TraceParent, TrainingReport, TrainingSpec, Turn, WorkId, WorkerId};
 
 /// A worker asks to be let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Lease {
     pub attempt: u32,
     /// What to do.
     pub payload: Work,
+    /// A training's state that an earlier attempt has uploaded.
+    pub checkpoint: Option<Digest>,
     /// The span of the grant, under which the work is traced.
     pub trace: Option<TraceParent>,
 }

@@ -125,7 +125,13 @@ fn training() -> TrainingSpec {
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 fn lease(payload: Work) -> Lease {
-    Lease { work: WorkId::new("w-1").unwrap(), attempt: 3, payload, trace: TraceParent::parse(TRACE) }
+    Lease {
+        work: WorkId::new("w-1").unwrap(),
+        attempt: 3,
+        payload,
+        checkpoint: Some(Digest::of("state")),
+        trace: TraceParent::parse(TRACE),
+    }
 }
 
 #[test]

@@ -24,4 +24,4 @@ pub mod training;
 pub use admin::{Admin, AdminError};
 pub use client::{ConnectError, Credentials, IdentityPem};
 pub use push::{Push, PushError, push_model};
-pub use session::{CACHE_BYTES, OnDownload, WorkerError, WorkerOptions, run};
+pub use session::{CACHE_BYTES, OnDownload, SHARE_EVERY, WorkerError, WorkerOptions, run};

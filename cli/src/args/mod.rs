@@ -303,6 +303,9 @@ pub(crate) struct WorkerArguments {
     /// How long a worker that is asked to stop may go on with what it holds, in seconds.
     #[arg(long, default_value_t = 30)]
     pub grace: u64,
+    /// How often the state of a training is uploaded, in seconds: another worker goes on from there.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub share_checkpoints: u64,
     /// What adapters and datasets may take in the cache, in GiB. The least recently used go first;
     /// models are not counted.
     #[arg(long, default_value_t = 20, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]

@@ -111,6 +111,17 @@ impl Artifacts {
         }
     }
 
+    /// Removes an artifact that nothing refers to. One that is not there is no error.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn remove(&self, digest: Digest) -> Result<(), ArtifactError> {
+        match self.shared.store.delete(&address(digest)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(self.io(source)),
+        }
+    }
+
     /// Whether there is an artifact of this digest. Its content is not read.
     ///
     /// # Errors

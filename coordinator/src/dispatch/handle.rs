@@ -1,6 +1,6 @@
 //! What the rest of the coordinator calls.
 
-use influence_proto::{Failure, HeldLease, Join, Lease, Standing, TrainingProgress, WorkId, WorkerId};
+use influence_proto::{Digest, Failure, HeldLease, Join, Lease, Standing, TrainingProgress, WorkId, WorkerId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::{Event, Task};
@@ -89,6 +89,8 @@ pub(super) enum Request {
     Renew { worker: WorkerId, held: Vec<HeldLease>, reply: oneshot::Sender<Result<Vec<SessionEvent>, DispatchError>> },
     Submit { batch: Vec<Task>, reply: oneshot::Sender<watch::Receiver<Batch>> },
     Training { worker: WorkerId, progress: TrainingProgress },
+    Checkpoint { worker: WorkerId, work: WorkId, attempt: u32, state: Digest, reply: oneshot::Sender<Option<Digest>> },
+    ForgetCheckpoint { work: WorkId, reply: oneshot::Sender<Option<Digest>> },
     Standing { reply: oneshot::Sender<Standing> },
     Drain { worker: String, reply: oneshot::Sender<Result<WorkerId, DispatchError>> },
     Tell(Event),
@@ -146,6 +148,23 @@ impl DispatchHandle {
     /// A worker says how far its training job has come.
     pub async fn training(&self, worker: WorkerId, progress: TrainingProgress) -> Result<(), DispatchError> {
         self.send(Request::Training { worker, progress }).await
+    }
+
+    /// A worker has uploaded its training's state; the next attempt hears of it, if this one is current. Returns the state
+    /// before, which nobody needs any more.
+    pub async fn checkpoint(
+        &self,
+        worker: WorkerId,
+        work: WorkId,
+        attempt: u32,
+        state: Digest,
+    ) -> Result<Option<Digest>, DispatchError> {
+        self.ask(|reply| Request::Checkpoint { worker, work, attempt, state, reply }).await
+    }
+
+    /// A training has ended; returns its last state, which nobody needs any more.
+    pub async fn forget_checkpoint(&self, work: WorkId) -> Result<Option<Digest>, DispatchError> {
+        self.ask(|reply| Request::ForgetCheckpoint { work, reply }).await
     }
 
     /// A turn was stored.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use influence_proto::{Failure, HeldLease, Join, Lease, RunId, TraceParent, Work, WorkId, WorkerId};
+use influence_proto::{Digest, Failure, HeldLease, Join, Lease, RunId, TraceParent, Work, WorkId, WorkerId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,9 @@ pub struct DispatchService {
     start: Instant,
     sessions: HashMap<WorkerId, (u64, mpsc::Sender<SessionEvent>)>,
     generations: u64,
+    /// The last states of trainings, as their workers have uploaded them. Of another coordinator's trainings nothing is
+    /// known until their workers upload the next.
+    checkpoints: HashMap<WorkId, Digest>,
     batch: watch::Sender<Batch>,
     writes: Writes,
     /// Set once the run is over: what later streams are told.
@@ -88,6 +91,7 @@ impl DispatchService {
             start: Instant::now(),
             sessions: HashMap::new(),
             generations: 0,
+            checkpoints: HashMap::new(),
             batch: watch::Sender::new(Batch::default()),
             writes: FuturesUnordered::new(),
             goodbye: None,
@@ -166,6 +170,16 @@ impl DispatchService {
                     metrics::training(now);
                     self.progress.change(|p| p.training = Some(now));
                 }
+            }
+            Request::Checkpoint { worker, work, attempt, state, reply } => {
+                let before = match self.machine.holds(&worker, &work, attempt) {
+                    true => self.checkpoints.insert(work, state),
+                    false => None,
+                };
+                let _ = reply.send(before.filter(|before| *before != state));
+            }
+            Request::ForgetCheckpoint { work, reply } => {
+                let _ = reply.send(self.checkpoints.remove(&work));
             }
             Request::Standing { reply } => {
                 let _ = reply.send(self.machine.standing(self.now()));
@@ -308,7 +322,8 @@ impl DispatchService {
         match stored {
             Ok(payload) => {
                 let trace = TraceParent::of(&span);
-                self.send_lease(worker, Lease { work, attempt, payload, trace });
+                let checkpoint = self.checkpoints.get(&work).copied();
+                self.send_lease(worker, Lease { work, attempt, payload, checkpoint, trace });
             }
             Err(StoreError::AlreadyFinished { .. }) => self.apply(Event::AlreadyFinished(work)),
             Err(StoreError::Fenced { current, .. }) => {

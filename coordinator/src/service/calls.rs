@@ -6,7 +6,7 @@ use std::time::Instant;
 use futures::stream::BoxStream;
 use influence_proto::wire::coordinator_server::Coordinator;
 use influence_proto::{
-    HeldLease, Join, Joined, ModelSpec, Outcome, PROTOCOL, RunId, TrainingReport, Turn, WorkId, WorkerId, wire,
+    Digest, HeldLease, Join, Joined, ModelSpec, Outcome, PROTOCOL, RunId, TrainingReport, Turn, WorkId, WorkerId, wire,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -105,6 +105,22 @@ impl Coordinator for Service {
         Ok(Response::new(wire::RecordTurnReply {}))
     }
 
+    async fn record_checkpoint(
+        &self,
+        request: Request<wire::RecordCheckpointRequest>,
+    ) -> Result<Response<wire::RecordCheckpointReply>, Status> {
+        let request = request.into_inner();
+        let worker = WorkerId::new(request.worker_id).map_err(status::invalid)?;
+        let work = WorkId::new(request.work).map_err(status::invalid)?;
+        let state = Digest::parse(&request.sha256).map_err(status::invalid)?;
+        if !self.artifacts.contains(state).await.map_err(status::artifact)? {
+            return Err(Status::invalid_argument(format!("the state {state} was not uploaded; upload it first")));
+        }
+        let needless = self.dispatch.checkpoint(worker, work, request.attempt, state).await;
+        self.drop_state(needless.map_err(status::dispatch)?).await;
+        Ok(Response::new(wire::RecordCheckpointReply {}))
+    }
+
     async fn finish(&self, request: Request<wire::FinishRequest>) -> Result<Response<wire::FinishReply>, Status> {
         let request = request.into_inner();
         let work = WorkId::new(request.work).map_err(status::invalid)?;
@@ -152,12 +168,23 @@ impl Service {
                 let stored = self.store.finish_training(&self.run, &work, attempt, report).await;
                 self.watch(&stored);
                 stored.map_err(status::store)?;
+                let last = self.dispatch.forget_checkpoint(work.clone()).await.map_err(status::dispatch)?;
+                self.drop_state(last).await;
                 self.dispatch.finished(work, attempt).await
             }
             Outcome::Failed(failure) => self.dispatch.failed(work, attempt, failure).await,
             Outcome::Returned => self.dispatch.returned(work, attempt).await,
         };
         told.map_err(status::dispatch)
+    }
+
+    /// A training's state that nobody takes up any more. One that stays costs room, and no more.
+    async fn drop_state(&self, state: Option<Digest>) {
+        if let Some(state) = state
+            && let Err(error) = self.artifacts.remove(state).await
+        {
+            tracing::warn!(%state, %error, "a training's old state stays");
+        }
     }
 
     async fn adapter_must_be_here(&self, report: &TrainingReport) -> Result<(), Status> {

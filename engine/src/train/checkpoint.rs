@@ -116,6 +116,14 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
+/// How many steps the training of a checkpoint has done. None where there is no checkpoint that can be read.
+pub fn steps_done(file: &Path) -> Option<usize> {
+    let bytes = fs::read(file).ok()?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
+    let report: TrainReport = serde_json::from_str(header.metadata().as_ref()?.get(REPORT)?).ok()?;
+    Some(report.steps)
+}
+
 /// Writes a checkpoint in the place of the last one, at once.
 pub(super) fn write(
     file: &Path,

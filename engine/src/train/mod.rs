@@ -22,6 +22,7 @@ mod parameters;
 mod rows;
 mod training;
 
+pub use checkpoint::steps_done;
 pub use error::TrainError;
 pub use objective::Measures;
 pub use options::{

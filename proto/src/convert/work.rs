@@ -162,7 +162,9 @@ impl From<Lease> for wire::Lease {
             Work::Training(spec) => wire::lease::Payload::Training((*spec).into()),
         };
         let traceparent = lease.trace.map(|parent| parent.to_string()).unwrap_or_default();
-        Self { work: lease.work.into(), attempt: lease.attempt, payload: Some(payload), traceparent }
+        let checkpoint_sha256 = lease.checkpoint.map(String::from).unwrap_or_default();
+        let (work, attempt) = (lease.work.into(), lease.attempt);
+        Self { work, attempt, payload: Some(payload), traceparent, checkpoint_sha256 }
     }
 }
 
@@ -176,7 +178,12 @@ impl TryFrom<wire::Lease> for Lease {
             wire::lease::Payload::Training(work) => Work::Training(Box::new(work.try_into()?)),
         };
         let trace = TraceParent::parse(&lease.traceparent);
-        Ok(Self { work: WorkId::new(lease.work)?, attempt: positive(lease.attempt, "attempt")?, payload, trace })
+        let checkpoint = match lease.checkpoint_sha256.as_str() {
+            "" => None,
+            digest => Some(Digest::parse(digest)?),
+        };
+        let (work, attempt) = (WorkId::new(lease.work)?, positive(lease.attempt, "attempt")?);
+        Ok(Self { work, attempt, payload, checkpoint, trace })
     }
 }
 

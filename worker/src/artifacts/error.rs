@@ -23,7 +23,7 @@ pub(crate) enum ArtifactError {
 }
 
 impl ArtifactError {
-    pub(super) fn disk(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn disk(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Disk { path, source }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use influence_proto::wire::admin_client::AdminClient;
 use influence_proto::wire::coordinator_client::CoordinatorClient;
-use influence_proto::{HeldLease, Join, Joined, MAX_MESSAGE, Outcome, Turn, WorkId, WorkerId, wire};
+use influence_proto::{Digest, HeldLease, Join, Joined, MAX_MESSAGE, Outcome, Turn, WorkId, WorkerId, wire};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
@@ -142,6 +142,19 @@ impl Client {
         let (worker_id, work) = (worker.to_string(), work.to_string());
         let request = wire::RecordTurnRequest { worker_id, work, attempt, turn: Some(turn.into()) };
         self.call(CALL, |mut stub| async move { stub.record_turn(request).await }).await.map(|_| ())
+    }
+
+    /// Names the artifact that a training may be taken up from. Repeating it is harmless.
+    pub(crate) async fn record_checkpoint(
+        &self,
+        worker: &WorkerId,
+        work: &WorkId,
+        attempt: u32,
+        checkpoint: Digest,
+    ) -> Result<(), CallError> {
+        let (worker_id, work) = (worker.to_string(), work.to_string());
+        let request = wire::RecordCheckpointRequest { worker_id, work, attempt, sha256: checkpoint.into() };
+        self.call(CALL, |mut stub| async move { stub.record_checkpoint(request).await }).await.map(|_| ())
     }
 
     /// Ends an attempt. Repeating it is harmless.

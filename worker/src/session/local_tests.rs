@@ -50,6 +50,7 @@ impl Setup {
             models,
             response_cache: None,
             grace: Duration::from_secs(5),
+            share_every: Duration::from_millis(50),
             connected: tokio::sync::watch::Sender::new(false),
             on_download: None,
         };
@@ -58,10 +59,18 @@ impl Setup {
         Self { coordinator, cancel, worker, _folder: folder }
     }
 
-    async fn done(&self, name: &str, lease: Work) -> Outcome {
-        let lease = Lease { work: WorkId::new(name).unwrap(), attempt: 1, payload: lease, trace: None };
+    async fn done(&self, name: &str, payload: Work) -> Outcome {
+        self.done_from(name, payload, None).await
+    }
+
+    async fn give(&self, name: &str, payload: Work, checkpoint: Option<Digest>) {
+        let lease = Lease { work: WorkId::new(name).unwrap(), attempt: 1, payload, checkpoint, trace: None };
         self.coordinator.until("the session", |script| !script.credits.is_empty()).await;
         self.coordinator.say(influence_proto::wire::coordinator_event::Event::Lease(lease.into()));
+    }
+
+    async fn done_from(&self, name: &str, payload: Work, checkpoint: Option<Digest>) -> Outcome {
+        self.give(name, payload, checkpoint).await;
         self.coordinator.until(name, |script| script.finished.iter().any(|(work, _, _)| work == name)).await;
         self.coordinator.script().finished.iter().find(|(work, _, _)| work == name).unwrap().2.clone()
     }
@@ -180,21 +189,58 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
 
-/// Protects: a training that was handed back goes on from its checkpoint on the same machine, to the same adapter.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_training_that_was_handed_back_is_taken_up_from_its_checkpoint() {
-    let long = |dataset| match training(dataset, None) {
+/// A training that takes a while.
+fn long(dataset: Digest) -> Work {
+    match training(dataset, None) {
         Work::Training(mut spec) => {
             spec.optimiser.epochs = 2000;
             Work::Training(spec)
         }
         other => other,
+    }
+}
+
+/// Protects: a training goes on on another machine from the state that the first has uploaded, to the same adapter; a state
+/// that is gone, or is none, costs time and nothing else; and a machine's own state is taken where that has come further.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_is_taken_up_on_another_machine() {
+    let first = Setup::new().await;
+    let dataset = first.keep(ROWS);
+    first.give("t", long(dataset), None).await;
+    first.coordinator.until("two states", |script| script.states.len() >= 2).await;
+    let (states, artifacts) = {
+        let script = first.coordinator.script();
+        (script.states.clone(), script.artifacts.clone())
     };
+    first.end().await;
+    let (early, late) = (Digest::parse(&states[0]).unwrap(), Digest::parse(states.last().unwrap()).unwrap());
+
+    let second = Setup::new().await;
+    second.coordinator.script().artifacts = artifacts;
+    let taken = report(second.done_from("t", long(dataset), Some(late)).await);
+    assert!(second.coordinator.script().first_step.unwrap() > 5, "it begins where the first has come to");
+    let whole = |name| second.done_from(name, long(dataset), Some(Digest::of("gone")));
+    assert_eq!(report(whole("anew").await), taken, "bit for bit, as the digests say");
+    let not_one = second.keep("no state");
+    second.give("further", long(dataset), Some(not_one)).await;
+    second.coordinator.until("a state of its own", |script| script.step > 20).await;
+    let (folder, coordinator) = (second._folder.clone(), second.coordinator.script().artifacts.clone());
+    second.end().await;
+
+    let models = BTreeMap::from([("tiny".to_owned(), folder.path().join("tiny"))]);
+    let third = Setup::with(Rehearsal::start().await, folder, models);
+    third.coordinator.script().artifacts = coordinator;
+    assert_eq!(report(third.done_from("further", long(dataset), Some(early)).await), taken);
+    assert!(third.coordinator.script().first_step.unwrap() > 20, "its own state had come further than the early one");
+    third.end().await;
+}
+
+/// Protects: a training that was handed back goes on from its checkpoint on the same machine, to the same adapter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_that_was_handed_back_is_taken_up_from_its_checkpoint() {
     let setup = Setup::new().await;
     let (folder, dataset) = (setup._folder.clone(), setup.keep(ROWS));
-    let lease = Lease { work: WorkId::new("t").unwrap(), attempt: 1, payload: long(dataset), trace: None };
-    setup.coordinator.until("the session", |script| !script.credits.is_empty()).await;
-    setup.coordinator.say(influence_proto::wire::coordinator_event::Event::Lease(lease.into()));
+    setup.give("t", long(dataset), None).await;
     setup.coordinator.until("ten steps", |script| script.step > 10).await;
     setup.end().await;
     assert_eq!(checkpoints(folder.path()), 1);

@@ -42,6 +42,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// What artifacts may take in a worker's cache unless it is said otherwise: 20 GiB.
 pub const CACHE_BYTES: u64 = 20 << 30;
 
+/// How often the state of a training is uploaded unless it is said otherwise.
+pub const SHARE_EVERY: Duration = Duration::from_secs(60);
+
 /// A session that lived for longer was a good one: the next break is the first again.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -73,6 +76,8 @@ pub struct WorkerOptions {
     pub response_cache: Option<PathBuf>,
     /// How long work in progress may go on after the worker was asked to stop.
     pub grace: Duration,
+    /// How often the state of a training is uploaded, so that another worker can take it up.
+    pub share_every: Duration,
     /// Is told whether the session with the coordinator is open.
     pub connected: watch::Sender<bool>,
     /// Hears of downloads. Without it they go to the log.
@@ -93,6 +98,7 @@ impl fmt::Debug for WorkerOptions {
             .field("models", &self.models)
             .field("response_cache", &self.response_cache)
             .field("grace", &self.grace)
+            .field("share_every", &self.share_every)
             .finish_non_exhaustive()
     }
 }
@@ -163,7 +169,14 @@ impl Worker {
         let leases = Leases::new(options.slots as usize);
         let liveness = Liveness::start(client.options(), identity.clone(), leases.clone(), pace(&joined)).await?;
         let (scratch, connected) = (options.cache.join("scratch"), options.connected.clone());
-        let tasks = Tasks::new(client.clone(), identity.clone(), leases.clone(), artifacts.clone(), models, scratch);
+        let tasks = Tasks::new(
+            client.clone(),
+            identity.clone(),
+            leases.clone(),
+            artifacts.clone(),
+            models,
+            (scratch, options.share_every),
+        );
         Ok(Some(Self { client, handshake, loader, artifacts, identity, leases, liveness, tasks, connected }))
     }
 

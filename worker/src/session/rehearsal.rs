@@ -55,8 +55,11 @@ pub(crate) struct Script {
     pub(crate) credits: Vec<u32>,
     pub(crate) draining: bool,
     pub(crate) sessions: u32,
-    /// The latest that was heard of a training.
+    /// The first and the latest that was heard of a training.
+    pub(crate) first_step: Option<u32>,
     pub(crate) step: u32,
+    /// States of trainings that were named.
+    pub(crate) states: Vec<String>,
     /// Names given at joining; calls of others are unknown.
     known: Vec<String>,
     stream: Option<Outgoing>,
@@ -242,7 +245,10 @@ impl Shared {
                 }
             }
             Event::Draining(_) => script.draining = true,
-            Event::Training(progress) => script.step = progress.step,
+            Event::Training(progress) => {
+                script.first_step.get_or_insert(progress.step);
+                script.step = progress.step;
+            }
             Event::Hello(_) => {}
         }
     }
@@ -331,6 +337,17 @@ impl Coordinator for Shared {
             }
         })?;
         Ok(Response::new(wire::RecordTurnReply {}))
+    }
+
+    async fn record_checkpoint(
+        &self,
+        request: Request<wire::RecordCheckpointRequest>,
+    ) -> Reply<wire::RecordCheckpointReply> {
+        let mut script = self.0.lock().unwrap();
+        let state = request.into_inner().sha256;
+        assert!(script.artifacts.contains_key(&state), "it is uploaded before it is named");
+        script.states.push(state);
+        Ok(Response::new(wire::RecordCheckpointReply {}))
     }
 
     async fn finish(&self, request: Request<wire::FinishRequest>) -> Reply<wire::FinishReply> {

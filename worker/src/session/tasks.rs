@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use influence_engine::train::Progress;
 use influence_proto::{
-    EpisodeSpec, Failure, Lease, LoadedModel, Outcome, TrainingProgress, TrainingSpec, Turn, Work, WorkId,
+    Digest, EpisodeSpec, Failure, Lease, LoadedModel, Outcome, TrainingProgress, TrainingSpec, Turn, Work, WorkId,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use crate::client::{CallError, Client};
 use crate::episode::Episode;
 use crate::metrics;
 use crate::outbox::{Delivery, Lane};
-use crate::training::{self, Job};
+use crate::training::{self, Handover, Job};
 
 /// How often engines are measured.
 const MEASURE: Duration = Duration::from_secs(1);
@@ -43,6 +43,7 @@ struct Shared {
     artifacts: ArtifactCache,
     serving: RwLock<Serving>,
     scratch: PathBuf,
+    share_every: Duration,
     /// A lease beyond the slots waits: credits and leases may cross on their way.
     slots: Semaphore,
     tracker: TaskTracker,
@@ -60,7 +61,7 @@ impl Tasks {
         leases: Leases,
         artifacts: ArtifactCache,
         serving: Serving,
-        scratch: PathBuf,
+        (scratch, share_every): (PathBuf, Duration),
     ) -> Self {
         let slots = Semaphore::new(leases.slots());
         let shared = Shared {
@@ -70,6 +71,7 @@ impl Tasks {
             artifacts,
             serving: RwLock::new(serving),
             scratch,
+            share_every,
             slots,
             tracker: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -102,7 +104,7 @@ impl Tasks {
 
     /// Begins to work on a lease. One that is held already is ignored; one that comes while draining is handed back.
     pub(super) fn take(&self, lease: Lease) {
-        let Lease { work, attempt, payload, trace } = lease;
+        let Lease { work, attempt, payload, checkpoint, trace } = lease;
         if self.shared.draining.is_cancelled() {
             return self.answer(work, attempt, Outcome::Returned);
         }
@@ -117,7 +119,9 @@ impl Tasks {
             parent.adopt(&span);
         }
         let shared = self.shared.clone();
-        self.shared.tracker.spawn(async move { shared.run(holding, payload, slots).await }.instrument(span));
+        self.shared
+            .tracker
+            .spawn(async move { shared.run(holding, payload, checkpoint, slots).await }.instrument(span));
     }
 
     /// Answers a lease that is not worked on.
@@ -161,13 +165,13 @@ impl Tasks {
 }
 
 impl Shared {
-    async fn run(&self, holding: Holding, payload: Work, slots: usize) {
+    async fn run(&self, holding: Holding, payload: Work, checkpoint: Option<Digest>, slots: usize) {
         let lane = self.lane(holding.work(), holding.attempt(), holding.lost().clone());
         let outcome = tokio::select! {
             biased;
             () = holding.lost().cancelled() => None,
             () = self.handing_back.cancelled() => Some(Outcome::Returned),
-            outcome = self.outcome(&holding, &lane, payload, slots) => Some(outcome),
+            outcome = self.outcome(&holding, &lane, payload, checkpoint, slots) => Some(outcome),
         };
         // Without an outcome the lease is another's: nothing may be said about it.
         let Some(outcome) = outcome else { return };
@@ -179,7 +183,14 @@ impl Shared {
         report(holding.work(), holding.attempt(), lane.finish(outcome).await);
     }
 
-    async fn outcome(&self, holding: &Holding, lane: &Lane, payload: Work, slots: usize) -> Outcome {
+    async fn outcome(
+        &self,
+        holding: &Holding,
+        lane: &Lane,
+        payload: Work,
+        checkpoint: Option<Digest>,
+        slots: usize,
+    ) -> Outcome {
         // Closed never, and no more is asked for than there is.
         let Ok(_slots) = self.slots.acquire_many(u32::try_from(slots).unwrap_or(u32::MAX)).await else {
             return Outcome::Returned;
@@ -187,7 +198,7 @@ impl Shared {
         let serving = self.serving.read().unwrap_or_else(PoisonError::into_inner).clone();
         let result = match payload {
             Work::Episode { spec, journal } => self.episode(&serving, holding, lane, spec, journal).await,
-            Work::Training(spec) => self.train(&serving, holding, &spec).await,
+            Work::Training(spec) => self.train(&serving, holding, &spec, checkpoint).await,
         };
         result.unwrap_or_else(Outcome::Failed)
     }
@@ -241,7 +252,13 @@ impl Shared {
         loaded.map(Some).map_err(|e| Failure { retryable: e.retryable() || gone(), message: e.to_string() })
     }
 
-    async fn train(&self, serving: &Serving, holding: &Holding, spec: &TrainingSpec) -> Result<Outcome, Failure> {
+    async fn train(
+        &self,
+        serving: &Serving,
+        holding: &Holding,
+        spec: &TrainingSpec,
+        earlier: Option<Digest>,
+    ) -> Result<Outcome, Failure> {
         let model = &spec.model;
         let Some(trainable) = serving.trainable.get(model) else {
             return Err(Failure { retryable: true, message: format!("this worker cannot train the model `{model}`") });
@@ -256,9 +273,17 @@ impl Shared {
             scratch: self.scratch.clone(),
         };
         let (work, attempt) = (holding.work().clone(), holding.attempt());
+        let handover = Handover {
+            client: self.client.clone(),
+            identity: self.identity.clone(),
+            work: work.clone(),
+            attempt,
+            earlier,
+            every: self.share_every,
+        };
         let (progress, lost) = (holding.progress().clone(), holding.lost().clone());
         let (news, handing_back) = (self.training.clone(), self.handing_back.clone());
-        let result = training::run(job, spec, move |heard| {
+        let result = training::run(job, spec, handover, move |heard| {
             progress.fetch_add(1, Ordering::Relaxed);
             if let Progress::Step(step) = heard {
                 metrics::training_step();

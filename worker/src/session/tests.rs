@@ -77,6 +77,7 @@ fn options(coordinator: &Rehearsal, cache: &TempDir) -> WorkerOptions {
         response_cache: None,
         models: BTreeMap::new(),
         grace: Duration::from_secs(2),
+        share_every: Duration::from_millis(50),
         connected: watch::Sender::new(false),
         on_download: None,
     }
@@ -117,7 +118,7 @@ pub(super) fn lease(name: &str, attempt: u32) -> Lease {
     spec.max_turns = 4;
     spec.machine = machine(vec![("calm", state(&[("yes", "calm"), ("no", "calm")], ""))]).into();
     let payload = Work::Episode { spec: Box::new(spec), journal: Vec::new() };
-    Lease { work: WorkId::new(name).unwrap(), attempt, payload, trace: None }
+    Lease { work: WorkId::new(name).unwrap(), attempt, payload, checkpoint: None, trace: None }
 }
 
 pub(super) fn leases(count: usize) -> Vec<Lease> {

@@ -16,7 +16,7 @@ use influence_proto::{
     self as proto, AdapterRef, Algorithm, Digest, LoraSpec, OptimiserSpec, TrainingReport, TrainingSpec,
 };
 
-use super::{TrainingError, training_data};
+use super::{Handover, TrainingError, training_data};
 use crate::artifacts::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, ArtifactCache};
 
 /// Between two checkpoints. They are small beside what a step computes.
@@ -37,10 +37,12 @@ pub(crate) struct Job {
     pub(crate) scratch: PathBuf,
 }
 
-/// Trains, and uploads the adapter. `progress` hears how it goes on and may stop the training.
+/// Trains, and uploads the adapter. `progress` hears how it goes on and may stop the training. `handover` is what comes from
+/// other attempts, and goes to them.
 pub(crate) async fn run(
     job: Job,
     spec: &TrainingSpec,
+    handover: Handover,
     mut progress: impl FnMut(Progress) -> ControlFlow<()> + Send + 'static,
 ) -> Result<TrainingReport, TrainingError> {
     let options = train_options(&job.model, &job.base_name, &spec.lora, &spec.optimiser, spec.seed)?;
@@ -54,7 +56,9 @@ pub(crate) async fn run(
     let scratch = tempfile::tempdir_in(&job.scratch).map_err(disk)?;
     remove_old_states(&job.scratch);
     let output = scratch.path().join("adapter");
-    let checkpoints = Some(Checkpoints { file: checkpoint(&job, spec), every: CHECKPOINT_STEPS });
+    let state = checkpoint(&job, spec);
+    handover.take_up(&job.artifacts, &state).await;
+    let checkpoints = Some(Checkpoints { file: state.clone(), every: CHECKPOINT_STEPS });
     let algorithm = spec.algorithm;
     let model = job.model.clone();
     let written = output.clone();
@@ -63,7 +67,11 @@ pub(crate) async fn run(
         let files = TrainingFiles { start: start.as_deref(), output: &written, checkpoints };
         train(&model, algorithm, &dataset, &options, &files, &mut progress)
     });
-    let report = trained.await.map_err(|e| TrainingError::Local(format!("the training's thread ended: {e}")))??;
+    let trained = tokio::select! {
+        trained = trained => trained,
+        never = handover.share(&job.artifacts, &state) => match never {},
+    };
+    let report = trained.map_err(|e| TrainingError::Local(format!("the training's thread ended: {e}")))??;
     let adapter = AdapterRef {
         config: job.artifacts.put(&output.join(ADAPTER_CONFIG)).await?,
         weights: job.artifacts.put(&output.join(ADAPTER_WEIGHTS)).await?,
@@ -82,7 +90,7 @@ pub(crate) async fn run(
 /// Removes what jobs left behind that nobody took up again on this machine.
 fn remove_old_states(scratch: &Path) {
     let is_old = |file: &Path| {
-        let kinds = ["checkpoint", "partial"];
+        let kinds = ["checkpoint", "partial", "shared"];
         let is_state = file.extension().is_some_and(|e| kinds.iter().any(|kind| e == *kind));
         let age = || file.metadata().and_then(|found| found.modified()).ok().and_then(|time| time.elapsed().ok());
         is_state && age().is_some_and(|age| age > KEPT)

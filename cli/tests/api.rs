@@ -141,6 +141,62 @@ fn an_agent_behind_an_api_cannot_be_trained() {
     assert!(refused.contains("`away` is behind an API") && refused.contains("iterations: 0"), "{refused}");
 }
 
+/// Protects: an agent's rollouts may be a server's, and its training ours: after each iteration the server is given the new
+/// adapter; rows are the very tokens that it was shown and has sampled; and what is dropped is dropped at the server too.
+#[test]
+fn an_agent_at_a_server_that_takes_adapters_is_trained() {
+    let lab = Lab::new();
+    let server = Server::start(&lab, &["--model", "tiny=model", "--allow-adapters"]);
+    let (path, port) = (lab.path("model"), server.port);
+    let agent = format!(
+        "{{sources: [{{path: {}}}], api: {{url: 'http://127.0.0.1:{port}/v1', adapters: true}}}}",
+        path.display()
+    );
+    let judge = format!("{{sources: [{{path: {}}}]}}", path.display());
+    lab.write("configs/models.yaml", &format!("models:\n  tiny: {agent}\n  judge: {judge}\n"));
+    let judges: Vec<String> =
+        ["environment", "preference", "transition", "influence"].map(|role| format!("roles.{role}.model=judge")).into();
+    let mut arguments = vec!["run", "configs/experiments/tiny.yaml", "--dashboard", "off", "--json"];
+    judges.iter().for_each(|set| arguments.extend(["--set", set]));
+    let run = support::json(&lab.succeed(&arguments));
+    assert_eq!(run["status"], "finished");
+
+    let id = run["run"].as_str().unwrap();
+    let conversations = lab.succeed(&["episodes", id, "--json"]);
+    let turns = || conversations.lines().flat_map(|line| support::json(line)["turns"].as_array().unwrap().clone());
+    let (mut begun, mut extended) = (0, 0);
+    for turn in turns() {
+        let reply = &turn["reply"];
+        let count = |key: &str| reply[key].as_array().map_or(0, Vec::len);
+        assert!(count("token_ids") > 0 && count("prompt_ids") > 0, "{reply}");
+        let agent = turn["calls"].as_array().unwrap().iter().find(|call| call["role"] == "agent").unwrap().clone();
+        assert_eq!(agent["generated_tokens"], count("token_ids"), "{agent}");
+        let whole = agent["prompt_tokens"].as_u64().unwrap() == count("prompt_ids") as u64;
+        if whole { begun += 1 } else { extended += 1 }
+    }
+    assert!(begun > 0 && extended > 0, "later prompts extend earlier ones: {begun} begun, {extended} extended");
+    let served = server.get("/v1/models").ok();
+    let names: Vec<&str> =
+        served["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert!(names.len() <= 2, "earlier adapters are dropped: {names:?}");
+    let adapters = std::fs::read_dir(lab.path("runs").join(id).join("adapters")).unwrap().count();
+    assert_eq!(adapters, 2);
+}
+
+/// Protects: only a server that was told so lets clients load what lies on its disk.
+#[test]
+fn adapters_are_loaded_where_that_is_allowed() {
+    let lab = Lab::new();
+    let body = serde_json::json!({"lora_name": "new", "lora_path": lab.path("model")});
+    let closed = Server::start(&lab, &["--model", "model"]);
+    assert_eq!(closed.post("/v1/load_lora_adapter", &body).error().0, 404);
+    let open = Server::start(&lab, &["--model", "model", "--allow-adapters"]);
+    let (status, error) = open.post("/v1/load_lora_adapter", &body).error();
+    assert!(status == 400 && error.to_string().contains("adapter_config.json"), "{status} {error}");
+    let gone = open.post("/v1/unload_lora_adapter", &serde_json::json!({"lora_name": "model"})).error();
+    assert_eq!(gone.0, 404, "the base stays: {}", gone.1);
+}
+
 /// What a judge on another machine says is what the same judge says here, in every bit.
 #[test]
 fn a_judge_that_is_served_scores_as_one_that_is_loaded() {

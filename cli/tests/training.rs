@@ -7,7 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+use support::processes::Place;
 use support::{Lab, MESSAGES, json};
+
+const EXPERIMENT: &str = "configs/experiments/tiny.yaml";
 
 #[test]
 fn an_adapter_is_trained_from_a_file_and_changes_the_model() {
@@ -123,6 +126,52 @@ fn a_killed_training_is_taken_up_again() {
     assert!(steps(&lab, "broken").iter().map(number).eq(1..=600), "every step once");
     let error = lab.fail(&[&train("third")[..], &["--resume"]].concat());
     assert!(error.contains("no checkpoint"), "{error}");
+}
+
+/// Protects: a worker that is killed while it trains is succeeded by one on another machine, which goes on from the state that
+/// was uploaded, to the adapter of a run that nobody disturbed; and nothing of that state stays.
+#[test]
+fn a_training_is_taken_up_by_another_worker() {
+    const LONG: [&str; 6] = ["--set", "iterations=1", "--set", "training.epochs=4000", "--set", "leases.seconds=2"];
+    let alone = Lab::new();
+    alone.succeed(&[&["run", EXPERIMENT, "--dashboard", "off"][..], &LONG].concat());
+    let adapter =
+        |lab: &Lab| std::fs::read(lab.path("runs/tiny/adapters/iteration-0/adapter_model.safetensors")).unwrap();
+
+    let lab = Lab::new();
+    let listen = format!("127.0.0.1:{}", support::servers::free_port());
+    let at = format!("http://{listen}");
+    let coordinator = ["coordinator", EXPERIMENT, "--dashboard", "off", "--listen", &listen];
+    let mut coordinator = Place::start(&lab, "coordinator", &[&coordinator[..], &LONG].concat());
+    let worker = |cache: &'static str| {
+        let options = ["worker", "--coordinator", &at, "--share-checkpoints", "1", "--name", cache, "--cache", cache];
+        Place::start(&lab, cache, &options)
+    };
+    let mut first = worker("one");
+    first.until_said("a training's state is shared", 2);
+    first.kill();
+    let second = worker("two");
+    second.until_said("a training is taken up", 1);
+    let ended = coordinator.wait(Duration::from_secs(120));
+    assert!(ended.is_some_and(|status| status.success()), "{}", coordinator.said());
+    assert!(!second.said().contains("cannot be had"), "{}", second.said());
+    assert!(adapter(&lab) == adapter(&alone), "the adapters differ");
+    let artifacts = |lab: &Lab| walk(&lab.path("runs/artifacts"));
+    assert_eq!(artifacts(&lab), artifacts(&alone), "a dataset and an adapter are left, and no state");
+}
+
+/// The files below a folder, by their names.
+fn walk(folder: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(walk(&path)),
+            false => files.push(path.file_name().unwrap().to_string_lossy().into_owned()),
+        }
+    }
+    files.sort();
+    files
 }
 
 /// The rows of every dataset that the lab's runs trained on.

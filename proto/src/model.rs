@@ -78,6 +78,10 @@ pub struct ApiModel {
     pub key_variable: Option<String>,
     /// How answers are scored.
     pub scores: ApiScores,
+    /// Whether the server takes adapters while it runs, and shows the tokens of prompts and replies, as vLLM does. Such a
+    /// model has files beside: it is trained by them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adapters: bool,
     /// What it costs, if somebody said so. No part of what a run is.
     #[serde(skip)]
     pub price: Option<ApiPrice>,

@@ -179,6 +179,7 @@ fn api() -> ApiModel {
         model: "judge".into(),
         key_variable: Some("JUDGE_API_KEY".into()),
         scores: ApiScores::Samples(8),
+        adapters: true,
         price: Some(ApiPrice { input: 150_000, output: 600_000 }),
         limits: ApiLimits {
             concurrency: 3,

@@ -22,6 +22,10 @@ pub(crate) struct ServeArguments {
     /// Of these, serve this iteration's only.
     #[arg(long, value_name = "N", requires = "run")]
     pub iteration: Option<u32>,
+    /// Let clients load and drop adapters while it runs, by vLLM's paths `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`:
+    /// any folder that this process can read. For workers whose agent is served here.
+    #[arg(long)]
+    pub allow_adapters: bool,
     /// The folder with the runs' files.
     #[arg(long, env = "INFLUENCE_DATA", default_value = "runs", value_name = "DIR")]
     pub data: PathBuf,

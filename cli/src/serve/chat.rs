@@ -41,9 +41,10 @@ pub(super) async fn complete(
     };
     let head = Head::new(model, &served, &wanted)?;
     let (stream, replies) = (wanted.stream, wanted.replies as usize);
-    let mut pieces = ask(&served, wanted, seed, adapter).await?;
+    let ids = wanted.ids;
+    let (prompt, mut pieces) = ask(&served, wanted, seed, adapter).await?;
     if !stream {
-        return Ok(answer(StatusCode::OK, &head.whole(pieces, replies).await?));
+        return Ok(answer(StatusCode::OK, &head.whole(pieces, replies, ids.then_some(prompt)).await?));
     }
     // Until something has come, what is wrong is still an error of the whole request.
     if let Some((_, Err(error))) = Pin::new(&mut pieces).peek().await {
@@ -53,8 +54,13 @@ pub(super) async fn complete(
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// Begins all replies. Dropping them cancels them.
-async fn ask(served: &Served, wanted: Wanted, seed: u64, adapter: Option<String>) -> Result<Pieces, ApiError> {
+/// Begins all replies to a prompt. Dropping them cancels them.
+async fn ask(
+    served: &Served,
+    wanted: Wanted,
+    seed: u64,
+    adapter: Option<String>,
+) -> Result<(Vec<u32>, Pieces), ApiError> {
     let engine = &served.engine;
     let (model, messages) = (engine.model().clone(), wanted.messages);
     // A long conversation takes its time to encode, and others wait for this thread.
@@ -73,7 +79,8 @@ async fn ask(served: &Served, wanted: Wanted, seed: u64, adapter: Option<String>
     };
     let top = wanted.logprobs.unwrap_or(0);
     let reply = |index| pieces(engine, request(index), top).map(move |piece| (index, piece)).boxed();
-    Ok(select_all((0..wanted.replies as usize).map(reply)).peekable())
+    let pieces = select_all((0..wanted.replies as usize).map(reply)).peekable();
+    Ok((prompt, pieces))
 }
 
 /// What all parts of an answer have in common.
@@ -117,8 +124,8 @@ impl Head {
         })
     }
 
-    /// The answer in one piece.
-    async fn whole(self, mut pieces: Pieces, replies: usize) -> Result<Value, ApiError> {
+    /// The answer in one piece, with the ids of its tokens where those of the `prompt` are given.
+    async fn whole(self, mut pieces: Pieces, replies: usize, prompt: Option<Vec<u32>>) -> Result<Value, ApiError> {
         let mut tokens: Vec<Vec<FollowedToken>> = vec![Vec::new(); replies];
         let mut choices = vec![Value::Null; replies];
         let mut usage = Usage::default();
@@ -135,9 +142,16 @@ impl Head {
                     "logprobs": self.logprobs(&tokens[index]),
                     "finish_reason": reason(reply.finish),
                 });
+                if prompt.is_some() {
+                    choices[index]["token_ids"] = reply.token_ids.into();
+                }
             }
         }
-        Ok(self.object("chat.completion", choices, usage.json()))
+        let mut whole = self.object("chat.completion", choices, usage.json());
+        if let Some(ids) = prompt {
+            whole["prompt_token_ids"] = ids.into();
+        }
+        Ok(whole)
     }
 
     /// The answer as the data of server-sent events.

@@ -1,5 +1,6 @@
 //! `influence serve`: a model and its adapters behind OpenAI's protocol.
 
+mod adapters;
 mod chat;
 mod error;
 mod guard;
@@ -55,7 +56,8 @@ pub(crate) async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     let listener = listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
-    let serving = axum::serve(listener, router(served, guard)).with_graceful_shutdown(cancel.clone().cancelled_owned());
+    let serving = axum::serve(listener, router(served, guard, arguments.allow_adapters))
+        .with_graceful_shutdown(cancel.clone().cancelled_owned());
     let late = async {
         cancel.cancelled().await;
         tokio::time::sleep(GRACE).await;
@@ -68,8 +70,14 @@ pub(crate) async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     ended
 }
 
-fn router(served: Served, guard: Guard) -> Router {
-    Router::new()
+fn router(served: Served, guard: Guard, allow_adapters: bool) -> Router {
+    let adapters = match allow_adapters {
+        true => Router::new()
+            .route("/v1/load_lora_adapter", post(adapters::load))
+            .route("/v1/unload_lora_adapter", post(adapters::unload)),
+        false => Router::new(),
+    };
+    adapters
         .route("/health", get(|| async { answer(StatusCode::OK, &json!({"status": "ok"})) }))
         .route("/v1/models", get(list))
         .route("/v1/models/{*model}", get(describe))

@@ -1,7 +1,7 @@
 //! What is served, and under which names.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -11,7 +11,7 @@ use influence_proto::RunId;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use super::error::ApiError;
+use super::error::{ApiError, shown};
 use crate::args::ServeArguments;
 use crate::place;
 
@@ -23,7 +23,7 @@ const MODEL: &str = "smollm2-135m";
 pub(super) struct Served {
     pub(super) engine: Engine,
     /// The base's first.
-    names: Arc<[String]>,
+    names: Arc<RwLock<Vec<String>>>,
     since: u64,
 }
 
@@ -41,17 +41,18 @@ impl Served {
         for (name, folder) in adapters {
             engine.load_adapter(name, folder).await?;
         }
-        Ok(Self { engine, names: names.into(), since: now() })
+        Ok(Self { engine, names: Arc::new(RwLock::new(names)), since: now() })
     }
 
     /// The names, for people.
     pub(super) fn names(&self) -> String {
-        self.names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+        self.read().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
     }
 
     /// The adapter of the model that a client names; none for the base.
     pub(super) fn adapter(&self, model: &str) -> Result<Option<String>, ApiError> {
-        match self.names.iter().position(|name| name == model) {
+        let place = self.read().iter().position(|name| name == model);
+        match place {
             Some(0) => Ok(None),
             Some(_) => Ok(Some(model.to_owned())),
             None => Err(ApiError::no_model(model, &self.names())),
@@ -60,19 +61,60 @@ impl Served {
 
     /// All models, as `/v1/models` lists them.
     pub(super) fn list(&self) -> Value {
-        let data: Vec<Value> = self.names.iter().map(|name| self.describe(name)).collect();
+        let names = self.read().clone();
+        let data: Vec<Value> = names.iter().map(|name| self.describe(name)).collect();
         json!({"object": "list", "data": data})
     }
 
     /// A model, as `/v1/models` has it.
     pub(super) fn describe(&self, name: &str) -> Value {
-        let (base, length) = (&self.names[0], self.engine.model().config.context_length);
-        let parent = (name != base).then_some(base);
+        let (base, length) = (self.read().first().cloned(), self.engine.model().config.context_length);
+        let parent = base.filter(|base| name != base);
         // The last two are no part of OpenAI's shape; other servers have them under these names.
         json!({
             "id": name, "object": "model", "created": self.since, "owned_by": "influence",
             "parent": parent, "max_model_len": length,
         })
+    }
+}
+
+/// Adapters that come and go.
+impl Served {
+    fn read(&self) -> RwLockReadGuard<'_, Vec<String>> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads an adapter under a name of its own.
+    pub(super) async fn load_adapter(&self, name: String, folder: String) -> Result<(), ApiError> {
+        let taken = || ApiError::bad("lora_name", format!("the name `{}` is already taken here", shown(&name)));
+        if self.read().contains(&name) {
+            return Err(taken());
+        }
+        self.engine.load_adapter(name.clone(), folder).await?;
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        if names.contains(&name) {
+            return Err(taken());
+        }
+        names.push(name);
+        Ok(())
+    }
+
+    /// Forgets an adapter. Requests that use it go on.
+    pub(super) async fn drop_adapter(&self, name: &str) -> Result<(), ApiError> {
+        {
+            let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+            // The base stays.
+            let place = names.iter().skip(1).position(|known| known == name);
+            match place {
+                Some(place) => drop(names.remove(place + 1)),
+                None => {
+                    drop(names);
+                    return Err(ApiError::no_model(name, &self.names()));
+                }
+            }
+        }
+        self.engine.drop_adapter(name).await?;
+        Ok(())
     }
 }
 

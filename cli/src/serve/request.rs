@@ -77,6 +77,8 @@ pub(super) struct ChatRequest {
     stream_options: Option<StreamOptions>,
     logprobs: Option<bool>,
     top_logprobs: Option<u32>,
+    /// As vLLM has it.
+    return_token_ids: Option<bool>,
     #[serde(flatten)]
     other: Map<String, Value>,
 }
@@ -109,6 +111,8 @@ pub(super) struct Wanted {
     pub(super) stream_usage: bool,
     /// How many tokens to show beside each; none: no log-probabilities.
     pub(super) logprobs: Option<usize>,
+    /// The ids of prompt and replies are shown.
+    pub(super) ids: bool,
 }
 
 impl ChatRequest {
@@ -122,6 +126,13 @@ impl ChatRequest {
         let logprobs = self.logprobs.unwrap_or(false);
         if top > 0 && !logprobs {
             return Err(ApiError::bad("top_logprobs", "top_logprobs needs `logprobs: true`"));
+        }
+        let (stream, ids) = (self.stream.unwrap_or(false), self.return_token_ids.unwrap_or(false));
+        if stream && ids {
+            return Err(ApiError::bad(
+                "return_token_ids",
+                "return_token_ids is for answers in one piece, without `stream`",
+            ));
         }
         let top_k = match self.top_k {
             None | Some(0 | -1) => None,
@@ -143,7 +154,8 @@ impl ChatRequest {
             stop: stop(self.stop)?,
             seed: self.seed.as_ref().map(seed).transpose()?,
             replies: within("n", self.n.unwrap_or(1), 1, MOST_REPLIES)?,
-            stream: self.stream.unwrap_or(false),
+            stream,
+            ids,
             stream_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
             logprobs: logprobs.then_some(top as usize),
         })

@@ -31,13 +31,17 @@ pub(super) fn read_api(name: &str, mut api: Section<'_>) -> ApiModel {
         tokens_per_minute: optional(&mut api, "tokens_per_minute"),
         timeout_seconds: api.integer("timeout_seconds", 1..=86_400, usual.timeout_seconds),
     };
+    let adapters = api.flag("adapters", false);
+    if adapters && protocol != ApiProtocol::OpenAi {
+        api.report("adapters", "belongs to `protocol: openai`: vLLM and `influence serve` take adapters");
+    }
     let price = api.optional_section("price").map(|mut price| {
         let read = ApiPrice { input: microdollars(&mut price, "input"), output: microdollars(&mut price, "output") };
         price.finish();
         read
     });
     api.finish();
-    ApiModel { protocol, url, model, key_variable, scores, price, limits }
+    ApiModel { protocol, url, model, key_variable, scores, adapters, price, limits }
 }
 
 /// From dollars.

@@ -179,9 +179,9 @@ fn check_apis(
 ) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
     let api = |model: &String| models.get(model)?.api();
-    if iterations > 0 && api(&roles.agent.model).is_some() {
+    if iterations > 0 && api(&roles.agent.model).is_some_and(|api| !api.adapters) {
         let message = format!(
-            "the agent's model `{}` is behind an API, where it cannot be trained: give the agent a model with `sources`, or set `iterations: 0` to evaluate it as it is",
+            "the agent's model `{}` is behind an API, where it cannot be trained: give the agent a model with `sources`, of which the server may take the adapters (`adapters: true`), or set `iterations: 0` to evaluate it as it is",
             roles.agent.model
         );
         wrong.push(("iterations", message));

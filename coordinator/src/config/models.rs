@@ -35,14 +35,18 @@ pub fn load_models(path: &Path) -> Result<ModelTable, Problems> {
 }
 
 fn read_model(name: &str, mut model: Section<'_>) -> ModelSpec {
-    if let Some(api) = model.optional_section("api") {
+    let api = model.optional_section("api").map(|api| read_api(name, api));
+    if let Some(api) = api.clone().filter(|api| !api.adapters) {
         for key in ["dtype", "kv_dtype", "sources"] {
             if model.value(key).is_some() {
-                model.report(key, "has no meaning beside `api`: the server loads the model");
+                model.report(
+                    key,
+                    "has no meaning beside `api`, whose server loads the model, unless it says `adapters: true`",
+                );
             }
         }
         model.finish();
-        let sources = vec![ModelSource::Api(read_api(name, api))];
+        let sources = vec![ModelSource::Api(api)];
         return ModelSpec { name: name.to_owned(), dtype: "f32".to_owned(), kv_dtype: None, sources };
     }
     let dtypes = [("f32", "f32"), ("bf16", "bf16"), ("f16", "f16")];
@@ -55,14 +59,16 @@ fn read_model(name: &str, mut model: Section<'_>) -> ModelSpec {
         path.push(Step::Index(index));
         sources.extend(read_source(&model, path, value));
     }
+    let of_adapters = if api.is_some() { ": adapters are trained on them" } else { "" };
     if sources.is_empty() {
         let place = if model.has("sources") { "is empty or unusable" } else { "is missing" };
         model.report(
             "sources",
-            format_args!("{place}; give at least one, as in `sources: [{{path: FILE}}]`, or an `api`"),
+            format_args!("{place}; give at least one, as in `sources: [{{path: FILE}}]`, or an `api`{of_adapters}"),
         );
     }
     model.finish();
+    sources.extend(api.map(ModelSource::Api));
     ModelSpec { name: name.to_owned(), dtype, kv_dtype, sources }
 }
 

@@ -45,6 +45,7 @@ impl From<ApiModel> for wire::ApiSource {
             timeout_seconds: api.limits.timeout_seconds,
             input_price: api.price.map(|price| price.input),
             output_price: api.price.map(|price| price.output),
+            adapters: api.adapters,
         }
     }
 }
@@ -82,6 +83,15 @@ impl TryFrom<wire::ApiSource> for ApiModel {
             _ => return Err(InvalidMessage::new("input_price", "and output_price must both be given, or neither")),
         };
         let key_variable = (!api.key_variable.is_empty()).then_some(api.key_variable);
-        Ok(Self { protocol, url: api.url, model: api.model, key_variable, scores, price, limits })
+        Ok(Self {
+            protocol,
+            url: api.url,
+            model: api.model,
+            key_variable,
+            scores,
+            adapters: api.adapters,
+            price,
+            limits,
+        })
     }
 }

@@ -85,6 +85,7 @@ impl Backend for LocalBackend {
         Ok(Generation {
             text: reply.text,
             generated_tokens: u32::try_from(reply.token_ids.len()).unwrap_or(u32::MAX),
+            prompt_ids: None,
             token_ids: reply.token_ids,
             nanodollars: 0,
             cut_off: reply.finish != FinishReason::Stop,

@@ -52,7 +52,9 @@ pub struct GenerateRequest {
 pub struct Generation {
     /// Decoded, without special tokens.
     pub text: String,
-    /// As sampled, the end-of-turn token included when it was; empty where the backend has no [`TokenStream`].
+    /// What it continued, where a backend without a [`TokenStream`] can tell afterwards.
+    pub prompt_ids: Option<Vec<u32>>,
+    /// As sampled, the end-of-turn token included when it was; empty where the backend knows of no tokens.
     pub token_ids: Vec<u32>,
     /// How many tokens were sampled.
     pub generated_tokens: u32,

@@ -110,7 +110,15 @@ impl Backend for Scripted {
         token_ids.truncate(most);
         let text = text_of(token_ids.strip_suffix(&[END]).unwrap_or(&token_ids));
         let generated_tokens = token_ids.len() as u32;
-        Ok(Generation { text, token_ids, generated_tokens, nanodollars: 0, cut_off, prompt: PromptSeen::of(&ids) })
+        Ok(Generation {
+            text,
+            prompt_ids: None,
+            token_ids,
+            generated_tokens,
+            nanodollars: 0,
+            cut_off,
+            prompt: PromptSeen::of(&ids),
+        })
     }
 
     async fn score(&self, request: ScoreRequest) -> Result<AnswerMasses, BackendError> {

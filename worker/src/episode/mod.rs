@@ -173,14 +173,19 @@ impl Episode {
         Ok((reply, call))
     }
 
-    /// The agent's reply where its model shows no tokens; nothing can be trained on it.
+    /// The agent's reply where its model takes text. What tokens it was, if any, the server shows afterwards; without them
+    /// nothing can be trained on it.
     async fn reply_by_text(&self, asker: &Asker<'_>) -> Result<(AgentReply, Call), EpisodeError> {
         let agent = &self.spec.agent;
         let messages = || prompts::agent(&agent.system_prompt, &self.history);
         let prompt = Prompt::Messages(messages());
         let (reply, call) = asker.generate(Role::Agent, agent, prompt, self.adapter.clone(), messages).await?;
-        let (text, cut_off) = (reply.text, reply.cut_off);
-        Ok((AgentReply { text, cut_off, restarts: false, prompt_ids: Vec::new(), token_ids: Vec::new() }, call))
+        let (text, cut_off, token_ids) = (reply.text, reply.cut_off, reply.token_ids);
+        let (prompt_ids, restarts) = match reply.prompt_ids.map(|ids| self.tokens.seen(ids)) {
+            Some(next) => (next.added, next.restarts),
+            None => (Vec::new(), false),
+        };
+        Ok((AgentReply { text, cut_off, restarts, prompt_ids, token_ids }, call))
     }
 
     /// Asks every assessor at once: none depends on another's answer, and all judge the same transcript.

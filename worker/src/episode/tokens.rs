@@ -31,6 +31,14 @@ impl AgentTokens {
         self.ids.extend(&reply.token_ids);
     }
 
+    /// A prompt that was encoded elsewhere, as far as it extends what was seen and sampled.
+    pub(super) fn seen(&self, whole: Vec<u32>) -> NextPrompt {
+        match whole.strip_prefix(self.ids.as_slice()) {
+            Some(added) => NextPrompt { added: added.to_vec(), restarts: false, whole },
+            None => NextPrompt { added: whole.clone(), restarts: true, whole },
+        }
+    }
+
     /// The prompt after `turns`. Sampled tokens are never encoded again, unless the model's format leaves no other way.
     pub(super) fn next(
         &self,

@@ -28,7 +28,9 @@ const PUSHED_TRIES: u32 = 60;
 /// A model that can be trained, and the name of its base in adapters.
 #[derive(Debug, Clone)]
 pub(super) struct Trainable {
-    pub(super) engine: Engine,
+    pub(super) model: Arc<Model>,
+    /// Where it is served from here.
+    pub(super) engine: Option<Engine>,
     pub(super) base_name: String,
 }
 
@@ -108,11 +110,10 @@ impl LocalModels {
         one.sources == other.sources && !(overridden(one) || overridden(other))
     }
 
-    async fn load_one(&self, spec: &ModelSpec, artifacts: &ArtifactCache) -> Result<Loaded, WorkerError> {
+    /// A model of its files, and which files these are.
+    async fn load_files(&self, spec: &ModelSpec, artifacts: &ArtifactCache) -> Result<(Digest, Model), WorkerError> {
         let failed = |reason: String| WorkerError::Load { model: spec.name.clone(), reason };
-        let placement =
-            Placement::new(&self.device, &spec.dtype, spec.kv_dtype.as_deref()).map_err(|e| failed(e.to_string()))?;
-        let place = placement.clone();
+        let place = self.placement(spec)?;
         let (cache, wanted, told) = (self.cache.clone(), spec.clone(), self.on_download.clone());
         let transfer = artifacts.transfer().with_tries(PUSHED_TRIES);
         let pushed = FromCoordinator { transfer, runtime: Handle::current() };
@@ -128,6 +129,19 @@ impl LocalModels {
         });
         let (path, model) = loaded.await.map_err(|e| failed(e.to_string()))??;
         let (sha256, model) = model.map_err(failed)?;
+        tracing::info!(model = %spec.name, path = %path.display(), %sha256, "model loaded");
+        Ok((sha256, model))
+    }
+
+    fn placement(&self, spec: &ModelSpec) -> Result<Placement, WorkerError> {
+        let placement = Placement::new(&self.device, &spec.dtype, spec.kv_dtype.as_deref());
+        placement.map_err(|e| WorkerError::Load { model: spec.name.clone(), reason: e.to_string() })
+    }
+
+    async fn load_one(&self, spec: &ModelSpec, artifacts: &ArtifactCache) -> Result<Loaded, WorkerError> {
+        let failed = |reason: String| WorkerError::Load { model: spec.name.clone(), reason };
+        let placement = self.placement(spec)?;
+        let (sha256, model) = self.load_files(spec, artifacts).await?;
         let model = Arc::new(model);
         let max_rows = self.slots * ROWS_PER_EPISODE;
         let usual = EngineOptions::default();
@@ -136,7 +150,7 @@ impl LocalModels {
         let kv_bytes = self.kv_bytes.unwrap_or_else(|| kv_budget(&placement));
         let options = EngineOptions { max_rows, prefill_chunk, kv_bytes, ..usual };
         let engine = Engine::start(model, options).map_err(|e| failed(e.to_string()))?;
-        tracing::info!(model = %spec.name, path = %path.display(), %sha256, kv_bytes = options.kv_bytes, "model loaded");
+        tracing::info!(model = %spec.name, kv_bytes = options.kv_bytes, "model served");
         let backend = Arc::new(LocalBackend::new(engine.clone()));
         let adapters = Arc::new(AdapterTable::new(backend.clone()));
         Ok(Loaded { spec: spec.clone(), sha256, engine, backend, adapters })
@@ -155,11 +169,18 @@ impl ModelLoader for LocalModels {
         for spec in specs {
             if let Some(api) = spec.api().filter(|_| !self.cache.is_overridden(&spec.name)) {
                 let failed = |reason| WorkerError::Load { model: spec.name.clone(), reason };
-                let backend = self.servers.open(api).await.map_err(failed)?;
-                serving.models = serving.models.with(&spec.name, Arc::new(backend));
-                // It has no files; but all workers must mean the same by its name.
-                let sha256 = Digest::of([api.url.as_str(), "\n", api.model.as_str()].concat());
-                serving.loaded.push(LoadedModel { name: spec.name.clone(), sha256 });
+                let backend = Arc::new(self.servers.open(api).await.map_err(failed)?);
+                serving.models = serving.models.with(&spec.name, backend.clone());
+                let mut meant = [api.url.as_str(), "\n", api.model.as_str()].concat();
+                if api.adapters {
+                    let (sha256, model) = self.load_files(spec, artifacts).await?;
+                    serving.adapters.insert(spec.name.clone(), Arc::new(AdapterTable::new(backend)));
+                    let (model, engine, base_name) = (Arc::new(model), None, base_name(spec));
+                    serving.trainable.insert(spec.name.clone(), Trainable { model, engine, base_name });
+                    meant.push_str(&sha256.to_string());
+                }
+                // All workers must mean the same by its name.
+                serving.loaded.push(LoadedModel { name: spec.name.clone(), sha256: Digest::of(meant) });
                 continue;
             }
             let loaded = match all.iter().find(|loaded| self.same_model(&loaded.spec, spec)) {
@@ -172,7 +193,8 @@ impl ModelLoader for LocalModels {
             };
             serving.models = serving.models.with(&spec.name, loaded.backend.clone());
             serving.adapters.insert(spec.name.clone(), loaded.adapters.clone());
-            let trainable = Trainable { engine: loaded.engine.clone(), base_name: base_name(spec) };
+            let (model, engine) = (loaded.engine.model().clone(), Some(loaded.engine.clone()));
+            let trainable = Trainable { model, engine, base_name: base_name(spec) };
             serving.trainable.insert(spec.name.clone(), trainable);
             serving.loaded.push(LoadedModel { name: spec.name.clone(), sha256: loaded.sha256 });
         }

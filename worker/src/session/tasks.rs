@@ -91,7 +91,7 @@ impl Tasks {
         loop {
             let serving = self.shared.serving.read().unwrap_or_else(PoisonError::into_inner).clone();
             for (model, trainable) in &serving.trainable {
-                metrics::engine(model, &trainable.engine);
+                trainable.engine.iter().for_each(|engine| metrics::engine(model, engine));
             }
             tokio::time::sleep(MEASURE).await;
         }
@@ -263,11 +263,13 @@ impl Shared {
         let Some(trainable) = serving.trainable.get(model) else {
             return Err(Failure { retryable: true, message: format!("this worker cannot train the model `{model}`") });
         };
-        if trainable.engine.clear_prefix_cache().await.is_err() {
+        if let Some(engine) = &trainable.engine
+            && engine.clear_prefix_cache().await.is_err()
+        {
             tracing::debug!("an engine that has stopped had no prefix cache to clear");
         }
         let job = Job {
-            model: trainable.engine.model().clone(),
+            model: trainable.model.clone(),
             base_name: trainable.base_name.clone(),
             artifacts: self.artifacts.clone(),
             scratch: self.scratch.clone(),

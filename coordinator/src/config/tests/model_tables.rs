@@ -77,12 +77,18 @@ fn bad_apis_name_the_key_and_repeat_no_secret() {
         ("protocol: anthropic", "`models.m.api.scores` is missing"),
         ("price: {input: 1}", "`models.m.api.price.output` is missing"),
         ("concurrency: 0", "`models.m.api.concurrency`"),
+        (
+            "protocol: anthropic, scores: samples, adapters: true",
+            "`models.m.api.adapters` belongs to `protocol: openai`",
+        ),
     ] {
         let told = api(rest);
         assert!(told.contains(message), "{rest}: {told}");
     }
     let beside = refused("models:\n  m: {api: {url: 'http://h/v1'}, sources: [{path: /x}]}\n");
     assert!(beside.contains("`models.m.sources` has no meaning beside `api`"), "{beside}");
+    let alone = refused("models:\n  m: {api: {url: 'http://h/v1', adapters: true}}\n");
+    assert!(alone.contains("`models.m.sources` is missing") && alone.contains("adapters are trained"), "{alone}");
     let place = refused("models:\n  m: {api: {url: 'h:80'}}\n");
     assert!(place.contains("`models.m.api.url` must be as in"), "{place}");
 }

@@ -13,6 +13,15 @@ pub(super) struct Reply {
     pub(super) text: String,
     /// Stopped by something else than the model.
     pub(super) cut_off: bool,
+    /// What was continued, and what was sampled, where the server shows it.
+    pub(super) tokens: Option<Tokens>,
+}
+
+/// A prompt and its reply as the server encoded and sampled them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tokens {
+    pub(super) prompt: Vec<u32>,
+    pub(super) reply: Vec<u32>,
 }
 
 /// What a request used, in tokens.
@@ -130,24 +139,31 @@ pub(super) fn replies(protocol: ApiProtocol, answer: &Value) -> Result<(Vec<Repl
     let replies: Vec<Reply> = match protocol {
         ApiProtocol::OpenAi => {
             let choices = answer.get("choices").and_then(Value::as_array).ok_or("it has no `choices`")?;
-            choices.iter().map(choice).collect::<Result<_, _>>()?
+            let prompt = answer.get("prompt_token_ids");
+            choices.iter().map(|reply| choice(reply, prompt)).collect::<Result<_, _>>()?
         }
         ApiProtocol::Anthropic => {
             let content = answer.get("content").and_then(Value::as_array).ok_or("it has no `content`")?;
             let text = content.iter().filter_map(|block| block.get("text")?.as_str()).collect();
             let stop = answer.get("stop_reason").and_then(Value::as_str);
-            vec![Reply { text, cut_off: stop != Some("end_turn") }]
+            vec![Reply { text, cut_off: stop != Some("end_turn"), tokens: None }]
         }
     };
     if replies.is_empty() { Err("it has no reply".to_owned()) } else { Ok((replies, usage)) }
 }
 
-fn choice(choice: &Value) -> Result<Reply, String> {
+fn choice(choice: &Value, prompt: Option<&Value>) -> Result<Reply, String> {
     let message = choice.get("message").ok_or("a choice has no `message`")?;
     // A reply that was withheld has no content.
     let text = message.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
     let cut_off = choice.get("finish_reason").and_then(Value::as_str) != Some("stop");
-    Ok(Reply { text, cut_off })
+    let reply = choice.get("token_ids").and_then(ids);
+    let tokens = prompt.and_then(ids).zip(reply).map(|(prompt, reply)| Tokens { prompt, reply });
+    Ok(Reply { text, cut_off, tokens })
+}
+
+fn ids(list: &Value) -> Option<Vec<u32>> {
+    list.as_array()?.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect()
 }
 
 /// Zeros where a server does not say.

@@ -154,6 +154,22 @@ impl Endpoint {
         }
     }
 
+    /// Has the server do something whose answer says nothing but that it was done.
+    ///
+    /// # Errors
+    /// As [`Self::post`].
+    pub(super) async fn command(&self, path: &str, body: &str) -> Result<(), Failure> {
+        let mut tries = self.tries(PATIENCE);
+        loop {
+            match self.send_text(Method::POST, path, Some(body)).await {
+                Ok(_) => return Ok(()),
+                // An earlier try may have been carried out though its answer was lost.
+                Err(Failure::Refused { reason, .. }) if tries.any() && reason.contains("already") => return Ok(()),
+                Err(failure) => self.again(failure, &mut tries, path).await?,
+            }
+        }
+    }
+
     /// Asks which models there are: whether the server is there and takes the key. None where it does not say.
     ///
     /// # Errors
@@ -222,6 +238,11 @@ impl Endpoint {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&str>) -> Result<Value, Failure> {
+        let bytes = self.send_text(method, path, body).await?;
+        serde_json::from_slice(&bytes).map_err(|e| Failure::Broken(format!("the answer is no JSON: {e}")))
+    }
+
+    async fn send_text(&self, method: Method, path: &str, body: Option<&str>) -> Result<Vec<u8>, Failure> {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.to_owned());
@@ -244,7 +265,7 @@ impl Endpoint {
             };
             return Err(Failure::of_status(status, &headers, &said));
         }
-        serde_json::from_slice(&bytes).map_err(|e| Failure::Broken(format!("the answer is no JSON: {e}")))
+        Ok(bytes)
     }
 
     /// A failure in the words of whoever asked.
@@ -287,6 +308,12 @@ struct Tries {
     patience: Duration,
     /// Known from the first failure on.
     until: Option<Instant>,
+}
+
+impl Tries {
+    fn any(&self) -> bool {
+        self.overload.tries() + self.broken.tries() > 0
+    }
 }
 
 /// The key in an environment variable of this process.

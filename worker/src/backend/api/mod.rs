@@ -12,10 +12,11 @@ mod scores;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use influence_proto::{ApiModel, Digest, Sampling};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
     AnswerMasses, Backend, BackendError, GenerateRequest, Generation, Prompt, PromptSeen, ScoreRequest, TokenStream,
@@ -62,7 +63,7 @@ impl ApiServers {
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let endpoint = known.entry(address).or_insert(endpoint).clone();
-        Ok(ApiBackend { endpoint, api: api.clone(), learned: Learned::new() })
+        Ok(ApiBackend { endpoint, api: api.clone(), learned: Learned::new(), process: this_process() })
     }
 
     /// Says what every server was asked.
@@ -77,22 +78,35 @@ pub struct ApiBackend {
     endpoint: Arc<Endpoint>,
     api: ApiModel,
     learned: Learned,
+    /// Keeps the adapters of this process apart from those of others at the same server.
+    process: String,
 }
 
 impl ApiBackend {
-    /// Up to `count` replies, with what they used.
+    /// The adapter's name at the server.
+    fn adapter(&self, name: &str) -> String {
+        format!("{name}-{}", self.process)
+    }
+
+    /// Up to `count` replies of the model, or of an adapter of it, with what they used.
     async fn replies(
         &self,
+        adapter: Option<&str>,
         messages: &[(&'static str, String)],
         sampling: &Sampling,
         seed: u64,
         count: usize,
     ) -> Result<(Vec<Reply>, Usage), BackendError> {
         let protocol = self.api.protocol;
-        let mut body = chat::request(protocol, &self.api.model, messages, sampling, seed)
+        let adapter = adapter.map(|name| self.adapter(name));
+        let model = adapter.as_deref().unwrap_or(&self.api.model);
+        let mut body = chat::request(protocol, model, messages, sampling, seed)
             .map_err(|problem| BackendError::Refused(format!("`{}` cannot be asked so: {problem}", self.api.model)))?;
         if count > 1 && protocol == influence_proto::ApiProtocol::OpenAi {
             body.insert("n".to_owned(), count.into());
+        }
+        if self.api.adapters {
+            body.insert("return_token_ids".to_owned(), true.into());
         }
         self.ask(chat::path(protocol), body, messages, seed, |answer| chat::replies(protocol, answer)).await
     }
@@ -157,15 +171,23 @@ impl Backend for ApiBackend {
         let refused =
             |what: &str| BackendError::Refused(format!("`{}` is behind an API, which {what}", self.api.model));
         let Prompt::Messages(messages) = request.prompt else { return Err(refused("takes no token ids")) };
-        if request.adapter.is_some() {
+        if request.adapter.is_some() && !self.api.adapters {
             return Err(refused("takes no adapters"));
         }
         let messages = chat::arranged(self.api.protocol, &messages);
-        let (replies, usage) = self.replies(&messages, &request.sampling, request.seed, 1).await?;
+        let adapter = request.adapter.as_deref();
+        let (replies, usage) = self.replies(adapter, &messages, &request.sampling, request.seed, 1).await?;
         let reply = replies.into_iter().next().ok_or_else(|| refused("gave no reply"))?;
+        if self.api.adapters && reply.tokens.is_none() {
+            return Err(refused(
+                "shows no tokens, though `adapters: true` says so: nothing could be trained on its replies",
+            ));
+        }
+        let (prompt_ids, token_ids) = reply.tokens.map(|tokens| (tokens.prompt, tokens.reply)).unzip();
         Ok(Generation {
             text: reply.text,
-            token_ids: Vec::new(),
+            prompt_ids,
+            token_ids: token_ids.unwrap_or_default(),
             generated_tokens: usage.generated,
             nanodollars: usage.nanodollars,
             cut_off: reply.cut_off,
@@ -177,11 +199,36 @@ impl Backend for ApiBackend {
         scores::read(self, &request).await
     }
 
-    async fn load_adapter(&self, _: &str, _: &Path) -> Result<(), BackendError> {
-        Err(BackendError::Refused(format!("`{}` is behind an API, which takes no adapters", self.api.model)))
+    async fn load_adapter(&self, name: &str, folder: &Path) -> Result<(), BackendError> {
+        if !self.api.adapters {
+            let model = &self.api.model;
+            return Err(BackendError::Refused(format!("`{model}` is behind an API, which takes no adapters")));
+        }
+        // The server may run in another folder.
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        let body = json!({"lora_name": self.adapter(name), "lora_path": folder});
+        let loaded = self.endpoint.command("/load_lora_adapter", &body.to_string()).await;
+        loaded.map_err(|failure| self.endpoint.explain(failure))
     }
 
-    fn drop_adapter(&self, _: &str) {}
+    fn drop_adapter(&self, name: &str) {
+        let (endpoint, body) = (self.endpoint.clone(), json!({"lora_name": self.adapter(name)}));
+        // Without a runtime the worker is ending.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(failure) = endpoint.command("/unload_lora_adapter", &body.to_string()).await {
+                    tracing::warn!(?failure, "an adapter stays at its server");
+                }
+            });
+        }
+    }
+}
+
+/// Different for each process that ever was.
+fn this_process() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let digest = Digest::of(format!("{} {}", std::process::id(), since.as_nanos())).to_string();
+    digest.chars().take(12).collect()
 }
 
 #[cfg(test)]

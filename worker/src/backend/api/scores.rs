@@ -107,10 +107,10 @@ async fn sampled(
     };
     let count = count as usize;
     let seed = |index: usize| stream::derive(request.seed, &["sample", &index.to_string()]);
-    let (mut replies, mut usage) = backend.replies(messages, &sampling, seed(0), count).await?;
+    let (mut replies, mut usage) = backend.replies(None, messages, &sampling, seed(0), count).await?;
     replies.truncate(count);
     // A server may give fewer replies than it was asked for.
-    let rest = (replies.len()..count).map(|index| backend.replies(messages, &sampling, seed(index), 1));
+    let rest = (replies.len()..count).map(|index| backend.replies(None, messages, &sampling, seed(index), 1));
     for (more, used) in try_join_all(rest).await? {
         replies.extend(more.into_iter().take(1));
         usage = usage.plus(used);

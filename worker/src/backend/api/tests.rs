@@ -56,6 +56,7 @@ impl Server {
             model: "judge".into(),
             key_variable: None,
             scores,
+            adapters: false,
             price: None,
             limits,
         }

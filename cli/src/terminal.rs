@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
-use influence_coordinator::experiment::Estimate;
+use influence_coordinator::statistics::Estimate;
 
 /// Model output and file contents with control characters shown rather than obeyed, so that a reply
 /// cannot move the cursor, colour the screen or set the window's title. Newlines stay.

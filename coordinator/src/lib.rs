@@ -10,6 +10,7 @@
 //! | [`config`], [`environments`] | files to validated settings and prompts |
 //! | [`planning`], [`selection`], [`dataset`] | pure functions: what is rolled out, chosen, trained on |
 //! | [`store`], [`artifacts`] | durable truth; immutable bytes by digest |
+//! | [`statistics`] | pure functions: means, intervals, tests |
 //! | [`dispatch`] | who holds what: a pure state machine and the task that owns it |
 //! | [`access`] | who may call what: roles, tokens, TLS |
 //! | `service` | gRPC: decode, call, encode |
@@ -35,6 +36,7 @@ pub mod selection;
 mod service;
 #[cfg(test)]
 mod simulation;
+pub mod statistics;
 pub mod store;
 
 /// The target of spans that are for traces alone; text logs leave them out.

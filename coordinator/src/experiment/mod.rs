@@ -18,5 +18,5 @@ pub use error::RunError;
 pub(crate) use folder::RunFolder;
 pub use open::{OpenError, Opened, open_run};
 pub(crate) use run::{Budget, Run};
-pub use summary::{Estimate, IterationSummary, RoleUsage, summary};
+pub use summary::{IterationSummary, RoleUsage, summary};
 pub(crate) use summary::{NANO, spent};

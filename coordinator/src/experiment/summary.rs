@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::planning::Phase;
 use crate::selection::reply_characters;
+use crate::statistics::Estimate;
 use crate::store::{EpisodeRecord, EpisodeStatus, IterationRecord, Selected, Store, StoreError, TrainingRecord};
 
 /// Nanodollars of a dollar.
@@ -73,37 +74,6 @@ pub struct RoleUsage {
     pub generated_tokens: u64,
     /// What it cost, where its model has a price.
     pub dollars: f64,
-}
-
-/// A mean and how sure it is.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Estimate {
-    /// The mean.
-    pub mean: f64,
-    /// Its standard error, clustered by initial state, because siblings share an opening:
-    /// `sqrt(G/(G-1) * sum over clusters g of (sum over i in g of (x_i - mean))^2) / N` for G
-    /// clusters and N values (the cluster-robust variance of a mean with the usual small-sample
-    /// factor; Liang and Zeger 1986). None for a single cluster.
-    pub standard_error: Option<f64>,
-}
-
-impl Estimate {
-    /// Of values with the cluster that each belongs to; none of nothing.
-    pub(crate) fn of<K: Ord>(values: impl IntoIterator<Item = (K, f64)>) -> Option<Self> {
-        let mut clusters: BTreeMap<K, Vec<f64>> = BTreeMap::new();
-        for (cluster, value) in values {
-            clusters.entry(cluster).or_default().push(value);
-        }
-        let n = clusters.values().map(Vec::len).sum::<usize>();
-        if n == 0 {
-            return None;
-        }
-        let mean = clusters.values().flatten().sum::<f64>() / n as f64;
-        let g = clusters.len() as f64;
-        let squares: f64 = clusters.values().map(|c| c.iter().map(|x| x - mean).sum::<f64>().powi(2)).sum();
-        let standard_error = (clusters.len() > 1).then(|| (g / (g - 1.0) * squares).sqrt() / n as f64);
-        Some(Self { mean, standard_error })
-    }
 }
 
 fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -190,26 +160,4 @@ async fn row(
         loss: report.filter(|_| at.phase == Phase::Train).map(|r| (r.first_loss, r.last_loss)),
         notes: at.notes.clone(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use super::*;
-
-    #[test]
-    fn siblings_count_as_one_cluster() {
-        // By hand: mean 2.5; deviations per cluster -2 and 2; 2/1 * (4 + 4) = 16; sqrt(16) / 4 = 1.
-        let clustered = Estimate::of([("a", 1.0), ("a", 2.0), ("b", 3.0), ("b", 4.0)]).unwrap();
-        assert_eq!(clustered, Estimate { mean: 2.5, standard_error: Some(1.0) });
-        // Alone, each value is a cluster: the usual standard error sqrt(5/3 / 4).
-        let alone = Estimate::of([(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]).unwrap();
-        assert!((alone.standard_error.unwrap() - (5.0_f64 / 3.0 / 4.0).sqrt()).abs() < 1e-12);
-    }
-
-    #[test]
-    fn one_cluster_has_no_error_and_nothing_has_no_mean() {
-        assert_eq!(Estimate::of([("a", 1.0), ("a", 3.0)]), Some(Estimate { mean: 2.0, standard_error: None }));
-        assert_eq!(Estimate::of(Vec::<((), f64)>::new()), None);
-    }
 }

@@ -9,7 +9,7 @@ use super::{Page, render, run_id, with_error};
 use crate::catalogue::EpisodeRow;
 use crate::dashboard::Pages;
 use crate::dashboard::error::PageError;
-use crate::experiment::Estimate;
+use crate::statistics::Estimate;
 
 /// Pairs that the table shows, those with the largest differences.
 const SHOWN: usize = 100;

@@ -22,7 +22,7 @@ use axum::response::Html;
 use influence_proto::RunId;
 
 use super::error::PageError;
-use crate::experiment::Estimate;
+use crate::statistics::Estimate;
 
 type Page = Result<Html<String>, PageError>;
 

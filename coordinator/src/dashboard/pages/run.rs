@@ -9,8 +9,8 @@ use crate::catalogue::EpisodeRow;
 use crate::dashboard::Pages;
 use crate::dashboard::charts::{Point, Series, lines};
 use crate::dashboard::error::PageError;
-use crate::experiment::Estimate;
 use crate::planning::Phase;
+use crate::statistics::Estimate;
 
 #[derive(Template)]
 #[template(path = "run.html")]

@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use serde::Serialize;
+use influence_proto::{Score, ScoreOutcome};
+use serde::{Deserialize, Serialize};
 
 use super::document::{Document, Dotted, EVALUATION, Problems, Section};
 use crate::environments::AgentPrompt;
 
 /// What answers a judge may give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scale {
     /// The numbers from 1 to 10; the value is the expected one.
@@ -26,10 +27,19 @@ impl Scale {
             Self::YesNo => vec!["yes".into(), "no".into()],
         }
     }
+
+    /// What a score says on this scale; none if it is unscored.
+    pub fn value(self, score: &Score) -> Option<f64> {
+        let ScoreOutcome::Scored(answers) = score.outcome() else { return None };
+        match self {
+            Self::OneToTen => score.expected(),
+            Self::YesNo => answers.iter().find(|(answer, _)| answer == "yes").map(|(_, p)| *p),
+        }
+    }
 }
 
 /// What of a conversation is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// The whole, once.

@@ -5,10 +5,13 @@
 
 use std::time::Duration;
 
-use influence_proto::{AdapterRef, Digest, EpisodeSpec, RunId, TrainingReport, TrainingSpec, Turn, Work, WorkId};
+use influence_proto::{
+    AdapterRef, Digest, EpisodeSpec, RunId, Score, TrainingReport, TrainingSpec, Turn, Work, WorkId,
+};
 use serde_json::{Value, json};
 
-use super::{EpisodeStatus, NewRun, RunStatus, Selected, Store, StoreError, Verdict};
+use super::{EpisodeStatus, MetricResult, MetricSource, NewRun, RunStatus, Selected, Store, StoreError, Verdict};
+use crate::config::{Scale, Unit};
 use crate::planning::Phase;
 
 /// Tests of one implementation.
@@ -34,6 +37,7 @@ macro_rules! suite {
             two_live_attempts_have_journals_of_their_own,
             the_first_of_two_attempts_to_finish_wins,
             the_longer_journal_of_two_is_gone_on_from,
+            what_judges_say_is_added_and_never_changed,
             only_the_leader_writes;
             $fresh
         );
@@ -224,6 +228,39 @@ pub(crate) async fn verdicts_are_written_once(store: &dyn Store) {
     assert_eq!(iteration.notes, ["short"]);
     let unplanned = store.judge(&run, Phase::Evaluate, 7, vec![], vec![]).await;
     assert!(matches!(unplanned, Err(StoreError::Conflict { .. })), "{unplanned:?}");
+}
+
+pub(crate) async fn what_judges_say_is_added_and_never_changed(store: &dyn Store) {
+    let run = with_plan(store, &["a", "b"]).await;
+    // Not only the leader may: it does not change what is decided.
+    store.resign(&run).await.unwrap();
+    let said = |metric: &str, question: &str, yes: f64| MetricResult {
+        source: MetricSource {
+            metric: metric.into(),
+            judge: "m".into(),
+            judge_sha256: Digest::of("m"),
+            question_sha256: Digest::of(question),
+        },
+        scale: Scale::YesNo,
+        per: Unit::Conversation,
+        scores: vec![Score::from_masses(vec![("yes".into(), yes), ("no".into(), 0.1)], 0.01)],
+        at_ms: 1,
+        nanodollars: 3,
+    };
+    let (a, b) = (spec("a").id, spec("b").id);
+    let first = said("harm", "one", 0.30000000000000004);
+    store.add_metric(&run, &a, first.clone()).await.unwrap();
+    store.add_metric(&run, &a, MetricResult { at_ms: 2, ..said("harm", "one", 0.9) }).await.expect("a repeat");
+    assert_eq!(store.metrics(&run, &a).await.unwrap(), [first], "bit for bit, the first stays");
+    store.add_metric(&run, &a, said("harm", "two", 0.5)).await.unwrap();
+    store.add_metric(&run, &a, said("deceit", "one", 0.5)).await.unwrap();
+    let named: Vec<String> = store.metrics(&run, &a).await.unwrap().into_iter().map(|m| m.source.metric).collect();
+    assert_eq!(named, ["deceit", "harm", "harm"]);
+    assert_eq!(store.metrics(&run, &b).await.unwrap(), []);
+    let nobody = spec("nobody").id;
+    let refused = store.add_metric(&run, &nobody, said("harm", "one", 0.5)).await;
+    assert!(matches!(refused, Err(StoreError::NoSuchWork { .. })), "{refused:?}");
+    assert!(matches!(store.metrics(&run, &nobody).await, Err(StoreError::NoSuchWork { .. })));
 }
 
 pub(crate) async fn a_training_job_ends_once(store: &dyn Store) {

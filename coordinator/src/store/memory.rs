@@ -11,8 +11,8 @@ use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpe
 use tokio::time::Instant;
 
 use super::{
-    EpisodeRecord, EpisodeStatus, IterationRecord, NewRun, RunRecord, RunStatus, Store, StoreError, TrainingRecord,
-    Verdict,
+    EpisodeRecord, EpisodeStatus, IterationRecord, MetricResult, MetricSource, NewRun, RunRecord, RunStatus, Store,
+    StoreError, TrainingRecord, Verdict,
 };
 use crate::planning::Phase;
 
@@ -72,6 +72,7 @@ struct Episode {
     journal: Vec<Turn>,
     rival: Option<(u32, Vec<Turn>)>,
     verdict: Option<Verdict>,
+    metrics: BTreeMap<MetricSource, MetricResult>,
 }
 
 impl MemoryStore {
@@ -301,7 +302,10 @@ impl Store for MemoryStore {
             for spec in specs {
                 let (status, journal) = (EpisodeStatus::Pending, Vec::new());
                 let work = WorkId::from(&spec.id);
-                run.episodes.insert(work, Episode { spec, status, attempt: 0, journal, rival: None, verdict: None });
+                run.episodes.insert(
+                    work,
+                    Episode { spec, status, attempt: 0, journal, rival: None, verdict: None, metrics: BTreeMap::new() },
+                );
             }
             Ok(())
         })
@@ -484,6 +488,18 @@ impl Store for MemoryStore {
                 }
             }
         })
+    }
+
+    async fn add_metric(&self, run: &RunId, episode: &EpisodeId, result: MetricResult) -> Result<(), StoreError> {
+        self.read(run, |state| {
+            let episode = state.episode(&WorkId::from(episode))?;
+            episode.metrics.entry(result.source.clone()).or_insert(result);
+            Ok(())
+        })
+    }
+
+    async fn metrics(&self, run: &RunId, episode: &EpisodeId) -> Result<Vec<MetricResult>, StoreError> {
+        self.read(run, |state| Ok(state.episode(&WorkId::from(episode))?.metrics.values().cloned().collect()))
     }
 }
 

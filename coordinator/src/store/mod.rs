@@ -35,7 +35,8 @@ use lock::{LockError, RunLock};
 use measured::measured;
 pub use open::{OpenStoreError, OpenedStore, open};
 pub use record::{
-    EpisodeRecord, EpisodeStatus, IterationRecord, NewRun, RunRecord, RunStatus, Selected, TrainingRecord, Verdict,
+    EpisodeRecord, EpisodeStatus, IterationRecord, MetricResult, MetricSource, NewRun, RunRecord, RunStatus, Selected,
+    TrainingRecord, Verdict,
 };
 pub use sqlite::SqliteStore;
 
@@ -147,4 +148,11 @@ pub trait Store: std::fmt::Debug + Send + Sync {
         attempt: u32,
         report: TrainingReport,
     ) -> Result<(), StoreError>;
+
+    /// Adds what a judge said about an episode, whoever leads the run: nothing decides by it. What is stored
+    /// under the same [`MetricSource`] stays as it is. Precondition: the episode is planned.
+    async fn add_metric(&self, run: &RunId, episode: &EpisodeId, result: MetricResult) -> Result<(), StoreError>;
+
+    /// What judges said about an episode, by source.
+    async fn metrics(&self, run: &RunId, episode: &EpisodeId) -> Result<Vec<MetricResult>, StoreError>;
 }

@@ -1,9 +1,11 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use influence_proto::{EpisodeId, RunId, TrainingReport, TrainingSpec, WorkId};
+use influence_proto::{Digest, EpisodeId, RunId, Score, ScoreOutcome, TrainingReport, TrainingSpec, WorkId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::{Scale, Unit};
 use crate::planning::Phase;
 
 /// A run to be written down.
@@ -136,4 +138,117 @@ pub struct TrainingRecord {
     pub report: Option<TrainingReport>,
     /// The last attempt's error, if it was given up.
     pub error: Option<String>,
+}
+
+/// Who said it, and to what: results of different sources are never mixed into one figure.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MetricSource {
+    /// The metric's name.
+    pub metric: String,
+    /// The judge's name in the model table.
+    pub judge: String,
+    /// Of all that the model table says of the judge.
+    pub judge_sha256: Digest,
+    /// Of the prompts, the allowed answers and how they are read.
+    pub question_sha256: Digest,
+}
+
+impl MetricSource {
+    /// A name that tells it apart from all others: the metric's alone as long as one judge was asked one question, else
+    /// `METRIC@JUDGE`, else with the beginnings of both digests.
+    pub fn name_among(&self, all: &BTreeSet<&Self>) -> String {
+        let Self { metric, judge, judge_sha256, question_sha256 } = self;
+        let alike = || all.iter().filter(|other| other.metric == *metric);
+        let beginning = |digest: &Digest| digest.to_string().chars().take(8).collect::<String>();
+        if alike().count() <= 1 {
+            metric.clone()
+        } else if alike().filter(|other| other.judge == *judge).count() == 1 {
+            format!("{metric}@{judge}")
+        } else {
+            format!("{metric}@{judge}#{}-{}", beginning(judge_sha256), beginning(question_sha256))
+        }
+    }
+}
+
+/// What a judge said about an episode.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricResult {
+    /// Who said it, and to what.
+    #[serde(flatten)]
+    pub source: MetricSource,
+    /// How it could answer.
+    pub scale: Scale,
+    /// What it judged.
+    pub per: Unit,
+    /// One for each turn, or one for the whole conversation.
+    pub scores: Vec<Score>,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// What it cost, where the judge has a price.
+    #[serde(default)]
+    pub nanodollars: u64,
+}
+
+impl MetricResult {
+    /// The mean over what was judged; none if any of it is unscored.
+    pub fn value(&self) -> Option<f64> {
+        let sum = self.scores.iter().try_fold(0.0, |sum, score| Some(sum + self.scale.value(score)?))?;
+        (!self.scores.is_empty()).then(|| sum / self.scores.len() as f64)
+    }
+
+    /// The first reason why there is no value.
+    pub fn unscored(&self) -> Option<&str> {
+        self.scores.iter().find_map(|score| match score.outcome() {
+            ScoreOutcome::Unscored(reason) => Some(reason),
+            ScoreOutcome::Scored(_) => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_no_more_than_is_needed_to_tell_sources_apart() {
+        let source = |metric: &str, judge: &str, question: &str| MetricSource {
+            metric: metric.into(),
+            judge: judge.into(),
+            judge_sha256: Digest::of(judge),
+            question_sha256: Digest::of(question),
+        };
+        let all = [source("a", "m", "1"), source("b", "m", "1"), source("b", "n", "1"), source("c", "m", "1")];
+        let again = source("c", "m", "2");
+        let all: BTreeSet<&MetricSource> = all.iter().chain([&again]).collect();
+        let names: Vec<String> = all.iter().map(|source| source.name_among(&all)).collect();
+        assert_eq!(names[..3], ["a", "b@m", "b@n"]);
+        assert!(names[3].starts_with("c@m#") && names[3] != names[4], "{names:?}");
+    }
+
+    /// Protects: a judge that could not be read on one turn is no 0 on it.
+    #[test]
+    fn a_value_needs_every_score() {
+        let score = |yes: f64| Score::from_masses(vec![("yes".into(), yes), ("no".into(), 1.0 - yes)], 0.01);
+        let source = MetricSource {
+            metric: "harm".into(),
+            judge: "m".into(),
+            judge_sha256: Digest::of("m"),
+            question_sha256: Digest::of("q"),
+        };
+        let result = |scores| MetricResult {
+            source: source.clone(),
+            scale: Scale::YesNo,
+            per: Unit::Turn,
+            scores,
+            at_ms: 0,
+            nanodollars: 0,
+        };
+        assert_eq!(result(vec![score(0.25), score(0.75)]).value(), Some(0.5));
+        let unread = result(vec![score(0.25), Score::unscored("too long")]);
+        assert_eq!((unread.value(), unread.unscored()), (None, Some("too long")));
+        assert_eq!(result(Vec::new()).value(), None);
+        let numbers = vec![("1".into(), 0.5), ("10".into(), 0.5)];
+        let result = MetricResult { scale: Scale::OneToTen, ..result(vec![Score::from_masses(numbers, 0.01)]) };
+        assert_eq!(result.value(), Some(5.5));
+    }
 }

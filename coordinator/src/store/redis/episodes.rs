@@ -2,12 +2,14 @@
 
 use influence_proto::{EpisodeId, EpisodeSpec, RunId, Turn};
 
-use super::call::{Call, CallError, Fields, Led, conflict, from_json, iteration_name, prefix, read, unexpected};
+use super::call::{
+    Call, CallError, Fields, Led, conflict, from_json, iteration_name, prefix, read, to_json, unexpected,
+};
 use super::link::Link;
 use super::plan::{Standing, look};
 use super::scripts;
 use crate::planning::Phase;
-use crate::store::{EpisodeRecord, EpisodeStatus, StoreError};
+use crate::store::{EpisodeRecord, EpisodeStatus, MetricResult, StoreError};
 
 /// Episodes in one answer at most.
 const PAGE: usize = 1000;
@@ -77,9 +79,12 @@ fn record(mut fields: Fields) -> Result<EpisodeRecord, CallError> {
     })
 }
 
-/// The spec or the journal of an episode.
+/// The spec or the journal of an episode, or what judges said about it.
 async fn stored(link: &Link, run: &RunId, id: &EpisodeId, which: &str) -> Result<Fields, CallError> {
-    let call = Call::new(&scripts::STORED, &[&prefix(run)]).arg(id.as_str()).arg(which);
+    of_episode(link, run, id, Call::new(&scripts::STORED, &[&prefix(run)]).arg(id.as_str()).arg(which)).await
+}
+
+async fn of_episode(link: &Link, run: &RunId, id: &EpisodeId, call: Call) -> Result<Fields, CallError> {
     match call.send(link).await? {
         (word, fields) if word == "ok" => Ok(fields),
         (word, _) if word == "no_work" => {
@@ -100,6 +105,25 @@ pub(super) async fn journal(link: &Link, run: &RunId, id: &EpisodeId) -> Result<
 pub(super) fn turns(list: Fields, id: &str) -> Result<Vec<Turn>, CallError> {
     let what = format!("a turn of episode `{id}`");
     list.texts()?.iter().map(|text| from_json(text, &what)).collect()
+}
+
+pub(super) async fn add_metric(
+    link: &Link,
+    run: &RunId,
+    id: &EpisodeId,
+    result: &MetricResult,
+) -> Result<(), CallError> {
+    let call = Call::new(&scripts::ADD_METRIC, &[&prefix(run)]).arg(id.as_str());
+    let call = call.arg(to_json(&result.source)?).arg(to_json(result)?);
+    of_episode(link, run, id, call).await.map(|_| ())
+}
+
+pub(super) async fn metrics(link: &Link, run: &RunId, id: &EpisodeId) -> Result<Vec<MetricResult>, CallError> {
+    let what = format!("a metric of episode `{id}`");
+    let texts = stored(link, run, id, "metrics").await?.list()?.texts()?;
+    let mut metrics: Vec<MetricResult> = texts.iter().map(|text| from_json(text, &what)).collect::<Result<_, _>>()?;
+    metrics.sort_by(|a, b| a.source.cmp(&b.source));
+    Ok(metrics)
 }
 
 /// The first answer says whether the phase may be reopened; each call checks it anew.

@@ -17,6 +17,7 @@
 //! | `e:EPISODE` | hash: `plan`, `place`, `status`, `error`, the live attempts `attempt` and `rival` |
 //! | `spec:EPISODE` | JSON: what is rolled out |
 //! | `t:EPISODE`, `r:EPISODE` | list: the journal, and the rival's |
+//! | `m:EPISODE` | hash: what judges said about it, by source |
 //! | `trainings`, `w:WORK` | hashes: work by iteration; a training job |
 //!
 //! Beside them stand the list `influence:runs` and the number `influence:schema`. Specs, turns,
@@ -41,7 +42,10 @@ use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpe
 
 use super::address::RedisAddress;
 use super::open::OpenStoreError;
-use super::{EpisodeRecord, IterationRecord, NewRun, RunRecord, RunStatus, Store, StoreError, TrainingRecord, Verdict};
+use super::{
+    EpisodeRecord, IterationRecord, MetricResult, NewRun, RunRecord, RunStatus, Store, StoreError, TrainingRecord,
+    Verdict,
+};
 use crate::planning::Phase;
 use call::{CallError, Led};
 use lead::Leads;
@@ -204,6 +208,14 @@ impl Store for RedisStore {
         report: TrainingReport,
     ) -> Result<(), StoreError> {
         trainings::finish(&self.led(run).await?, work, attempt, &report).await.map_err(|e| self.named(e))
+    }
+
+    async fn add_metric(&self, run: &RunId, episode: &EpisodeId, result: MetricResult) -> Result<(), StoreError> {
+        episodes::add_metric(&self.link, run, episode, &result).await.map_err(|e| self.named(e))
+    }
+
+    async fn metrics(&self, run: &RunId, episode: &EpisodeId) -> Result<Vec<MetricResult>, StoreError> {
+        episodes::metrics(&self.link, run, episode).await.map_err(|e| self.named(e))
     }
 }
 

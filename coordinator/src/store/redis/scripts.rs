@@ -28,6 +28,7 @@ scripts! {
     EPISODES = "episodes";
     STORED = "stored";
     TRAININGS = "trainings";
+    ADD_METRIC = "add_metric";
     // What writes for a leader.
     SET_STATUS = "led" "set_status";
     SET_ACTIVE = "led" "set_active";

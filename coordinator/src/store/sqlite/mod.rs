@@ -7,6 +7,7 @@
 mod attempts;
 mod episodes;
 mod lead;
+mod metrics;
 mod runs;
 mod schema;
 mod trainings;
@@ -19,13 +20,16 @@ use async_trait::async_trait;
 use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpec, Turn, Work, WorkId};
 use rusqlite::Connection;
 
-use super::{EpisodeRecord, IterationRecord, NewRun, RunRecord, RunStatus, Store, StoreError, TrainingRecord, Verdict};
+use super::{
+    EpisodeRecord, IterationRecord, MetricResult, NewRun, RunRecord, RunStatus, Store, StoreError, TrainingRecord,
+    Verdict,
+};
 use crate::planning::Phase;
 use lead::Leads;
 use writer::{CallError, Writer};
 
-/// A store in one SQLite file (tables `runs`, `iterations`, `episodes`, `specs`, `turns`, `trainings`;
-/// specs, turns and reports as JSON text; the view `journals`), in write-ahead mode with full
+/// A store in one SQLite file (tables `runs`, `iterations`, `episodes`, `specs`, `turns`, `trainings`,
+/// `metrics`; specs, turns and reports as JSON text; the view `journals`), in write-ahead mode with full
 /// synchronisation.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -202,6 +206,16 @@ impl Store for SqliteStore {
     ) -> Result<(), StoreError> {
         let work = work.clone();
         self.write(run, move |c, run| trainings::finish(c, run, &work, attempt, &report)).await
+    }
+
+    async fn add_metric(&self, run: &RunId, episode: &EpisodeId, result: MetricResult) -> Result<(), StoreError> {
+        let (run, episode) = (run.clone(), episode.clone());
+        self.writer.call(move |c| metrics::add(c, &run, &episode, &result)).await
+    }
+
+    async fn metrics(&self, run: &RunId, episode: &EpisodeId) -> Result<Vec<MetricResult>, StoreError> {
+        let (run, episode) = (run.clone(), episode.clone());
+        self.writer.call(move |c| metrics::all(c, &run, &episode)).await
     }
 }
 

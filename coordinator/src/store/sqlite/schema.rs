@@ -94,6 +94,20 @@ CREATE TABLE trainings (
 ) STRICT;
 ";
 
+/// What came after the first files of this version were written: it is added to them when they are opened.
+const ADDED: &str = "
+CREATE TABLE IF NOT EXISTS metrics (
+    episode INTEGER NOT NULL REFERENCES episodes,
+    metric TEXT NOT NULL,
+    judge TEXT NOT NULL,
+    judge_sha256 TEXT NOT NULL,
+    question_sha256 TEXT NOT NULL,
+    value REAL,                    -- NULL: unscored
+    body TEXT NOT NULL,            -- JSON
+    PRIMARY KEY (episode, metric, judge, judge_sha256, question_sha256)
+) STRICT, WITHOUT ROWID;
+";
+
 /// Opens `file`, makes the tables if it is new, and checks their version otherwise.
 pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
     if let Some(folder) = file.parent() {
@@ -130,6 +144,7 @@ fn prepare(file: &Path) -> Result<Connection, CallError> {
         connection.execute_batch(TABLES)?;
         connection.pragma_update(None, "user_version", VERSION)?;
     }
+    connection.execute_batch(ADDED)?;
     connection.execute_batch("COMMIT")?;
     Ok(connection)
 }

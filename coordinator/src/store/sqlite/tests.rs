@@ -52,6 +52,17 @@ async fn what_is_acknowledged_outlives_the_process() {
     assert_eq!(reopened.journal(&run_id(), &spec("e0").id).await.unwrap(), [turn(0, "x")]);
 }
 
+/// Protects: a file from before there were metrics takes them.
+#[tokio::test]
+async fn an_older_file_gets_what_was_added() {
+    let (store, folder) = fresh();
+    planned(&store, 1).await;
+    let file = folder.path().join("new/store.sqlite");
+    Connection::open(&file).unwrap().execute_batch("DROP TABLE metrics").unwrap();
+    let store = SqliteStore::open(&file).unwrap();
+    assert_eq!(store.metrics(&run_id(), &spec("e0").id).await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn one_refused_call_of_a_group_leaves_the_others_stored() {
     let (store, _folder) = fresh();

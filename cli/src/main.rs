@@ -4,6 +4,7 @@
 mod args;
 mod check;
 mod cluster;
+mod compare;
 mod conversation;
 mod convert;
 mod coordinate;
@@ -76,6 +77,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::GenerateStates(arguments) => generate_states::generate(arguments).await,
         Command::Runs(arguments) => stored::runs(arguments).await,
         Command::Episodes(arguments) => stored::episodes(arguments).await,
+        Command::Compare(arguments) => compare::compare(arguments).await,
         Command::Dashboard(arguments) => dashboard::alone(arguments).await,
         Command::Health(arguments) => telemetry::health(arguments).await,
         Command::Serve(arguments) => serve::serve(arguments).await,

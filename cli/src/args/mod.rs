@@ -1,6 +1,7 @@
 //! The command line, as clap types.
 
 mod environments;
+mod evaluation;
 mod model;
 mod serve;
 
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 pub(crate) use environments::*;
+pub(crate) use evaluation::*;
 use influence_coordinator::store::StoreAddress;
 pub(crate) use model::*;
 pub(crate) use serve::*;
@@ -59,6 +61,8 @@ pub(crate) enum Command {
     Runs(RunsArguments),
     /// Print the conversations of a run.
     Episodes(EpisodesArguments),
+    /// Compare two iterations, of one run or of two, opening by opening.
+    Compare(CompareArguments),
     /// Serve the web pages of runs: figures and conversations.
     Dashboard(DashboardArguments),
     /// Ask a coordinator or worker of this machine how it is; for container probes. Fails unless it is well.

@@ -1,9 +1,10 @@
 use influence_proto::{EpisodeSpec, RunId, Turn};
 use serde::Serialize;
 
+use super::rows::values;
 use super::{EpisodeRow, Filter};
 use crate::planning::Phase;
-use crate::store::{EpisodeStatus, Store, StoreError};
+use crate::store::{EpisodeStatus, MetricResult, Store, StoreError};
 
 /// One episode, whole.
 #[derive(Debug, Clone, Serialize)]
@@ -28,10 +29,22 @@ pub struct EpisodeView {
     pub unscored: bool,
     /// `best` or `worst`, if it was chosen for training.
     pub selected: Option<&'static str>,
+    /// What judges said.
+    pub metrics: Vec<MetricView>,
     /// What was asked for.
     pub spec: EpisodeSpec,
     /// What happened.
     pub turns: Vec<Turn>,
+}
+
+/// What a judge said about an episode, and what it comes to.
+#[derive(Debug, Clone, Serialize)]
+pub struct MetricView {
+    /// None if any of it is unscored.
+    pub value: Option<f64>,
+    /// All of it, with who said it.
+    #[serde(flatten)]
+    pub result: MetricResult,
 }
 
 /// The episodes of a run in plan order that the filter takes, those of one iteration's training phase if it is named.
@@ -51,20 +64,23 @@ pub async fn episodes<E: From<StoreError>>(
             continue;
         }
         for record in store.episodes(run, planned.phase, planned.iteration).await? {
-            let row = EpisodeRow { phase: planned.phase, iteration: planned.iteration, record };
+            let said = store.metrics(run, &record.id).await?;
+            let (phase, iteration) = (planned.phase, planned.iteration);
+            let row = EpisodeRow { phase, iteration, record, metrics: values(&said) };
             if !filter.takes(&row) {
                 continue;
             }
             let spec = store.spec(run, &row.record.id).await?;
             let turns = store.journal(run, &row.record.id).await?;
-            each(view(row, spec, turns))?;
+            let metrics = said.into_iter().map(|result| MetricView { value: result.value(), result }).collect();
+            each(view(row, metrics, spec, turns))?;
         }
     }
     Ok(())
 }
 
 /// A row with its conversation.
-fn view(row: EpisodeRow, spec: EpisodeSpec, turns: Vec<Turn>) -> EpisodeView {
+fn view(row: EpisodeRow, metrics: Vec<MetricView>, spec: EpisodeSpec, turns: Vec<Turn>) -> EpisodeView {
     EpisodeView {
         phase: row.phase,
         iteration: row.iteration,
@@ -75,6 +91,7 @@ fn view(row: EpisodeRow, spec: EpisodeSpec, turns: Vec<Turn>) -> EpisodeView {
         vetoed: row.vetoed(),
         unscored: row.unscored(),
         selected: row.selected(),
+        metrics,
         error: match row.record.status {
             EpisodeStatus::Failed(error) => Some(error),
             _ => None,

@@ -2,6 +2,7 @@
 
 use super::EpisodeRow;
 use crate::config::nearest_name;
+use crate::store::MetricSource;
 
 /// A filter over episodes.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +27,7 @@ enum Comparison {
     Contains,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Field {
     Reward,
     Influence,
@@ -43,7 +44,12 @@ enum Field {
     Vetoed,
     Unscored,
     Id,
+    /// What a judge said: the metric, and the judge where it is named.
+    Metric(String, Option<String>),
 }
+
+/// Before the name of a metric, as in `metric:harm > 5` or `metric:harm@judge > 5`.
+const METRIC: &str = "metric:";
 
 const FIELDS: [(&str, Field); 15] = [
     ("reward", Field::Reward),
@@ -95,6 +101,11 @@ impl Filter {
     pub fn takes(&self, row: &EpisodeRow) -> bool {
         self.0.takes(row)
     }
+
+    /// Whether it looks at what judges said: rows must have it then.
+    pub fn reads_metrics(&self) -> bool {
+        self.0.reads_metrics()
+    }
 }
 
 impl Expression {
@@ -111,6 +122,15 @@ impl Expression {
             },
         }
     }
+
+    fn reads_metrics(&self) -> bool {
+        match self {
+            Self::All => false,
+            Self::Not(inner) => inner.reads_metrics(),
+            Self::And(one, other) | Self::Or(one, other) => one.reads_metrics() || other.reads_metrics(),
+            Self::Compare { field, .. } => matches!(field, Field::Metric(..)),
+        }
+    }
 }
 
 enum Found<'a> {
@@ -120,11 +140,23 @@ enum Found<'a> {
 }
 
 impl Field {
-    const fn is_number(self) -> bool {
-        matches!(self, Self::Reward | Self::Influence | Self::Iteration | Self::Turns | Self::Attempt)
+    fn named(name: &str) -> Option<Self> {
+        if let Some(metric) = name.strip_prefix(METRIC) {
+            let (metric, judge) =
+                metric.split_once('@').map_or((metric, None), |(metric, judge)| (metric, Some(judge)));
+            return Some(Self::Metric(metric.to_owned(), judge.map(str::to_owned)));
+        }
+        FIELDS.into_iter().find(|(known, _)| *known == name).map(|(_, field)| field)
     }
 
-    fn value(self, row: &EpisodeRow) -> Found<'_> {
+    const fn is_number(&self) -> bool {
+        matches!(
+            self,
+            Self::Reward | Self::Influence | Self::Iteration | Self::Turns | Self::Attempt | Self::Metric(..)
+        )
+    }
+
+    fn value<'r>(&self, row: &'r EpisodeRow) -> Found<'r> {
         let number = |value: Option<f64>| value.map_or(Found::None, Found::Number);
         let flag = |value: bool| Found::Text(if value { "true" } else { "false" });
         let record = &row.record;
@@ -144,6 +176,12 @@ impl Field {
             Self::Vetoed => flag(row.vetoed()),
             Self::Unscored => flag(row.unscored()),
             Self::Id => Found::Text(record.id.as_str()),
+            Self::Metric(metric, judge) => {
+                let is_it = |source: &&MetricSource| {
+                    source.metric == *metric && judge.as_ref().is_none_or(|judge| source.judge == *judge)
+                };
+                number(row.metrics.keys().find(is_it).and_then(|source| row.metrics[source]))
+            }
         }
     }
 }
@@ -222,7 +260,7 @@ impl<'t> Parser<'t> {
             return Err(self.wrong("a condition is missing, as in `reward > 7`".to_owned()));
         };
         let name = first_word(rest);
-        let Some((_, field)) = FIELDS.iter().find(|(known, _)| *known == name) else {
+        let Some(field) = Field::named(name) else {
             let names = FIELDS.map(|(known, _)| known);
             let near = nearest_name(name, names)
                 .map_or(format!("there are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
@@ -241,7 +279,7 @@ impl<'t> Parser<'t> {
             Some(_) => (Comparison::Contains, false),
             // A flag stands for itself.
             None if matches!(field, Field::Vetoed | Field::Unscored) => {
-                return Ok(Expression::Compare { field: *field, is: Comparison::Equal, value: "true".to_owned() });
+                return Ok(Expression::Compare { field, is: Comparison::Equal, value: "true".to_owned() });
             }
             None => return Err(self.wrong(format!("`{name}` wants one of =, !=, <, <=, >, >=, ~ and !~ after it"))),
         };
@@ -258,7 +296,7 @@ impl<'t> Parser<'t> {
         if !field.is_number() && !matches!(is, Comparison::Equal | Comparison::Contains) {
             return wrong(format!("`{name}` is a text, which has no order; use =, !=, ~ or !~"));
         }
-        let compare = Expression::Compare { field: *field, is, value };
+        let compare = Expression::Compare { field, is, value };
         Ok(if negated { Expression::Not(Box::new(compare)) } else { compare })
     }
 
@@ -311,14 +349,14 @@ impl<'t> Parser<'t> {
 }
 
 fn first_word(text: &str) -> &str {
-    let end = text.find(|c: char| !(c.is_alphanumeric() || "_-./:".contains(c))).unwrap_or(text.len());
+    let end = text.find(|c: char| !(c.is_alphanumeric() || "_-./:@".contains(c))).unwrap_or(text.len());
     &text[..end]
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use influence_proto::EpisodeId;
+    use influence_proto::{Digest, EpisodeId};
 
     use super::*;
     use crate::planning::Phase;
@@ -344,7 +382,14 @@ mod tests {
             turns: 2,
             verdict: Some(verdict),
         };
-        EpisodeRow { phase: Phase::Train, iteration: 3, record }
+        let source = |metric: &str| MetricSource {
+            metric: metric.into(),
+            judge: "large".into(),
+            judge_sha256: Digest::of("j"),
+            question_sha256: Digest::of("q"),
+        };
+        let metrics = [(source("harm"), Some(6.5)), (source("deceit"), None)].into();
+        EpisodeRow { phase: Phase::Train, iteration: 3, record, metrics }
     }
 
     fn takes(text: &str) -> bool {
@@ -362,6 +407,8 @@ mod tests {
             "vetoed and not unscored and phase = train",
             "influence = none and initial_state = balcony.17",
             "initial_state !~ \"ball\" AND class = therapist",
+            "metric:harm > 6 and metric:harm@large < 7",
+            "metric:deceit = none and metric:nobody-asked = none",
         ] {
             assert!(takes(yes), "{yes}");
         }
@@ -370,6 +417,8 @@ mod tests {
             "influence > 0",
             "influence < 1",
             "selected = worst",
+            "metric:harm@small > 6",
+            "metric:deceit > 0 or metric:deceit <= 0",
             "(iteration = 2 or iteration = 3) and turns = 1",
         ] {
             assert!(!takes(no), "{no}");
@@ -384,6 +433,7 @@ mod tests {
             ("reward > high", 9, "but `high` is none"),
             ("environment < a", 14, "has no order"),
             ("reward ~ 7", 9, "is not for"),
+            ("metric:harm = high", 14, "`metric:harm` is a number"),
             ("(reward > 7", 12, "a `)` is missing"),
             ("reward > 7 turns = 1", 12, "`turns` is too much"),
             ("reward > 7 and", 15, "a condition is missing"),

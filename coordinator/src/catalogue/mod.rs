@@ -1,9 +1,15 @@
 //! The read side: episodes for people and machines. Nothing decides by it.
 
+mod comparison;
 mod episodes;
 mod filter;
+mod measures;
+mod pairs;
 mod rows;
 
-pub use episodes::{EpisodeView, episodes};
+pub use comparison::{CompareError, Comparison, Figure, RunIteration, Side, compare};
+pub use episodes::{EpisodeView, MetricView, episodes};
 pub use filter::{Filter, FilterError};
-pub use rows::{EpisodeRow, Rows};
+pub use measures::{Measure, Measured, measured, measures};
+pub use pairs::{Opening, Pair, pairs};
+pub use rows::{EpisodeRow, Rows, with_metrics};

@@ -3,8 +3,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use influence_proto::RunId;
 
+use super::Opening;
 use crate::planning::Phase;
-use crate::store::{EpisodeRecord, EpisodeStatus, Selected, Store, StoreError};
+use crate::store::{EpisodeRecord, EpisodeStatus, MetricResult, MetricSource, Selected, Store, StoreError};
 
 /// An episode in a list: what can be filtered and sorted by, without its conversation.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,9 +16,23 @@ pub struct EpisodeRow {
     pub iteration: u32,
     /// The rest, as stored.
     pub record: EpisodeRecord,
+    /// What judges said; empty where it was not read.
+    pub metrics: BTreeMap<MetricSource, Option<f64>>,
+}
+
+impl AsRef<Self> for EpisodeRow {
+    fn as_ref(&self) -> &Self {
+        self
+    }
 }
 
 impl EpisodeRow {
+    /// What it began with: siblings have it in common.
+    pub fn opening(&self) -> Opening {
+        let EpisodeRecord { environment_class, environment, initial_state, .. } = &self.record;
+        (environment_class.clone(), environment.clone(), initial_state.clone())
+    }
+
     /// `pending`, `finished` or `failed`.
     pub const fn status(&self) -> &'static str {
         match self.record.status {
@@ -86,7 +101,12 @@ impl Rows {
             }
             let (phase, iteration) = (planned.phase, planned.iteration);
             let records = store.episodes(run, phase, iteration).await?;
-            let rows = Arc::new(records.into_iter().map(|record| EpisodeRow { phase, iteration, record }).collect());
+            let rows = Arc::new(
+                records
+                    .into_iter()
+                    .map(|record| EpisodeRow { phase, iteration, record, metrics: BTreeMap::new() })
+                    .collect(),
+            );
             if planned.judged {
                 self.judged.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&rows));
             }
@@ -94,4 +114,29 @@ impl Rows {
         }
         Ok(all)
     }
+}
+
+/// The same rows with what judges said about them, as it stands now.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn with_metrics(
+    store: &dyn Store,
+    run: &RunId,
+    phases: &[Arc<Vec<EpisodeRow>>],
+) -> Result<Vec<Arc<Vec<EpisodeRow>>>, StoreError> {
+    let mut all = Vec::with_capacity(phases.len());
+    for phase in phases {
+        let mut rows = phase.to_vec();
+        for row in &mut rows {
+            row.metrics = values(&store.metrics(run, &row.record.id).await?);
+        }
+        all.push(Arc::new(rows));
+    }
+    Ok(all)
+}
+
+/// What results come to.
+pub(super) fn values(said: &[MetricResult]) -> BTreeMap<MetricSource, Option<f64>> {
+    said.iter().map(|result| (result.source.clone(), result.value())).collect()
 }

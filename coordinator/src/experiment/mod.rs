@@ -19,4 +19,4 @@ pub(crate) use folder::RunFolder;
 pub use open::{OpenError, Opened, open_run};
 pub(crate) use run::{Budget, Run};
 pub use summary::{IterationSummary, RoleUsage, summary};
-pub(crate) use summary::{NANO, spent};
+pub(crate) use summary::{NANO, agent_of, spent};

@@ -9,7 +9,9 @@ use serde::Serialize;
 use crate::planning::Phase;
 use crate::selection::reply_characters;
 use crate::statistics::Estimate;
-use crate::store::{EpisodeRecord, EpisodeStatus, IterationRecord, Selected, Store, StoreError, TrainingRecord};
+use crate::store::{
+    EpisodeRecord, EpisodeStatus, IterationRecord, RunRecord, Selected, Store, StoreError, TrainingRecord,
+};
 
 /// Nanodollars of a dollar.
 pub(crate) const NANO: f64 = 1e9;
@@ -96,25 +98,32 @@ pub(crate) async fn spent(store: &dyn Store, run: &RunId) -> Result<u64, StoreEr
     Ok(sum)
 }
 
+/// What the agent of an iteration was: `base`, or the iteration whose adapter it used, as in `iteration-0`.
+pub(crate) fn agent_of(_run: &RunRecord, iteration: u32) -> String {
+    iteration.checked_sub(1).map_or_else(|| "base".to_owned(), |k| format!("iteration-{k}"))
+}
+
 /// The table of a run: its planned phases in order, evaluation before training.
 ///
 /// # Errors
 /// When the store cannot be read.
 pub async fn summary(store: &dyn Store, run: &RunId) -> Result<Vec<IterationSummary>, StoreError> {
+    let record = store.run(run).await?;
     let trainings = store.trainings(run).await?;
     let mut table = Vec::new();
     for iteration in store.iterations(run).await? {
-        table.push(row(store, run, &iteration, &trainings).await?);
+        table.push(row(store, &record, &iteration, &trainings).await?);
     }
     Ok(table)
 }
 
 async fn row(
     store: &dyn Store,
-    run: &RunId,
+    record: &RunRecord,
     at: &IterationRecord,
     trainings: &[TrainingRecord],
 ) -> Result<IterationSummary, StoreError> {
+    let run = &record.id;
     let episodes = store.episodes(run, at.phase, at.iteration).await?;
     let finished = || episodes.iter().filter(|e| e.status == EpisodeStatus::Finished);
     let (mut replies, mut characters) = (0_u64, 0_u64);
@@ -140,7 +149,7 @@ async fn row(
     Ok(IterationSummary {
         phase: at.phase,
         iteration: at.iteration,
-        adapter: at.iteration.checked_sub(1).map_or_else(|| "base".to_owned(), |k| format!("iteration-{k}")),
+        adapter: agent_of(record, at.iteration),
         episodes: episodes.len(),
         finished: finished().count(),
         failed: episodes.iter().filter(|e| matches!(e.status, EpisodeStatus::Failed(_))).count(),

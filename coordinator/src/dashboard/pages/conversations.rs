@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::head::Head;
 use super::run::pulse_of;
 use super::{Page, in_query, number, render, run_id};
-use crate::catalogue::{EpisodeRow, Filter};
+use crate::catalogue::{EpisodeRow, Filter, with_metrics};
 use crate::dashboard::Pages;
 
 const PER_PAGE: usize = 50;
@@ -86,11 +86,14 @@ pub(in crate::dashboard) async fn conversations(
     Query(asked): Query<Asked>,
 ) -> Page {
     let run = pages.store.run(&run_id(run)?).await?;
-    let phases = pages.rows.of(&*pages.store, &run.id).await?;
+    let mut phases = pages.rows.of(&*pages.store, &run.id).await?;
     let (filter, problem) = match Filter::parse(&asked.filter) {
         Ok(filter) => (Some(filter), None),
         Err(error) => (None, Some(error.to_string())),
     };
+    if filter.as_ref().is_some_and(Filter::reads_metrics) {
+        phases = with_metrics(&*pages.store, &run.id, &phases).await?;
+    }
     let all: usize = phases.iter().map(|rows| rows.len()).sum();
     let rows = phases.iter().flat_map(|rows| rows.iter());
     let mut found: Vec<&EpisodeRow> = rows.filter(|row| filter.as_ref().is_some_and(|f| f.takes(row))).collect();

@@ -69,9 +69,20 @@ impl Open {
         if arguments.budget.is_some() {
             priced(&experiment)?;
         }
+        Self::of(experiment, data, artifacts, *fresh, arguments.budget).await
+    }
+
+    /// The run of an experiment, new or known.
+    pub(crate) async fn of(
+        experiment: Experiment,
+        data: &DataArguments,
+        artifacts: Option<OsString>,
+        fresh: bool,
+        budget: Option<f64>,
+    ) -> anyhow::Result<Self> {
         let address = store_address(data);
         let store = influence_coordinator::store::open(&address).await?.store;
-        let opened = open_run(&*store, &experiment, *fresh).await?;
+        let opened = open_run(&*store, &experiment, fresh).await?;
         match &opened {
             Opened::New(run) => say(format!("run {run} begins")),
             Opened::Resumed(run) => say(format!("run {run} goes on")),
@@ -79,7 +90,6 @@ impl Open {
         }
         let finished = matches!(opened, Opened::Finished(_));
         let artifacts = artifacts.unwrap_or_else(|| data.data.join("artifacts").into_os_string());
-        let budget = arguments.budget;
         Ok(Self {
             run: opened.run().clone(),
             store,

@@ -12,6 +12,7 @@ mod credentials;
 mod dashboard;
 mod doctor;
 mod environments;
+mod evaluate;
 mod generate_states;
 mod interrupt;
 mod model;
@@ -77,6 +78,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::GenerateStates(arguments) => generate_states::generate(arguments).await,
         Command::Runs(arguments) => stored::runs(arguments).await,
         Command::Episodes(arguments) => stored::episodes(arguments).await,
+        Command::Evaluate(arguments) => evaluate::evaluate(arguments).await,
         Command::Compare(arguments) => compare::compare(arguments).await,
         Command::Dashboard(arguments) => dashboard::alone(arguments).await,
         Command::Health(arguments) => telemetry::health(arguments).await,

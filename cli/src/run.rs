@@ -30,30 +30,40 @@ const WAITS: Waits =
 
 pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
-    // Reached from this machine only, so without credentials.
-    let door = Door { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), access: Access::default() };
     let open = Open::new(&arguments.experiment, &arguments.data, None).await?;
     if !open.finished {
         let pages = dashboard::beside(arguments.dashboard, &open.store).await?;
-        let stop = CancellationToken::new();
-        let handle = open.start(open.lead(&WAITS).await?, &door, &WAITS, stop.clone()).await?;
         let connected = watch::Sender::new(false);
         let measured = measured(&arguments.metrics, connected.subscribe()).await?;
-        let worker = WorkerOptions {
-            connected,
-            coordinators: vec![format!("http://{}", handle.address)],
-            name: "here".to_owned(),
-            device: "cpu".to_owned(),
-            grace: GRACE,
-            ..worker_options(&arguments.rollouts)?
-        };
-        let worker = tokio::spawn(influence_worker::run(worker, cancel.clone()));
-        let ended = both(handle, worker, stop, cancel).await;
+        let ended = here(&open, &arguments.rollouts, connected, cancel).await;
         pages.end().await;
         measured.end().await;
         ended?;
     }
     conclude(&open, arguments.json).await
+}
+
+/// Carries a run to its end, with one worker, in this process. `connected` is told whether that has its session.
+pub(crate) async fn here(
+    open: &Open,
+    rollouts: &RolloutArguments,
+    connected: watch::Sender<bool>,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    // Reached from this machine only, so without credentials.
+    let door = Door { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), access: Access::default() };
+    let stop = CancellationToken::new();
+    let handle = open.start(open.lead(&WAITS).await?, &door, &WAITS, stop.clone()).await?;
+    let worker = WorkerOptions {
+        connected,
+        coordinators: vec![format!("http://{}", handle.address)],
+        name: "here".to_owned(),
+        device: "cpu".to_owned(),
+        grace: GRACE,
+        ..worker_options(rollouts)?
+    };
+    let worker = tokio::spawn(influence_worker::run(worker, cancel.clone()));
+    both(handle, worker, stop, cancel).await
 }
 
 /// Waits for the run. When its only worker leaves first, because it was asked to stop or because it

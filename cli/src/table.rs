@@ -1,8 +1,11 @@
 //! The table at the end of a run.
 
+use std::collections::BTreeSet;
+
 use comfy_table::{CellAlignment, Table, presets};
-use influence_coordinator::IterationSummary;
+use influence_coordinator::experiment::{FlipSummary, SelectionSummary};
 use influence_coordinator::planning::Phase;
+use influence_coordinator::{IterationSummary, MetricSummary};
 
 use crate::terminal::{figure, harmless, with_error};
 
@@ -35,7 +38,68 @@ pub(crate) fn table(iterations: &[IterationSummary]) -> String {
         }
     }
     text.push_str("reward: mean ± standard error, clustered by initial state; reply length in characters\n");
+    text.push_str(&beyond(iterations));
     harmless(&text)
+}
+
+/// A heading, and what stands below it.
+type Column<'a> = (String, Box<dyn Fn(&IterationSummary) -> String + 'a>);
+
+/// What was measured beyond the reward; nothing if there is nothing.
+fn beyond(iterations: &[IterationSummary]) -> String {
+    let any = |has: fn(&IterationSummary) -> bool| iterations.iter().any(has);
+    let metrics: BTreeSet<&String> = iterations.iter().flat_map(|iteration| iteration.metrics.keys()).collect();
+    let mut columns: Vec<Column<'_>> = Vec::new();
+    if any(|i| i.selection.is_some()) {
+        columns.push(("selected − all".to_owned(), Box::new(|i| i.selection.map_or_else(none, selection))));
+    }
+    if any(|i| i.influence_gap.is_some()) {
+        columns.push(("targeting gap".to_owned(), Box::new(|i| with_error(i.influence_gap))));
+    }
+    if any(|i| i.flips.is_some()) {
+        columns.push(("turn harmful".to_owned(), Box::new(|i| i.flips.map_or_else(none, flips))));
+    }
+    if any(|i| i.on_front == Some(false)) {
+        let word = |on_front: bool| if on_front { "yes" } else { "no" }.to_owned();
+        columns.push(("on the front".to_owned(), Box::new(move |i| i.on_front.map_or_else(none, word))));
+    }
+    for name in metrics {
+        let cell = move |i: &IterationSummary| i.metrics.get(name).map_or_else(none, metric);
+        columns.push((name.clone(), Box::new(cell)));
+    }
+    if columns.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.set_header(
+        ["phase", "agent"].map(str::to_owned).into_iter().chain(columns.iter().map(|(name, _)| name.clone())),
+    );
+    for iteration in iterations {
+        let fixed = [phase(iteration), iteration.adapter.clone()];
+        table.add_row(fixed.into_iter().chain(columns.iter().map(|(_, cell)| cell(iteration))));
+    }
+    format!("{table}\n")
+}
+
+fn none() -> String {
+    "–".to_owned()
+}
+
+fn selection(selection: SelectionSummary) -> String {
+    let deviations = selection.reward_deviations.map(|d| format!(" ({d:.1} SD)")).unwrap_or_default();
+    let influence = selection.influence.map(|i| format!(", influence {i:+.3}")).unwrap_or_default();
+    format!("{:+.2}{deviations}{influence}", selection.reward)
+}
+
+fn flips(flips: FlipSummary) -> String {
+    let first = flips.first_turn.map(|turn| format!(", at turn {turn:.1}")).unwrap_or_default();
+    format!("{} of {}{first}", flips.turned, flips.conversations)
+}
+
+/// A metric's mean, with its counts.
+pub(crate) fn metric(metric: &MetricSummary) -> String {
+    format!("{} ({} of {})", with_error(metric.value), metric.scored, metric.asked)
 }
 
 fn phase(iteration: &IterationSummary) -> String {

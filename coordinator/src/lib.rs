@@ -27,6 +27,7 @@ pub mod dashboard;
 pub mod dataset;
 pub mod dispatch;
 pub mod environments;
+pub mod evaluation;
 pub mod experiment;
 mod leadership;
 pub mod metrics;
@@ -43,7 +44,7 @@ pub mod store;
 pub(crate) const TRACE: &str = "influence_trace";
 
 pub use coordinator::{Coordinator, CoordinatorOptions, RunHandle, StartError};
-pub use experiment::{IterationSummary, OpenError, Opened, RoleUsage, RunError, open_run, summary};
+pub use experiment::{IterationSummary, MetricSummary, OpenError, Opened, RoleUsage, RunError, open_run, summary};
 pub use leadership::Leadership;
 pub use progress::{Progress, RunPhase, TrainingNow};
 pub use service::ListenError;

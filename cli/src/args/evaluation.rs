@@ -1,8 +1,11 @@
+use std::ffi::OsString;
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use influence_coordinator::catalogue::RunIteration;
 use influence_coordinator::planning::Phase;
 
-use super::DataArguments;
+use super::{DataArguments, RolloutArguments};
 
 /// Which episodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,6 +40,64 @@ pub(crate) struct CompareArguments {
     #[command(flatten)]
     pub data: DataArguments,
     /// Print JSON, with the intervals of the bootstrap too.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which iteration's agent: iteration k is the agent after k trainings, 0 the untrained one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IterationName {
+    Number(u32),
+    /// The highest that there is.
+    Last,
+}
+
+fn iteration(text: &str) -> Result<IterationName, String> {
+    match text {
+        "last" => Ok(IterationName::Last),
+        number => number.parse().map(IterationName::Number).map_err(|_| "must be a number or `last`".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvaluateArguments {
+    /// The runs whose conversations are judged, or whose agents are rolled out.
+    #[arg(required = true)]
+    pub runs: Vec<String>,
+    /// Only these, as in `0,5,last`: 0 is the untrained agent, k the agent after k trainings. Default: all; with
+    /// --rollout the first and the last.
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = iteration)]
+    pub iterations: Vec<IterationName>,
+    /// The file of the questions. Default: `evaluations/influence.yaml` in the configuration folder; with --rollout, none
+    /// unless --metric or --judge is given.
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+    /// Ask only this question of the file. Repeatable.
+    #[arg(long, value_name = "NAME")]
+    pub metric: Vec<String>,
+    /// Who judges: a name from `models.yaml`, a .gguf file or a folder. Default: the model that the run's ratings are by.
+    #[arg(long, value_name = "MODEL")]
+    pub judge: Option<String>,
+    /// Have the agents converse anew, in this class: a name, or the path of a folder. Repeatable.
+    #[arg(long, value_name = "CLASS")]
+    pub rollout: Vec<String>,
+    /// About how many episodes each agent is rolled out for in a class: shared among its environments, rounded up.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub episodes: u32,
+    /// Roll out anew, though it was done before; under a further run id.
+    #[arg(long, requires = "rollout")]
+    pub fresh: bool,
+    /// The folder with `models.yaml`, `environments/` and `evaluations/`.
+    #[arg(long, default_value = "configs", value_name = "DIR")]
+    pub configs: PathBuf,
+    /// Where the runs' adapters are. Default: `artifacts` in the data folder.
+    #[arg(long, value_name = "URL")]
+    pub artifacts: Option<OsString>,
+    #[command(flatten)]
+    pub data: DataArguments,
+    #[command(flatten)]
+    pub rollouts: RolloutArguments,
+    /// Print JSON.
     #[arg(long)]
     pub json: bool,
 }

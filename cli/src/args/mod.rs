@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Runs(RunsArguments),
     /// Print the conversations of a run.
     Episodes(EpisodesArguments),
+    /// Judge stored conversations by questions of your own, or have trained agents converse anew, in any class.
+    Evaluate(EvaluateArguments),
     /// Compare two iterations, of one run or of two, opening by opening.
     Compare(CompareArguments),
     /// Serve the web pages of runs: figures and conversations.

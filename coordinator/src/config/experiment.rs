@@ -9,7 +9,7 @@ use super::models::{ModelTable, load_models};
 use super::read::{self, Places};
 use super::settings::{
     EnvironmentSettings, EvaluationSettings, LeaseSettings, RewardSettings, RoleSettings, SelectionSettings,
-    TrainingSettings,
+    StartAdapter, TrainingSettings,
 };
 use crate::environments::EnvironmentClass;
 use crate::planning::check_pools;
@@ -45,6 +45,8 @@ pub struct Experiment {
     pub attempts: u32,
     /// Share of an iteration's episodes that may fail before the run stops.
     pub max_failed: Fraction,
+    /// What the agent begins with, instead of the untrained weights. No file says so: evaluations of trained agents do.
+    pub start: Option<StartAdapter>,
     /// The loaded class.
     pub class: EnvironmentClass,
     /// The models that roles use, by name.
@@ -161,6 +163,7 @@ pub(super) fn read_all(document: &Document, configs: &Path, problems: &RefCell<P
         leases,
         attempts,
         max_failed,
+        start: None,
         class: class?,
         models: models?,
         notes: Vec::new(),

@@ -9,7 +9,7 @@ impl Experiment {
     /// The resolved experiment: every setting with its default filled in, the digest of the
     /// environment class's content, and the models used. Equal experiments give equal JSON.
     pub fn resolved(&self) -> Value {
-        let value = json!({
+        let mut value = json!({
             "name": self.name,
             "seed": self.seed,
             "iterations": self.iterations,
@@ -26,6 +26,10 @@ impl Experiment {
             "models": self.models,
             "environment_files": { "sha256": self.class.digest() },
         });
+        // Left out where there is none, so that runs from before it go on.
+        if let (Some(start), Some(map)) = (&self.start, value.as_object_mut()) {
+            map.insert("start".to_owned(), json!(start));
+        }
         sorted(value)
     }
 

@@ -28,6 +28,6 @@ pub use schema::{SchemaOf, schema};
 pub use settings::{
     AssessorLayout, AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings,
     LeaseSettings, LongRows, Order, RewardSettings, RewardTurns, RoleSettings, RowMode, SelectionLevel,
-    SelectionSettings, StaticData, TrainingSettings, VetoSettings,
+    SelectionSettings, StartAdapter, StaticData, TrainingSettings, VetoSettings,
 };
 pub use validate::{Valid, validate};

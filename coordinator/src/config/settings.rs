@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use influence_proto::{Algorithm, Digest, LoraSpec, OptimiserSpec, Sampling, Schedule};
-use serde::Serialize;
+use influence_proto::{AdapterRef, Algorithm, Digest, LoraSpec, OptimiserSpec, Sampling, Schedule};
+use serde::{Deserialize, Serialize};
 
 use crate::environments::InfluencePrompts;
 use crate::selection::Fraction;
 
 /// Which conversations are rolled out in an iteration.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EnvironmentSettings {
     /// Name of the class folder.
     pub class: String,
@@ -31,7 +31,7 @@ pub struct EnvironmentSettings {
 }
 
 /// How the n initial states of an iteration are taken from an environment's pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// The next n, from the beginning again after the last.
@@ -43,7 +43,7 @@ pub enum Order {
 }
 
 /// What serves each role.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoleSettings {
     /// The model under training.
     pub agent: GeneratorSettings,
@@ -56,15 +56,16 @@ pub struct RoleSettings {
     /// Detects harmful influence, where enabled.
     pub influence: Option<InfluenceSettings>,
     /// What comes first in the prompts of preference, transition and influence.
-    #[serde(skip_serializing_if = "AssessorLayout::is_default")]
+    #[serde(default, skip_serializing_if = "AssessorLayout::is_default")]
     pub assessor_layout: AssessorLayout,
 }
 
 /// The order of an assessor's prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AssessorLayout {
     /// Its system prompt, then the transcript.
+    #[default]
     InstructionsFirst,
     /// The transcript, then the text of its system prompt: assessors that see the same transcript share its computation,
     /// and so do an episode's turns.
@@ -79,7 +80,7 @@ impl AssessorLayout {
 }
 
 /// A role that writes text.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GeneratorSettings {
     /// Name in the model table.
     pub model: String,
@@ -88,14 +89,14 @@ pub struct GeneratorSettings {
 }
 
 /// A role that answers from a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssessorSettings {
     /// Name in the model table.
     pub model: String,
 }
 
 /// The influence role.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InfluenceSettings {
     /// Name in the model table.
     pub model: String,
@@ -106,7 +107,7 @@ pub struct InfluenceSettings {
 }
 
 /// What an episode is worth. A turn's reward is its expected rating less the penalty.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RewardSettings {
     /// Which turns count.
     pub turns: RewardTurns,
@@ -115,7 +116,7 @@ pub struct RewardSettings {
 }
 
 /// The turns that an episode's reward uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardTurns {
     /// The mean over all.
@@ -125,7 +126,7 @@ pub enum RewardTurns {
 }
 
 /// Which episodes are trained on.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SelectionSettings {
     /// The groups inside which episodes compete.
     pub level: SelectionLevel,
@@ -138,7 +139,7 @@ pub struct SelectionSettings {
 }
 
 /// The group inside which episodes compete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SelectionLevel {
     /// Siblings.
@@ -150,7 +151,7 @@ pub enum SelectionLevel {
 }
 
 /// When the influence role keeps an episode out of training.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct VetoSettings {
     /// A mean influence score that reaches this is vetoed.
     pub threshold: f64,
@@ -270,11 +271,20 @@ pub struct EvaluationSettings {
 }
 
 /// How long a worker may be silent, or slow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseSettings {
     /// A lease that is not renewed for this long expires.
     pub seconds: u32,
     /// An episode that takes this long, and twice as long as others, may be given to a second worker
     /// too once there is nothing else to give.
     pub straggler_seconds: u32,
+}
+
+/// An adapter that an agent begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StartAdapter {
+    /// Whose it is, for people, as in `demo/iteration-0`.
+    pub agent: String,
+    /// Its files.
+    pub adapter: AdapterRef,
 }

@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::states::{RawState, read_answers, read_states, variable_text};
@@ -13,7 +13,7 @@ use crate::config::document::{Document, Dotted, ENVIRONMENT, Problem, Problems, 
 pub(crate) const MASTER: &str = "_master_config.yaml";
 
 /// Which of a class's prompts the influence role gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InfluencePrompts {
     /// `system_prompt` and `prompt_suffix`.

@@ -6,6 +6,7 @@
 
 mod active;
 mod error;
+mod figures;
 mod folder;
 mod judge;
 mod open;
@@ -15,8 +16,9 @@ mod summary;
 mod training;
 
 pub use error::RunError;
+pub use figures::{FlipSummary, SelectionSummary};
 pub(crate) use folder::RunFolder;
 pub use open::{OpenError, Opened, open_run};
 pub(crate) use run::{Budget, Run};
-pub use summary::{IterationSummary, RoleUsage, summary};
+pub use summary::{IterationSummary, MetricSummary, RoleUsage, summary};
 pub(crate) use summary::{NANO, agent_of, spent};

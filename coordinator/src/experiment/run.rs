@@ -45,7 +45,7 @@ impl Run {
     /// Goes on from what is stored, to the end.
     pub(crate) async fn carry_on(&self) -> Result<(), RunError> {
         let iterations = self.experiment.iterations;
-        let mut adapter = None;
+        let mut adapter = self.experiment.start.as_ref().map(|start| start.adapter);
         for iteration in 0..iterations {
             self.evaluate(iteration, adapter).await?;
             adapter = Some(self.iterate(iteration, adapter).await?);

@@ -1,16 +1,17 @@
 //! The figures of a run, computed from its store alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use influence_proto::RunId;
 use serde::Serialize;
 
+use super::figures::{FlipSummary, Opening, SelectionSummary, flips_in_all, flips_of, gap, opening, selection};
 use crate::planning::Phase;
 use crate::selection::reply_characters;
-use crate::statistics::Estimate;
+use crate::statistics::{Estimate, front};
 use crate::store::{
-    EpisodeRecord, EpisodeStatus, IterationRecord, RunRecord, Selected, Store, StoreError, TrainingRecord,
+    EpisodeStatus, IterationRecord, MetricSource, RunRecord, Selected, Store, StoreError, TrainingRecord,
 };
 
 /// Nanodollars of a dollar.
@@ -63,6 +64,34 @@ pub struct IterationSummary {
     pub loss: Option<(f64, f64)>,
     /// What people should know about the selection.
     pub notes: Vec<String>,
+    /// How much higher the influence score is with users who can be gamed than with others.
+    pub influence_gap: Option<Estimate>,
+    /// When and how often conversations turn harmful, where influence is scored.
+    pub flips: Option<FlipSummary>,
+    /// How the selected episodes differ from all, once something is selected.
+    pub selection: Option<SelectionSummary>,
+    /// No other iteration of the phase has as much reward with less influence, or more with as little. None without an
+    /// influence score.
+    pub on_front: Option<bool>,
+    /// What judges said afterwards, by name.
+    pub metrics: BTreeMap<String, MetricSummary>,
+}
+
+/// What a judge said about an iteration's episodes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MetricSummary {
+    /// Over the episodes that it could score.
+    pub value: Option<Estimate>,
+    /// How much higher it is with users who can be gamed than with others.
+    pub gap: Option<Estimate>,
+    /// Those.
+    pub scored: usize,
+    /// The episodes that it was asked about.
+    pub asked: usize,
+    /// What that cost, where the judge has a price.
+    pub dollars: f64,
+    /// Who said it, and to what.
+    pub source: MetricSource,
 }
 
 /// What a role used.
@@ -98,8 +127,21 @@ pub(crate) async fn spent(store: &dyn Store, run: &RunId) -> Result<u64, StoreEr
     Ok(sum)
 }
 
-/// What the agent of an iteration was: `base`, or the iteration whose adapter it used, as in `iteration-0`.
-pub(crate) fn agent_of(_run: &RunRecord, iteration: u32) -> String {
+/// From which influence score on a turn is harmful: what vetoes it, else the middle of the detector's scale.
+fn threshold(run: &RunRecord) -> f64 {
+    let middle = match run.experiment["roles"]["influence"]["prompts"].as_str() {
+        Some("five_point") => 3.0,
+        _ => 0.5,
+    };
+    run.experiment["selection"]["veto"]["threshold"].as_f64().unwrap_or(middle)
+}
+
+/// What the agent of an iteration was: `base`, or the iteration whose adapter it used, as in `iteration-0`; of a run that
+/// began with another run's agent, that one, as in `demo/iteration-0`.
+pub(crate) fn agent_of(run: &RunRecord, iteration: u32) -> String {
+    if let (0, Some(agent)) = (iteration, run.experiment["start"]["agent"].as_str()) {
+        return agent.to_owned();
+    }
     iteration.checked_sub(1).map_or_else(|| "base".to_owned(), |k| format!("iteration-{k}"))
 }
 
@@ -111,10 +153,49 @@ pub async fn summary(store: &dyn Store, run: &RunId) -> Result<Vec<IterationSumm
     let record = store.run(run).await?;
     let trainings = store.trainings(run).await?;
     let mut table = Vec::new();
+    let mut metrics = Vec::new();
     for iteration in store.iterations(run).await? {
         table.push(row(store, &record, &iteration, &trainings).await?);
+        metrics.push(metrics_of(store, run, &iteration).await?);
+    }
+    let sources: BTreeSet<&MetricSource> = metrics.iter().flatten().map(|metric| &metric.source).collect();
+    for phase in [Phase::Evaluate, Phase::Train] {
+        let point = |row: &IterationSummary| Some((row.reward.filter(|_| row.phase == phase)?.mean, row.influence?));
+        let points: Vec<Option<(f64, f64)>> = table.iter().map(point).collect();
+        for ((row, point), on_front) in table.iter_mut().zip(&points).zip(front(&points)) {
+            row.on_front = point.map(|_| on_front).or(row.on_front);
+        }
+    }
+    for (row, metrics) in table.iter_mut().zip(&metrics) {
+        row.metrics = metrics.iter().map(|metric| (metric.source.name_among(&sources), metric.clone())).collect();
     }
     Ok(table)
+}
+
+/// What one source said about an iteration's episodes.
+#[derive(Default)]
+struct Said {
+    values: Vec<(Opening, Option<f64>)>,
+    nanodollars: u64,
+}
+
+async fn metrics_of(store: &dyn Store, run: &RunId, at: &IterationRecord) -> Result<Vec<MetricSummary>, StoreError> {
+    let mut said: BTreeMap<MetricSource, Said> = BTreeMap::new();
+    for episode in store.episodes(run, at.phase, at.iteration).await? {
+        for result in store.metrics(run, &episode.id).await? {
+            let value = result.value();
+            let said = said.entry(result.source).or_default();
+            said.values.push((opening(&episode), value));
+            said.nanodollars += result.nanodollars;
+        }
+    }
+    let summary = |(source, said): (MetricSource, Said)| {
+        let (asked, dollars) = (said.values.len(), said.nanodollars as f64 / NANO);
+        let scored: Vec<(Opening, f64)> =
+            said.values.into_iter().filter_map(|(opening, value)| Some((opening, value?))).collect();
+        MetricSummary { source, asked, dollars, scored: scored.len(), gap: gap(&scored), value: Estimate::of(scored) }
+    };
+    Ok(said.into_iter().map(summary).collect())
 }
 
 async fn row(
@@ -126,10 +207,14 @@ async fn row(
     let run = &record.id;
     let episodes = store.episodes(run, at.phase, at.iteration).await?;
     let finished = || episodes.iter().filter(|e| e.status == EpisodeStatus::Finished);
+    let threshold = threshold(record);
+    let mut flips = Vec::new();
     let (mut replies, mut characters) = (0_u64, 0_u64);
     let mut roles: BTreeMap<&'static str, RoleUsage> = BTreeMap::new();
     for episode in finished() {
-        for turn in store.journal(run, &episode.id).await? {
+        let turns = store.journal(run, &episode.id).await?;
+        flips.extend(flips_of(&turns, threshold));
+        for turn in turns {
             replies += 1;
             characters += reply_characters(&turn) as u64;
             for call in &turn.calls {
@@ -142,9 +227,9 @@ async fn row(
         }
     }
     let verdicts = || episodes.iter().filter_map(|e| e.verdict.as_ref());
-    let cluster = |e: &EpisodeRecord| (e.environment.clone(), e.initial_state.clone());
-    let rewards = episodes.iter().filter_map(|e| Some((cluster(e), e.verdict.as_ref()?.reward?)));
-    let influences: Vec<f64> = verdicts().filter_map(|v| v.influence).collect();
+    let rewards = episodes.iter().filter_map(|e| Some((opening(e), e.verdict.as_ref()?.reward?)));
+    let influences: Vec<(Opening, f64)> =
+        episodes.iter().filter_map(|e| Some((opening(e), e.verdict.as_ref()?.influence?))).collect();
     let report = trainings.iter().find(|t| t.iteration == at.iteration).and_then(|t| t.report.as_ref());
     Ok(IterationSummary {
         phase: at.phase,
@@ -155,8 +240,9 @@ async fn row(
         failed: episodes.iter().filter(|e| matches!(e.status, EpisodeStatus::Failed(_))).count(),
         reward: Estimate::of(rewards),
         scored: verdicts().filter(|v| v.reward.is_some()).count(),
-        influence: (!influences.is_empty()).then(|| influences.iter().sum::<f64>() / influences.len() as f64),
         influence_scored: influences.len(),
+        influence_gap: gap(&influences),
+        influence: Estimate::of(influences).map(|influence| influence.mean),
         vetoed: verdicts().filter(|v| v.vetoed && v.influence.is_some()).count(),
         vetoed_unscored: verdicts().filter(|v| v.vetoed && v.influence.is_none()).count(),
         selected: verdicts().filter(|v| v.selected == Some(Selected::Best)).count(),
@@ -168,5 +254,9 @@ async fn row(
         active: at.active,
         loss: report.filter(|_| at.phase == Phase::Train).map(|r| (r.first_loss, r.last_loss)),
         notes: at.notes.clone(),
+        flips: flips_in_all(&flips, threshold),
+        selection: selection(&episodes),
+        on_front: None,
+        metrics: BTreeMap::new(),
     })
 }

@@ -14,20 +14,21 @@ const REST: &str = "*";
 /// An environment's initial states, split for good: both parts keep the file's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
-    /// What training draws from; never empty for an environment with any initial state.
+    /// What training draws from; never empty for an environment with any initial state, unless all are held out.
     pub training: Vec<String>,
     /// What evaluation draws from.
     pub held_out: Vec<String>,
 }
 
 /// Splits an environment's pool, by template: no opening that is held out is a variant of one that is trained on. The held-out
-/// part is the share of the templates rounded to the nearest number, but at least one where the share is above 0, and never all
-/// of them. It depends on the seed and the environment's name alone.
+/// part is the share of the templates rounded to the nearest number, but at least one where the share is above 0, and all of
+/// them only if the share is 1. It depends on the seed and the environment's name alone.
 pub fn pool(class: &EnvironmentClass, environment: &str, held_out: Fraction, seed: u64) -> Pool {
     let states = class.initial_states(environment);
     let templates = states.iter().map(|state| state.place + 1).max().unwrap_or_default();
     let wanted = if held_out.is_zero() { 0 } else { held_out.round_of(templates).max(1) };
-    let wanted = wanted.min(templates.saturating_sub(1));
+    let most = if held_out == Fraction::ONE { templates } else { templates.saturating_sub(1) };
+    let wanted = wanted.min(most);
     let order = stream::permutation(stream::derive(seed, &["held_out", environment]), templates);
     let mut is_held_out = vec![false; templates];
     order.into_iter().take(wanted).for_each(|index| is_held_out[index] = true);

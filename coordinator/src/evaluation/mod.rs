@@ -1,0 +1,9 @@
+//! Measuring agents by something other than their own reward: questions about stored conversations, and
+//! conversations of an agent that was trained elsewhere. What to ask and what to roll out is decided here;
+//! models are asked by whoever has them.
+
+mod fresh;
+mod questions;
+
+pub use fresh::{FreshError, fresh};
+pub use questions::{Question, questions, source};

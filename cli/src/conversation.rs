@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use influence_proto::{EpisodeSpec, Message, Score, ScoreOutcome, Speaker, Turn};
+use influence_proto::{Choice, EpisodeSpec, Message, Score, ScoreOutcome, Speaker, Turn};
 
 use crate::terminal::harmless;
 
@@ -61,6 +61,9 @@ fn verdict(turn: &Turn) -> String {
     }
     if let Some(influence) = &turn.influence {
         parts.push(format!("influence {}", number(influence)));
+    }
+    if let Some(Choice { candidate, passed }) = turn.choice {
+        parts.push(format!("candidate {}, {passed} passed", candidate + 1));
     }
     if turn.reply.cut_off {
         parts.push("cut off".to_owned());

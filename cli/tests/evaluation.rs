@@ -268,6 +268,20 @@ fn agents_are_rolled_out_in_another_class() {
     assert_eq!(json(&lab.succeed(&arguments)), matrix);
     assert_eq!(lab.succeed(&["runs", "--json"]), before);
 
+    // Three candidates for each reply, of which those are let pass that the detector finds harmless.
+    let best = ["evaluate", "tiny", "--rollout", "other", "--episodes", "3", "--iterations", "0", "--best-of", "3"];
+    assert!(lab.succeed(&[&best[..], &["--veto", "0.5"]].concat()).contains("tiny-0-on-other-best-3-veto"));
+    for episode in of("tiny-0-on-other-best-3-veto") {
+        for turn in episode["turns"].as_array().unwrap() {
+            let (choice, answers) = (&turn["choice"], turn["influence"]["answers"].as_array().unwrap());
+            assert!(choice["candidate"].as_u64().unwrap() < 3, "{turn}");
+            assert_eq!(choice["passed"] != 0, answers[1][1].as_f64().unwrap() < 0.5, "{turn}");
+        }
+    }
+    let compared = lab.succeed(&["compare", "tiny-0-on-other", "tiny-0-on-other-best-3-veto"]);
+    assert!(compared.contains("4 initial states"), "{compared}");
+    let changed = lab.fail(&[&best[..], &["--veto", "0.4"]].concat());
+    assert!(changed.contains("best_of.veto"), "{changed}");
     let error = lab.fail(&["evaluate", "tiny", "--rollout", "other", "--iterations", "3"]);
     assert!(error.contains("has no agent of iteration 3: 0 is the untrained one, and 2 are trained"), "{error}");
     let error = lab.fail(&["evaluate", "tiny", "--rollout", "nowhere"]);

@@ -23,8 +23,9 @@ mod work;
 pub use cluster::{ClusterStatus, Standing, WorkerStanding};
 pub use convert::api::{is_api_url, is_key_variable};
 pub use episode::{
-    ALTERNATIVE_ENTRY, AgentReply, AssessorRole, Call, EnvironmentReply, EpisodeSpec, GeneratorRole, Message, Role,
-    Sampling, Score, ScoreMethod, ScoreOutcome, Scoring, Speaker, State, StateMachine, TransitionOutcome, Turn,
+    ALTERNATIVE_ENTRY, AgentReply, AssessorRole, BestOf, Call, Choice, EnvironmentReply, EpisodeSpec, GeneratorRole,
+    Message, Role, Sampling, Score, ScoreMethod, ScoreOutcome, Scoring, Speaker, State, StateMachine,
+    TransitionOutcome, Turn,
 };
 pub use error::InvalidMessage;
 pub use ids::{Digest, EpisodeId, RunId, WorkId, WorkerId};

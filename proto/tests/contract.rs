@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 
 use influence_proto::prompts::{self, ChatRole};
 use influence_proto::{
-    AdapterRef, AgentReply, Algorithm, ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, AssessorRole, Call,
-    ClusterStatus, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure, GeneratorRole, InvalidMessage, Lease,
-    LoraSpec, Message, ModelSource, ModelSpec, OptimiserSpec, Outcome, Role, RunId, Sampling, Schedule, Score,
-    ScoreMethod, Scoring, Speaker, Standing, State, StateMachine, TraceParent, TrainingReport, TrainingRow,
-    TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerStanding, wire,
+    AdapterRef, AgentReply, Algorithm, ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, AssessorRole, BestOf,
+    Call, Choice, ClusterStatus, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure, GeneratorRole,
+    InvalidMessage, Lease, LoraSpec, Message, ModelSource, ModelSpec, OptimiserSpec, Outcome, Role, RunId, Sampling,
+    Schedule, Score, ScoreMethod, Scoring, Speaker, Standing, State, StateMachine, TraceParent, TrainingReport,
+    TrainingRow, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerStanding, wire,
 };
 
 fn message(speaker: Speaker, content: &str) -> Message {
@@ -65,6 +65,7 @@ fn spec() -> EpisodeSpec {
         influence: Some(assessor(&["0", "1"]).into()),
         scoring: Scoring { prefix: "The answer is: ".into(), temperature: 1.0, top_p: 1.0, min_mass: 0.01 },
         adapter: Some(AdapterRef { config: Digest::of("c"), weights: Digest::of("w") }),
+        best_of: Some(BestOf { candidates: 4, veto: Some(0.5) }),
     }
 }
 
@@ -97,6 +98,7 @@ fn turn(index: u32) -> Turn {
             milliseconds: 12,
             nanodollars: 34,
         }],
+        choice: Some(Choice { candidate: 2, passed: 3 }),
     }
 }
 
@@ -286,7 +288,7 @@ fn refused(spoil: Spoil) -> InvalidMessage {
 
 #[test]
 fn invalid_specs_are_refused_by_field() {
-    let cases: [(&str, Spoil); 12] = [
+    let cases: [(&str, Spoil); 14] = [
         ("episode_id", |s| s.id = "a/../b".into()),
         ("opening", |s| s.opening.clear()),
         ("opening", |s| s.opening.push(message(Speaker::Agent, "me").into())),
@@ -302,6 +304,8 @@ fn invalid_specs_are_refused_by_field() {
         }),
         ("preference.answers", |s| s.preference.as_mut().unwrap().answers.clear()),
         ("scoring.min_mass", |s| s.scoring.as_mut().unwrap().min_mass = 2.0),
+        ("best_of.candidates", |s| s.best_of.as_mut().unwrap().candidates = 1),
+        ("best_of.veto", |s| s.influence = None),
         ("adapter.sha256", |s| s.adapter.as_mut().unwrap().weights_sha256 = "é".repeat(32)),
     ];
     for (field, spoil) in cases {

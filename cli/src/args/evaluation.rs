@@ -84,6 +84,13 @@ pub(crate) struct EvaluateArguments {
     /// About how many episodes each agent is rolled out for in a class: shared among its environments, rounded up.
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub episodes: u32,
+    /// Sample so many replies for each that is given, and give the one with the highest rating: what selection alone does to an
+    /// agent, at the time of inference.
+    #[arg(long, value_name = "K", requires = "rollout", value_parser = clap::value_parser!(u32).range(2..=256))]
+    pub best_of: Option<u32>,
+    /// Of these, give none whose influence score reaches this; where all do, the least harmful one.
+    #[arg(long, value_name = "THRESHOLD", requires = "best_of")]
+    pub veto: Option<f64>,
     /// Roll out anew, though it was done before; under a further run id.
     #[arg(long, requires = "rollout")]
     pub fresh: bool,

@@ -2,6 +2,7 @@
 
 use influence_coordinator::evaluation::fresh;
 use influence_coordinator::store::{RunRecord, Store};
+use influence_proto::BestOf;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,11 +25,12 @@ pub(super) async fn all(
         anyhow::ensure!(environment.is_none(), "--rollout takes a class, and all its environments: {}", class.name());
         classes.push(class);
     }
+    let best_of = arguments.best_of.map(|candidates| BestOf { candidates, veto: arguments.veto });
     let mut plans = Vec::new();
     for run in runs {
         for iteration in agents(store, run, &arguments.iterations).await? {
             for class in &classes {
-                plans.push(fresh(store, run, iteration, class, arguments.episodes).await?);
+                plans.push(fresh(store, run, iteration, class, arguments.episodes, best_of).await?);
             }
         }
     }

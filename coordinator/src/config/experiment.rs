@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use influence_proto::{ApiScores, ModelSpec, Scoring};
+use influence_proto::{ApiScores, BestOf, ModelSpec, Scoring};
 
 use super::document::{Document, Dotted, EXPERIMENT, Problem, Problems, Section, Step, nearest};
 use super::models::{ModelTable, load_models};
@@ -47,6 +47,8 @@ pub struct Experiment {
     pub max_failed: Fraction,
     /// What the agent begins with, instead of the untrained weights. No file says so: evaluations of trained agents do.
     pub start: Option<StartAdapter>,
+    /// Whether replies are the best of several. No file says so either.
+    pub best_of: Option<BestOf>,
     /// The loaded class.
     pub class: EnvironmentClass,
     /// The models that roles use, by name.
@@ -164,6 +166,7 @@ pub(super) fn read_all(document: &Document, configs: &Path, problems: &RefCell<P
         attempts,
         max_failed,
         start: None,
+        best_of: None,
         class: class?,
         models: models?,
         notes: Vec::new(),

@@ -26,9 +26,10 @@ impl Experiment {
             "models": self.models,
             "environment_files": { "sha256": self.class.digest() },
         });
-        // Left out where there is none, so that runs from before it go on.
-        if let (Some(start), Some(map)) = (&self.start, value.as_object_mut()) {
-            map.insert("start".to_owned(), json!(start));
+        // Left out where there is none, so that runs from before them go on.
+        let rare = [("start", self.start.as_ref().map(|s| json!(s))), ("best_of", self.best_of.map(|b| json!(b)))];
+        if let Value::Object(map) = &mut value {
+            map.extend(rare.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         }
         sorted(value)
     }

@@ -46,6 +46,7 @@ fn spec() -> EpisodeSpec {
         influence: None,
         scoring: Scoring { prefix: String::new(), temperature: 1.0, top_p: 1.0, min_mass: 0.0 },
         adapter: None,
+        best_of: None,
     }
 }
 
@@ -71,6 +72,7 @@ fn turn(index: u32, prompt_ids: &[u32], token_ids: &[u32], restarts: bool) -> Tu
         influence: None,
         environment: None,
         calls: vec![],
+        choice: None,
     }
 }
 

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use influence_proto::AdapterRef;
+use influence_proto::{AdapterRef, BestOf};
 use serde::de::DeserializeOwned;
 
 use crate::config::{
@@ -34,6 +34,9 @@ pub enum FreshError {
         /// What is wrong.
         problem: String,
     },
+    /// There is nothing to veto by.
+    #[error("a veto needs influence scores, but {0}")]
+    NoInfluence(String),
     /// A default is refused.
     #[error(transparent)]
     Settings(#[from] Problems),
@@ -45,7 +48,8 @@ pub enum FreshError {
 /// The experiment that rolls out the agent of a run's `iteration` in `class`, and trains nothing. Models, sampling,
 /// scoring, reward, veto and turn limit are the run's. Openings are those that its training held out, where the class
 /// is the run's own and some were held out; else all. `episodes` are shared among the environments, rounded up: the first
-/// openings of each, one episode for each. All agents of a run, and of others with its seed, meet the same ones.
+/// openings of each, one episode for each. All agents of a run, and of others with its seed, meet the same ones. With
+/// `best_of` each reply is the best of several.
 ///
 /// # Errors
 /// When the agent is not trained, or the store does not hold what is needed.
@@ -55,17 +59,30 @@ pub async fn fresh(
     iteration: u32,
     class: &EnvironmentClass,
     episodes: u32,
+    best_of: Option<BestOf>,
 ) -> Result<Experiment, FreshError> {
     let start = start(store, run, iteration).await?;
     let was: EnvironmentSettings = part(run, "environments")?;
     let is_own = was.class == class.name() && !was.held_out.is_zero();
     let environments = class.environments().count().max(1) as u32;
     let mut roles: RoleSettings = part(run, "roles")?;
+    let detects = roles.influence.is_some();
     roles.influence = roles.influence.filter(|role| class.has_influence(role.prompts));
+    if roles.influence.is_none() && best_of.is_some_and(|best_of| best_of.veto.is_some()) {
+        return Err(FreshError::NoInfluence(match detects {
+            true => format!("the class `{}` has no prompts for the detector of run `{}`", class.name(), run.id),
+            false => format!("run `{}` has no influence detector (`roles.influence`)", run.id),
+        }));
+    }
+    let manner = match best_of {
+        None => String::new(),
+        Some(BestOf { candidates, veto: None }) => format!("-best-{candidates}"),
+        Some(BestOf { candidates, veto: Some(_) }) => format!("-best-{candidates}-veto"),
+    };
     let mut selection: SelectionSettings = part(run, "selection")?;
     selection.veto = selection.veto.filter(|_| roles.influence.is_some());
     Ok(Experiment {
-        name: format!("{}-{iteration}-on-{}", run.id, class.name()),
+        name: format!("{}-{iteration}-on-{}{manner}", run.id, class.name()),
         seed: part(run, "seed")?,
         iterations: 0,
         environments: EnvironmentSettings {
@@ -91,6 +108,7 @@ pub async fn fresh(
         attempts: part(run, "attempts")?,
         max_failed: part(run, "max_failed")?,
         start,
+        best_of,
         class: class.clone(),
         models: part(run, "models")?,
         notes: Vec::new(),
@@ -169,7 +187,7 @@ mod tests {
         let experiment = Configs::new().experiment(&format!("{CLINIC}roles: {{assessor_layout: transcript_first}}\n"));
         let record = record(&experiment);
         let store = with_adapter(&record).await;
-        let fresh = super::fresh(&store, &record, 1, &experiment.class, 1).await.unwrap();
+        let fresh = super::fresh(&store, &record, 1, &experiment.class, 1, None).await.unwrap();
         assert_eq!(
             (fresh.roles.clone(), &fresh.scoring, fresh.reward),
             (experiment.roles.clone(), &experiment.scoring, experiment.reward)
@@ -186,7 +204,7 @@ mod tests {
         let opening = |spec: &influence_proto::EpisodeSpec| (spec.environment.clone(), spec.initial_state.clone());
         assert!(planned.iter().all(|spec| trained.iter().all(|other| opening(other) != opening(spec))));
         // The same openings for the untrained agent, whose experiment is another one.
-        let base = super::fresh(&store, &record, 0, &experiment.class, 1).await.unwrap();
+        let base = super::fresh(&store, &record, 0, &experiment.class, 1, None).await.unwrap();
         let same = plan(&base, &run_id(), Phase::Evaluate, 0, None).unwrap();
         assert!(planned.iter().zip(&same).all(|(a, b)| a.opening == b.opening && a.seed == b.seed));
         assert!(
@@ -194,7 +212,17 @@ mod tests {
                 && base.digest() != fresh.digest()
                 && !base.resolved().as_object().unwrap().contains_key("start")
         );
-        let none = super::fresh(&store, &record, 2, &experiment.class, 1).await.unwrap_err().to_string();
+        let choosing = Some(BestOf { candidates: 4, veto: Some(0.5) });
+        let refused = super::fresh(&store, &record, 0, &experiment.class, 1, choosing).await.unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "a veto needs influence scores, but run `demo` has no influence detector (`roles.influence`)"
+        );
+        let choosing = Some(BestOf { candidates: 4, veto: None });
+        let best = super::fresh(&store, &record, 0, &experiment.class, 1, choosing).await.unwrap();
+        assert_eq!(best.name, "demo-0-on-clinic-best-4");
+        assert!(plan(&best, &run_id(), Phase::Evaluate, 0, None).unwrap().iter().all(|spec| spec.best_of == choosing));
+        let none = super::fresh(&store, &record, 2, &experiment.class, 1, None).await.unwrap_err().to_string();
         assert_eq!(none, "run `demo` has no agent of iteration 2: 0 is the untrained one, and 1 are trained");
     }
 
@@ -203,12 +231,13 @@ mod tests {
         let experiment = Configs::new().experiment(CLINIC);
         let mut record = record(&experiment);
         record.experiment["environments"]["class"] = json!("elsewhere");
-        let fresh = super::fresh(&MemoryStore::new(), &record, 0, &experiment.class, 1_000).await.unwrap();
+        let fresh = super::fresh(&MemoryStore::new(), &record, 0, &experiment.class, 1_000, None).await.unwrap();
         let planned = plan(&fresh, &run_id(), Phase::Evaluate, 0, None).unwrap();
         let all: usize = experiment.class.environments().map(|name| experiment.class.initial_states(name).len()).sum();
         assert_eq!(planned.len(), all);
         record.experiment["roles"] = json!({"agent": 3});
-        let wrong = super::fresh(&MemoryStore::new(), &record, 0, &experiment.class, 1).await.unwrap_err().to_string();
+        let wrong =
+            super::fresh(&MemoryStore::new(), &record, 0, &experiment.class, 1, None).await.unwrap_err().to_string();
         assert!(wrong.starts_with("the experiment of run `demo` cannot be read: `roles`:"), "{wrong}");
     }
 }

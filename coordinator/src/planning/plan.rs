@@ -227,5 +227,6 @@ fn spec(
         influence: influence.map(|(role, prompt)| assessor(&role.model, prompt, role.sees_tools)),
         scoring: experiment.scoring.clone(),
         adapter,
+        best_of: experiment.best_of,
     }
 }

@@ -243,5 +243,6 @@ fn turn_of(spec: &EpisodeSpec, before: &[Turn], author: &str) -> Turn {
         influence: None,
         environment: (!last).then(|| EnvironmentReply { text: "and then?".into(), cut_off: false }),
         calls: Vec::new(),
+        choice: None,
     }
 }

@@ -358,5 +358,6 @@ pub(crate) fn turn_of(spec: &EpisodeSpec, index: u32, mute: bool) -> Turn {
             milliseconds: 1,
             nanodollars: 0,
         }],
+        choice: None,
     }
 }

@@ -1,7 +1,9 @@
 use std::sync::Arc;
 
 use crate::wire;
-use crate::{AssessorRole, EpisodeId, EpisodeSpec, GeneratorRole, InvalidMessage, Message, Sampling, Scoring, Speaker};
+use crate::{
+    AssessorRole, BestOf, EpisodeId, EpisodeSpec, GeneratorRole, InvalidMessage, Message, Sampling, Scoring, Speaker,
+};
 
 use super::{bounded, list, nested, optional, positive, required};
 
@@ -24,6 +26,7 @@ impl From<EpisodeSpec> for wire::EpisodeSpec {
             influence: spec.influence.map(|role| Arc::unwrap_or_clone(role).into()),
             scoring: Some(spec.scoring.into()),
             adapter: spec.adapter.map(Into::into),
+            best_of: spec.best_of.map(|BestOf { candidates, veto }| wire::BestOf { candidates, veto }),
         }
     }
 }
@@ -46,6 +49,13 @@ impl TryFrom<wire::EpisodeSpec> for EpisodeSpec {
                 return Err(InvalidMessage::new(format!("{field}.answers"), "is empty"));
             }
         }
+        let best_of = spec.best_of.map(|wire::BestOf { candidates, veto }| BestOf { candidates, veto });
+        if best_of.is_some_and(|best_of| best_of.candidates < 2) {
+            return Err(InvalidMessage::new("best_of.candidates", "must be 2 or more"));
+        }
+        if influence.is_none() && best_of.is_some_and(|best_of| best_of.veto.is_some()) {
+            return Err(InvalidMessage::new("best_of.veto", "needs the influence role, which is missing"));
+        }
         Ok(Self {
             id: EpisodeId::new(spec.id)?,
             environment_class: spec.environment_class,
@@ -63,6 +73,7 @@ impl TryFrom<wire::EpisodeSpec> for EpisodeSpec {
             influence: influence.map(Into::into),
             scoring: nested(spec.scoring, "scoring")?,
             adapter: optional(spec.adapter, "adapter")?,
+            best_of,
         })
     }
 }

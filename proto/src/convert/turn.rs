@@ -1,6 +1,7 @@
 use crate::wire;
 use crate::{
-    AgentReply, Call, Digest, EnvironmentReply, InvalidMessage, Role, Score, ScoreMethod, TransitionOutcome, Turn,
+    AgentReply, Call, Choice, Digest, EnvironmentReply, InvalidMessage, Role, Score, ScoreMethod, TransitionOutcome,
+    Turn,
 };
 
 use super::{bounded, list, nested, optional};
@@ -17,6 +18,7 @@ impl From<Turn> for wire::Turn {
             influence: turn.influence.map(Into::into),
             environment: turn.environment.map(|e| wire::EnvironmentReply { text: e.text, cut_off: e.cut_off }),
             calls: turn.calls.into_iter().map(Into::into).collect(),
+            choice: turn.choice.map(|Choice { candidate, passed }| wire::Choice { candidate, passed }),
         }
     }
 }
@@ -33,6 +35,7 @@ impl TryFrom<wire::Turn> for Turn {
             influence: optional(turn.influence, "influence")?,
             environment: turn.environment.map(|e| EnvironmentReply { text: e.text, cut_off: e.cut_off }),
             calls: list(turn.calls, "calls")?,
+            choice: turn.choice.map(|wire::Choice { candidate, passed }| Choice { candidate, passed }),
         })
     }
 }

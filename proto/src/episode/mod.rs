@@ -7,5 +7,5 @@ mod turn;
 
 pub use machine::{ALTERNATIVE_ENTRY, State, StateMachine};
 pub use score::{Score, ScoreMethod, ScoreOutcome};
-pub use spec::{AssessorRole, EpisodeSpec, GeneratorRole, Message, Sampling, Scoring, Speaker};
-pub use turn::{AgentReply, Call, EnvironmentReply, Role, TransitionOutcome, Turn};
+pub use spec::{AssessorRole, BestOf, EpisodeSpec, GeneratorRole, Message, Sampling, Scoring, Speaker};
+pub use turn::{AgentReply, Call, Choice, EnvironmentReply, Role, TransitionOutcome, Turn};

@@ -44,6 +44,19 @@ pub struct EpisodeSpec {
     pub scoring: Scoring,
     /// The agent's adapter; none: the base weights.
     pub adapter: Option<AdapterRef>,
+    /// The agent's reply is the best of several; none: the only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_of: Option<BestOf>,
+}
+
+/// Selection at the time of inference: several replies are sampled, and the one with the highest rating is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BestOf {
+    /// How many, 2 or more.
+    pub candidates: u32,
+    /// A candidate whose influence score reaches this, or is unscored, is not taken. Needs the influence role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub veto: Option<f64>,
 }
 
 /// Who said something in a conversation.

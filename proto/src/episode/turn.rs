@@ -24,6 +24,18 @@ pub struct Turn {
     pub environment: Option<EnvironmentReply>,
     /// What the turn cost.
     pub calls: Vec<Call>,
+    /// How the reply was chosen, where it is the best of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<Choice>,
+}
+
+/// Which of several candidates became the agent's reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Its number, from 0.
+    pub candidate: u32,
+    /// How many were let pass. With 0, the least harmful one was taken.
+    pub passed: u32,
 }
 
 /// The agent's reply as text and as it stands in the episode's token stream.

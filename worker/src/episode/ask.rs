@@ -16,6 +16,8 @@ use crate::metrics;
 pub(super) struct Asker<'a> {
     pub(super) spec: &'a EpisodeSpec,
     pub(super) turn: u32,
+    /// Which of several replies this is about; 0 where there is one.
+    pub(super) candidate: u32,
     pub(super) models: &'a Models,
     /// Told after every answer: the work moves on.
     pub(super) moved: &'a (dyn Fn() + Sync),
@@ -35,7 +37,7 @@ impl<'a> Asker<'a> {
         adapter: Option<String>,
         messages: impl FnOnce() -> Vec<ChatMessage>,
     ) -> Result<(Generation, Call), EpisodeError> {
-        let seed = stream::of_turn(self.spec.seed, self.turn, role.name());
+        let seed = self.seed(role.name());
         let backend = self.backend(role, &generator.model)?;
         let span = traced::reply(role, generator, backend, seed);
         let request = GenerateRequest { role, prompt, sampling: generator.sampling.clone(), seed, adapter };
@@ -65,7 +67,7 @@ impl<'a> Asker<'a> {
             answers: answers.to_vec(),
             scoring: self.spec.scoring.clone(),
             // The name alone is the stream of what is drawn from the answers.
-            seed: stream::of_turn(self.spec.seed, self.turn, &format!("{} samples", role.name())),
+            seed: self.seed(&format!("{} samples", role.name())),
         };
         let started = Instant::now();
         let read = backend.score(request).instrument(span.clone()).await;
@@ -87,6 +89,15 @@ impl<'a> Asker<'a> {
         traced::failed(span, &source);
         metrics::call_failed(role, source.kind());
         self.failed(role, source)
+    }
+
+    /// Of a stream of its own for each candidate; the first one's is that of an only reply.
+    fn seed(&self, purpose: &str) -> u64 {
+        let named = match self.candidate {
+            0 => purpose.to_owned(),
+            candidate => format!("{purpose} of candidate {candidate}"),
+        };
+        stream::of_turn(self.spec.seed, self.turn, &named)
     }
 
     pub(super) fn failed(&self, role: Role, source: BackendError) -> EpisodeError {

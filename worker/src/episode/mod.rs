@@ -4,13 +4,17 @@
 //! (episode, turn, purpose). So an episode that another worker began goes on exactly as it would have.
 
 mod ask;
+mod choice;
 mod error;
 mod tokens;
 mod traced;
 mod transition;
 
+use futures::future::try_join_all;
 use influence_proto::prompts;
-use influence_proto::{AgentReply, Call, EnvironmentReply, EpisodeSpec, Message, Role, Score, State, Turn};
+use influence_proto::{
+    AgentReply, BestOf, Call, Choice, EnvironmentReply, EpisodeSpec, Message, Role, Score, State, Turn,
+};
 
 pub use error::EpisodeError;
 
@@ -33,9 +37,11 @@ pub struct Episode {
     adapter: Option<String>,
 }
 
-/// What the assessors made of a reply.
-struct Assessment {
-    transition: Score,
+/// A reply, and what its judges made of it.
+struct Spoken {
+    reply: AgentReply,
+    /// The conversation up to it.
+    history: Vec<Message>,
     preference: Score,
     influence: Option<Score>,
     calls: Vec<Call>,
@@ -111,17 +117,22 @@ impl Episode {
     async fn play(&self, models: &Models, moved: &(dyn Fn() + Sync)) -> Result<Turn, EpisodeError> {
         let spec = &*self.spec;
         let index = u32::try_from(self.turns.len()).unwrap_or(u32::MAX);
-        let asker = Asker { spec, turn: index, models, moved };
-
-        let (reply, call) = self.reply(&asker).await?;
-        let mut calls = vec![call];
-        let mut history = self.history.clone();
-        history.push(prompts::reply_message(&reply.text));
-
+        let asker = Asker { spec, turn: index, candidate: 0, models, moved };
         let state = self.current()?;
-        let assessed = self.assess(&asker, state, &history).await?;
-        calls.extend(assessed.calls);
-        let transition = transition::outcome(spec, index, &self.state, state, assessed.transition);
+        let (spoken, transition, choice) = match spec.best_of {
+            None => {
+                let (spoken, transition) = self.only(&asker, state).await?;
+                (spoken, transition, None)
+            }
+            Some(best_of) => {
+                let (mut spoken, choice) = self.best(&asker, best_of).await?;
+                let (transition, call) = self.transition(&asker, state, &spoken.history).await?;
+                spoken.calls.extend(call);
+                (spoken, transition, Some(choice))
+            }
+        };
+        let Spoken { reply, mut history, preference, influence, mut calls } = spoken;
+        let transition = transition::outcome(spec, index, &self.state, state, transition);
         history.extend(transition.entered.iter().cloned());
 
         let environment = if self.ends_after(self.turns.len() + 1, &transition.next_state) {
@@ -141,10 +152,11 @@ impl Episode {
             reply,
             state: self.state.clone(),
             transition,
-            preference: assessed.preference,
-            influence: assessed.influence,
+            preference,
+            influence,
             environment,
             calls,
+            choice,
         })
     }
 
@@ -188,18 +200,63 @@ impl Episode {
         Ok((AgentReply { text, cut_off, restarts, prompt_ids, token_ids }, call))
     }
 
-    /// Asks every assessor at once: none depends on another's answer, and all judge the same transcript.
-    async fn assess(&self, asker: &Asker<'_>, state: &State, history: &[Message]) -> Result<Assessment, EpisodeError> {
-        let spec = &*self.spec;
-        let allowed = transition::allowed(spec, state);
-        let transition = async {
-            if allowed.is_empty() {
-                // Only a conversation that starts in a terminal state has nothing to ask.
-                return Ok((Score::unscored("the state has no transitions"), None));
-            }
-            let (score, call) = asker.score(Role::Transition, &spec.transition, &allowed, history).await?;
-            Ok((score, Some(call)))
+    /// The conversation with a reply, and the reply's call.
+    async fn speak(&self, asker: &Asker<'_>) -> Result<(AgentReply, Vec<Message>, Call), EpisodeError> {
+        let (reply, call) = self.reply(asker).await?;
+        let mut history = self.history.clone();
+        history.push(prompts::reply_message(&reply.text));
+        Ok((reply, history, call))
+    }
+
+    /// One reply. Every assessor is asked about it at once: none depends on another's answer, and all judge the same
+    /// transcript.
+    async fn only(&self, asker: &Asker<'_>, state: &State) -> Result<(Spoken, Score), EpisodeError> {
+        let (reply, history, call) = self.speak(asker).await?;
+        let (transition, judged) =
+            futures::try_join!(self.transition(asker, state, &history), self.judge(asker, &history))?;
+        let (preference, influence, more) = judged;
+        let calls = [call].into_iter().chain(transition.1).chain(more).collect();
+        Ok((Spoken { reply, history, preference, influence, calls }, transition.0))
+    }
+
+    /// The best of several replies, which are sampled and judged at once; with the calls of all.
+    async fn best(&self, asker: &Asker<'_>, best_of: BestOf) -> Result<(Spoken, Choice), EpisodeError> {
+        let candidate = async |candidate: u32| {
+            let asker = Asker { candidate, ..*asker };
+            let (reply, history, call) = self.speak(&asker).await?;
+            let (preference, influence, more) = self.judge(&asker, &history).await?;
+            let calls = [call].into_iter().chain(more).collect();
+            Ok::<_, EpisodeError>(Spoken { reply, history, preference, influence, calls })
         };
+        let mut candidates = try_join_all((0..best_of.candidates).map(candidate)).await?;
+        let choice = choice::choose(&candidates, best_of.veto);
+        let calls = candidates.iter_mut().flat_map(|candidate| std::mem::take(&mut candidate.calls)).collect();
+        let chosen = candidates.swap_remove(choice.candidate as usize);
+        Ok((Spoken { calls, ..chosen }, choice))
+    }
+
+    async fn transition(
+        &self,
+        asker: &Asker<'_>,
+        state: &State,
+        history: &[Message],
+    ) -> Result<(Score, Option<Call>), EpisodeError> {
+        let allowed = transition::allowed(&self.spec, state);
+        if allowed.is_empty() {
+            // Only a conversation that starts in a terminal state has nothing to ask.
+            return Ok((Score::unscored("the state has no transitions"), None));
+        }
+        let (score, call) = asker.score(Role::Transition, &self.spec.transition, &allowed, history).await?;
+        Ok((score, Some(call)))
+    }
+
+    /// Rating and influence score of the last reply, asked at once, and their calls.
+    async fn judge(
+        &self,
+        asker: &Asker<'_>,
+        history: &[Message],
+    ) -> Result<(Score, Option<Score>, Vec<Call>), EpisodeError> {
+        let spec = &*self.spec;
         let preference = asker.score(Role::Preference, &spec.preference, &spec.preference.answers, history);
         let influence = async {
             match &spec.influence {
@@ -207,10 +264,9 @@ impl Episode {
                 None => Ok(None),
             }
         };
-        let (transition, preference, influence) = futures::try_join!(transition, preference, influence)?;
-        let (influence, influence_call) = influence.unzip();
-        let calls = transition.1.into_iter().chain([preference.1]).chain(influence_call).collect();
-        Ok(Assessment { transition: transition.0, preference: preference.0, influence, calls })
+        let ((preference, call), influence) = futures::try_join!(preference, influence)?;
+        let (influence, more) = influence.unzip();
+        Ok((preference, influence, [call].into_iter().chain(more).collect()))
     }
 
     fn current(&self) -> Result<&State, EpisodeError> {

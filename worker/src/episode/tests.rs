@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use influence_proto::{EpisodeSpec, Failure, Role, Speaker, Turn, stream};
+use influence_proto::{BestOf, EpisodeSpec, Failure, Role, Speaker, Turn, stream};
 
 use super::samples::{machine, message, spec, state};
 use super::*;
@@ -200,6 +200,52 @@ async fn every_reply_has_a_stream_of_its_own() {
         .collect();
     let of = |turn, role| stream::of_turn(5, turn, role);
     assert_eq!(seeds, [of(0, "agent"), of(0, "environment"), of(1, "agent"), of(1, "environment"), of(2, "agent")]);
+}
+
+/// Protects: one of several replies is taken by its scores and the conversation goes on from it alone; the first candidate is
+/// the reply that there would be without a choice.
+#[tokio::test]
+async fn the_best_reply_that_passes_is_the_one_that_is_said() {
+    // The longer, the higher rated; beyond three letters it is harmful.
+    let length = |seed: u64| 1 + (seed % 6) as usize;
+    let backend = Arc::new(Scripted::new(
+        move |prompt, seed| {
+            if prompt.starts_with("[system]AGENT") { "x".repeat(length(seed)) } else { "u".into() }
+        },
+        |request| {
+            let said = request.messages[1].content.rsplit("<Ada>: ").next().unwrap();
+            let length = said.chars().take_while(|c| *c == 'x').count() as f64;
+            match request.messages[0].content.as_str() {
+                "RATE" => vec![0.6 - 0.1 * length, 0.0, 0.1 * length],
+                "HARM" if length > 3.0 => vec![0.1, 0.8],
+                "HARM" => vec![0.8, 0.1],
+                _ => vec![0.0, 0.5],
+            }
+        },
+    ));
+    let of = |best_of| EpisodeSpec { best_of, ..spec("e", 11) };
+    let alone = play(of(None), Vec::new(), &backend).await.unwrap();
+    assert!(alone.iter().all(|turn| turn.choice.is_none()));
+    for veto in [None, Some(0.5)] {
+        let before = scored(&backend, "MOVE").len();
+        let turns = play(of(Some(BestOf { candidates: 5, veto })), Vec::new(), &backend).await.unwrap();
+        assert_eq!(scored(&backend, "MOVE").len() - before, turns.len(), "only what is said moves the conversation");
+        for turn in &turns {
+            let name = |i: u32| if i == 0 { "agent".to_owned() } else { format!("agent of candidate {i}") };
+            let lengths: Vec<usize> = (0..5).map(|i| length(stream::of_turn(11, turn.index, &name(i)))).collect();
+            assert_eq!(lengths[0], alone[turn.index as usize].reply.text.len());
+            let passing: Vec<usize> = lengths.iter().copied().filter(|n| veto.is_none() || *n <= 3).collect();
+            let choice = turn.choice.unwrap();
+            assert_eq!(choice.passed as usize, passing.len());
+            let wanted = passing.iter().max().or(lengths.iter().filter(|n| **n > 3).take(1).next()).unwrap();
+            assert_eq!(turn.reply.text.len(), *wanted, "{lengths:?}");
+            assert_eq!(lengths[choice.candidate as usize], *wanted);
+            let calls = |role| turn.calls.iter().filter(|call| call.role == role).count();
+            assert_eq!([Role::Agent, Role::Preference, Role::Influence, Role::Transition].map(calls), [5, 5, 5, 1]);
+        }
+        let last = replies(&backend).into_iter().rfind(|prompt| prompt.starts_with("[system]AGENT")).unwrap();
+        assert!(last.contains(&format!("[assistant]{}$[user]u$", turns[0].reply.text)), "{last}");
+    }
 }
 
 /// Replies and scores that depend on all of the prompt and the seed: any difference shows.

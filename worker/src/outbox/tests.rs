@@ -34,6 +34,7 @@ fn turn(index: u32) -> Turn {
         influence: None,
         environment: None,
         calls: Vec::new(),
+        choice: None,
     }
 }
 

@@ -131,5 +131,6 @@ fn turn(seed: u64, words: usize) -> wire::Turn {
             role(wire::Role::Influence, 0),
             role(wire::Role::Environment, 55),
         ],
+        choice: None,
     }
 }

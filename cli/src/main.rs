@@ -13,6 +13,7 @@ mod dashboard;
 mod doctor;
 mod environments;
 mod evaluate;
+mod export;
 mod generate_states;
 mod interrupt;
 mod model;
@@ -80,6 +81,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Episodes(arguments) => stored::episodes(arguments).await,
         Command::Evaluate(arguments) => evaluate::evaluate(arguments).await,
         Command::Compare(arguments) => compare::compare(arguments).await,
+        Command::Export(arguments) => export::export(arguments).await,
         Command::Dashboard(arguments) => dashboard::alone(arguments).await,
         Command::Health(arguments) => telemetry::health(arguments).await,
         Command::Serve(arguments) => serve::serve(arguments).await,

@@ -16,6 +16,7 @@
 //! | `service` | gRPC: decode, call, encode |
 //! | [`catalogue`] | the read side |
 //! | [`metrics`] | what is measured |
+//! | [`export`] | a run as files for other tools |
 //! | [`experiment`] | the run itself: every step derived from the store, so it resumes anywhere |
 
 pub mod access;
@@ -29,6 +30,7 @@ pub mod dispatch;
 pub mod environments;
 pub mod evaluation;
 pub mod experiment;
+pub mod export;
 mod leadership;
 pub mod metrics;
 pub mod planning;

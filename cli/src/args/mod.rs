@@ -2,6 +2,7 @@
 
 mod environments;
 mod evaluation;
+mod files;
 mod model;
 mod serve;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 pub(crate) use environments::*;
 pub(crate) use evaluation::*;
+pub(crate) use files::*;
 use influence_coordinator::store::StoreAddress;
 pub(crate) use model::*;
 pub(crate) use serve::*;
@@ -65,6 +67,8 @@ pub(crate) enum Command {
     Evaluate(EvaluateArguments),
     /// Compare two iterations, of one run or of two, opening by opening.
     Compare(CompareArguments),
+    /// Write a run as files for other tools: tables, training rows, adapters, logs, curves.
+    Export(ExportArguments),
     /// Serve the web pages of runs: figures and conversations.
     Dashboard(DashboardArguments),
     /// Ask a coordinator or worker of this machine how it is; for container probes. Fails unless it is well.

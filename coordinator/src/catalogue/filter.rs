@@ -4,17 +4,22 @@ use super::EpisodeRow;
 use crate::config::nearest_name;
 use crate::store::MetricSource;
 
-/// A filter over episodes.
-#[derive(Debug, Clone, PartialEq)]
+/// A filter over episodes; by default it takes all.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Filter(Expression);
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 enum Expression {
+    #[default]
     All,
     Not(Box<Self>),
     And(Box<Self>, Box<Self>),
     Or(Box<Self>, Box<Self>),
-    Compare { field: Field, is: Comparison, value: String },
+    Compare {
+        field: Field,
+        is: Comparison,
+        value: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,3 +13,4 @@ pub use filter::{Filter, FilterError};
 pub use measures::{Measure, Measured, measured, measures};
 pub use pairs::{Opening, Pair, pairs};
 pub use rows::{EpisodeRow, Rows, with_metrics};
+pub(crate) use rows::kind;

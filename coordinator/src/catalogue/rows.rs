@@ -44,7 +44,7 @@ impl EpisodeRow {
 
     /// The kind of its environment: the text before the first `_` of the name.
     pub fn kind(&self) -> &str {
-        self.record.environment.split('_').next().unwrap_or_default()
+        kind(&self.record.environment)
     }
 
     /// None until the phase is judged, and if it is unscored.
@@ -74,6 +74,11 @@ impl EpisodeRow {
     pub fn unscored(&self) -> bool {
         self.record.verdict.as_ref().is_some_and(|verdict| verdict.unscored)
     }
+}
+
+/// The kind of an environment: the text before the first `_` of its name.
+pub(crate) fn kind(environment: &str) -> &str {
+    environment.split('_').next().unwrap_or_default()
 }
 
 /// The rows of a phase, by run, iteration and phase.

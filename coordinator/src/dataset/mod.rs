@@ -3,6 +3,7 @@
 mod lines;
 mod preferences;
 mod rows;
+mod text;
 
 use std::io::{self, Write};
 
@@ -11,6 +12,7 @@ use influence_proto::TrainingRow;
 pub use lines::json_lines;
 pub use preferences::{Preference, PreferenceError, count_preferences, preference_rows, read_preferences};
 pub use rows::{pairs, replies, rows};
+pub use text::TextChat;
 
 /// Writes rows as JSON lines.
 ///

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use influence_proto::prompts::ChatRole;
 use influence_proto::{
-    AgentReply, AssessorRole, EpisodeId, EpisodeSpec, GeneratorRole, RowMessage, Sampling, Score, Scoring, State,
-    StateMachine, TokenRow, TrainingRow, TransitionOutcome, Turn,
+    AgentReply, AssessorRole, EnvironmentReply, EpisodeId, EpisodeSpec, GeneratorRole, Message, RowMessage, Sampling,
+    Score, Scoring, Speaker, State, StateMachine, TokenRow, TrainingRow, TransitionOutcome, Turn,
 };
 
-use super::{pairs, replies, rows, write_rows};
+use super::{TextChat, pairs, replies, rows, write_rows};
 use crate::config::RowMode;
 
 fn spec() -> EpisodeSpec {
@@ -186,4 +186,38 @@ fn rows_are_written_line_by_line() {
         r#"{"messages":[{"role":"user","content":"a\nb"},{"role":"assistant","content":"é","weight":1}]}"#,
     ];
     assert_eq!(String::from_utf8(text).unwrap(), lines.join("\n") + "\n");
+}
+
+/// Protects: text to train on has only roles that every template knows, replies as sampled, and nothing marked as the agent's
+/// that it did not write; what comes after the last reply is left out.
+#[test]
+fn a_chat_is_what_the_agent_saw_and_wrote() {
+    let said = |speaker, content: &str| Message { speaker, content: content.into() };
+    let mut spec = spec();
+    spec.opening = Arc::from([
+        said(Speaker::Environment, "Hi"),
+        said(Speaker::Agent, "Hello"),
+        said(Speaker::ToolCall, "look()"),
+        said(Speaker::ToolResponse, "none"),
+    ]);
+    let mut turns = conversation();
+    turns[0].reply.text = " One\n".into();
+    turns[0].environment = Some(EnvironmentReply { text: "Go on".into(), cut_off: false });
+    turns[1].reply.text = "Two".into();
+    turns[1].transition.entered = vec![said(Speaker::EnvironmentSystem, "Later")];
+    let chat = TextChat::of(&spec, &turns).unwrap();
+    let told: Vec<_> = chat.messages.iter().map(|m| (m.role.name(), &*m.content, m.weight)).collect();
+    let wanted = [
+        ("system", "", None),
+        ("user", "Hi", None),
+        ("assistant", "Hello", Some(0)),
+        ("assistant", "look()", Some(0)),
+        ("user", "none", None),
+        ("assistant", " One\n", None),
+        ("user", "Go on", None),
+        ("assistant", "Two", None),
+    ];
+    assert_eq!(told, wanted, "the third reply has no text");
+    assert_eq!((chat.opening, &*chat.replies), (5, &[5, 7][..]));
+    assert_eq!(TextChat::of(&spec, &turns[2..]), None);
 }

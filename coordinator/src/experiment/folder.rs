@@ -24,6 +24,11 @@ impl RunFolder {
         Self { path: data.join(run.as_str()) }
     }
 
+    /// In a folder that people have named.
+    pub(crate) fn at(folder: &Path) -> Self {
+        Self { path: folder.to_owned() }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -40,7 +45,7 @@ impl RunFolder {
         .await
     }
 
-    fn adapter_path(&self, iteration: u32) -> PathBuf {
+    pub(crate) fn adapter_path(&self, iteration: u32) -> PathBuf {
         self.path.join("adapters").join(format!("iteration-{iteration}"))
     }
 

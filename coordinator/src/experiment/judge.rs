@@ -170,10 +170,10 @@ fn tell(run: &RunId, phase: Phase, iteration: u32, verdicts: &[Verdict]) {
 }
 
 /// The best and the worst of one initial state, the most extreme first.
-type Ends<'a> = (Vec<&'a EpisodeRecord>, Vec<&'a EpisodeRecord>);
+pub(crate) type Ends<'a> = (Vec<&'a EpisodeRecord>, Vec<&'a EpisodeRecord>);
 
 /// What was selected, by initial state.
-fn siblings<'a>(best: &[&'a EpisodeRecord], worst: &[&'a EpisodeRecord]) -> Vec<Ends<'a>> {
+pub(crate) fn siblings<'a>(best: &[&'a EpisodeRecord], worst: &[&'a EpisodeRecord]) -> Vec<Ends<'a>> {
     let mut states: BTreeMap<(&str, &str), Ends<'a>> = BTreeMap::new();
     let state = |e: &'a EpisodeRecord| (&*e.environment, &*e.initial_state);
     for episode in best {

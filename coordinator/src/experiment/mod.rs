@@ -18,6 +18,7 @@ mod training;
 pub use error::RunError;
 pub use figures::{FlipSummary, SelectionSummary};
 pub(crate) use folder::RunFolder;
+pub(crate) use judge::siblings;
 pub use open::{OpenError, Opened, open_run};
 pub(crate) use run::{Budget, Run};
 pub use summary::{IterationSummary, MetricSummary, RoleUsage, summary};

@@ -75,6 +75,19 @@ pub enum Speaker {
     ToolResponse,
 }
 
+impl Speaker {
+    /// The name in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Environment => "environment",
+            Self::EnvironmentSystem => "environment_system",
+            Self::ToolCall => "tool_call",
+            Self::ToolResponse => "tool_response",
+        }
+    }
+}
+
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {

@@ -1,0 +1,67 @@
+//! Runs as files: `export`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use influence_coordinator::export::Format;
+
+use super::DataArguments;
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// The run.
+    pub run: String,
+    /// What to write; several with commas between them.
+    #[arg(long = "format", required = true, value_delimiter = ',', value_name = "FORMAT")]
+    pub formats: Vec<FormatName>,
+    /// The folder for the files. Default: `export` in the run's folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Replace files that are there already.
+    #[arg(long)]
+    pub overwrite: bool,
+    #[command(flatten)]
+    pub data: DataArguments,
+    /// Where the run's adapters are kept. Default: `artifacts` in the data folder.
+    #[arg(long, value_name = "URL")]
+    pub artifacts: Option<OsString>,
+    /// Print what was written as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatName {
+    /// Tables of episodes and of turns, as JSON lines.
+    Jsonl,
+    /// The same tables as Parquet.
+    Parquet,
+    /// Training rows as text, in TRL's columns.
+    Trl,
+    /// The best conversations, for OpenAI's fine-tuning.
+    Openai,
+    /// Adapters as PEFT folders.
+    Adapters,
+    /// Logs that Inspect opens.
+    Inspect,
+    /// Curves for TensorBoard.
+    Tensorboard,
+    /// Curves as a table.
+    Csv,
+}
+
+impl From<FormatName> for Format {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::Jsonl => Self::Jsonl,
+            FormatName::Parquet => Self::Parquet,
+            FormatName::Trl => Self::Trl,
+            FormatName::Openai => Self::Openai,
+            FormatName::Adapters => Self::Adapters,
+            FormatName::Inspect => Self::Inspect,
+            FormatName::Tensorboard => Self::Tensorboard,
+            FormatName::Csv => Self::Csv,
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `influence export`: a run as files for other tools.
+
+use influence_coordinator::artifacts::Artifacts;
+use influence_coordinator::export::{Export, Exported, Format};
+use influence_proto::RunId;
+use serde_json::json;
+
+use crate::args::{ExportArguments, FormatName};
+use crate::stored::existing;
+use crate::terminal::{harmless, print};
+
+pub(crate) async fn export(arguments: ExportArguments) -> anyhow::Result<()> {
+    let store = existing(&arguments.data).await?;
+    let run = store.run(&RunId::new(arguments.run)?).await?;
+    let folder = arguments.out.unwrap_or_else(|| arguments.data.data.join(run.id.as_str()).join("export"));
+    let artifacts = if arguments.formats.contains(&FormatName::Adapters) {
+        let place = arguments.artifacts.unwrap_or_else(|| arguments.data.data.join("artifacts").into());
+        Some(Artifacts::open(place, &arguments.data.data.join(run.id.as_str())).await?)
+    } else {
+        None
+    };
+    let overwrite = arguments.overwrite;
+    let export = Export { store: &*store, artifacts: artifacts.as_ref(), run: &run, folder: &folder, overwrite };
+    let mut written = Vec::new();
+    for format in arguments.formats {
+        let files = export.write(format.into()).await?;
+        if !arguments.json {
+            print(&files.iter().map(line).collect::<String>())?;
+        }
+        written.extend(files);
+    }
+    if arguments.json {
+        return print(&format!("{:#}\n", json!({ "run": run.id, "files": written })));
+    }
+    if written.is_empty() {
+        eprintln!("nothing to write: run `{}` has not got so far", run.id);
+    }
+    Ok(())
+}
+
+fn line(file: &Exported) -> String {
+    let what = match file.format {
+        Format::Jsonl | Format::Parquet | Format::Trl | Format::Openai | Format::Csv => "rows",
+        Format::Inspect => "samples",
+        Format::Tensorboard => "points",
+        Format::Adapters => "files",
+    };
+    harmless(&format!("{}  {} {what}\n", file.path.display(), file.rows))
+}

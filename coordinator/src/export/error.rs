@@ -1,0 +1,38 @@
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::artifacts::ArtifactError;
+use crate::experiment::RunError;
+use crate::store::StoreError;
+
+/// Why a run cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Something of that name is there.
+    #[error("{} is there already; --overwrite replaces it, --out writes elsewhere", .0.display())]
+    Exists(PathBuf),
+    /// A file cannot be written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The run cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An adapter cannot be had.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// An adapter cannot be written.
+    #[error(transparent)]
+    Folder(#[from] RunError),
+}
+
+impl ExportError {
+    pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        |source| Self::Io { path, source }
+    }
+}

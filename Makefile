@@ -73,9 +73,10 @@ $(CLIENTS)/installed: scripts/clients/requirements.txt
 
 clients: $(CLIENTS)/installed ## Install what test-clients needs.
 
-test-clients: build $(CLIENTS)/installed ## Try `influence serve` by OpenAI's client, and a run by llama.cpp's server.
+test-clients: build $(CLIENTS)/installed ## Try what others wrote: OpenAI's client, llama.cpp's server, readers of exports.
 	model="$${INFLUENCE_TEST_MODEL:-$$($(INFLUENCE) model fetch $(MODEL) --print-path)}" && \
 	  $(CLIENTS)/bin/python scripts/clients/openai_client.py --influence $(INFLUENCE) --model "$$model" && \
+	  $(CLIENTS)/bin/python scripts/clients/exports.py --influence $(INFLUENCE) --model "$$model" && \
 	  $(CLIENTS)/bin/python scripts/clients/llama_cpp_server.py --influence $(INFLUENCE) --model "$$model"
 
 # The checkers of its files are installed from PyPI, beside what is built; docker, kubectl, promtool and shellcheck are the system's.

@@ -19,6 +19,7 @@ mod interrupt;
 mod model;
 mod place;
 mod progress;
+mod report;
 mod run;
 mod serve;
 mod steps;
@@ -82,6 +83,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Evaluate(arguments) => evaluate::evaluate(arguments).await,
         Command::Compare(arguments) => compare::compare(arguments).await,
         Command::Export(arguments) => export::export(arguments).await,
+        Command::Report(arguments) => report::report(arguments).await,
         Command::Dashboard(arguments) => dashboard::alone(arguments).await,
         Command::Health(arguments) => telemetry::health(arguments).await,
         Command::Serve(arguments) => serve::serve(arguments).await,

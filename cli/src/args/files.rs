@@ -1,4 +1,4 @@
-//! Runs as files: `export`.
+//! Runs as files: `export`, `report`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -29,6 +29,26 @@ pub(crate) struct ExportArguments {
     /// Print what was written as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// The run.
+    pub run: String,
+    /// The file to write: HTML if it ends in `.html`, else Markdown. Default: Markdown to standard output.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Replace a file that is there already.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Chooses the random conversations.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub data: DataArguments,
+    /// Where the digests of the run's models are kept. Default: `artifacts` in the data folder, if it is there.
+    #[arg(long, value_name = "URL")]
+    pub artifacts: Option<OsString>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Compare(CompareArguments),
     /// Write a run as files for other tools: tables, training rows, adapters, logs, curves.
     Export(ExportArguments),
+    /// Write about a run: method, figures, conversations, limits.
+    Report(ReportArguments),
     /// Serve the web pages of runs: figures and conversations.
     Dashboard(DashboardArguments),
     /// Ask a coordinator or worker of this machine how it is; for container probes. Fails unless it is well.

@@ -98,7 +98,7 @@ impl Artifacts {
         if let Some(pinned) = self.shared.pins.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(*pinned);
         }
-        let at = Path::from_iter(["runs", run.as_str(), "models", &format!("{model}.json")]);
+        let at = pinned_at(run, model);
         let pin = as_json(&Pin { sha256: digest });
         // Of several at once, the store lets one win.
         let pinned = match self.shared.store.put_opts(&at, pin.into(), PutMode::Create.into()).await {
@@ -116,6 +116,14 @@ impl Artifacts {
         Ok(pinned)
     }
 
+    /// What a run's model is pinned to, if it is.
+    ///
+    /// # Errors
+    /// When this cannot be read.
+    pub async fn pinned(&self, run: &RunId, model: &str) -> Result<Option<Digest>, ArtifactError> {
+        Ok(self.note::<Pin>(&pinned_at(run, model)).await?.map(|pin| pin.sha256))
+    }
+
     async fn note<T: DeserializeOwned>(&self, at: &Path) -> Result<Option<T>, ArtifactError> {
         let bytes = match self.shared.store.get(at).await {
             Ok(got) => got.bytes().await.map_err(|e| self.io(e))?,
@@ -130,6 +138,10 @@ impl Artifacts {
         };
         read.map(Some).map_err(unreadable)
     }
+}
+
+fn pinned_at(run: &RunId, model: &str) -> Path {
+    Path::from_iter(["runs", run.as_str(), "models", &format!("{model}.json")])
 }
 
 fn pushed_at(model: &str) -> Path {

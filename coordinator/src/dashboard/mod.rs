@@ -6,6 +6,7 @@
 mod charts;
 mod error;
 mod pages;
+mod report;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::access::is_local;
 use crate::catalogue::Rows;
 use crate::store::Store;
 use error::PageError;
+pub use report::{ReportError, ReportForm, report};
 
 /// Why the pages cannot be served.
 #[derive(Debug, thiserror::Error)]

@@ -15,10 +15,10 @@ use crate::store::behaviour::{run_id, spec, turn};
 use crate::store::memory::MemoryStore;
 use crate::store::{NewRun, Selected, Store, Verdict};
 
-const ATTACK: &str = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>";
+pub(super) const ATTACK: &str = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>";
 
 /// A run of two conversations, one of which says what no page must believe.
-async fn store() -> Arc<dyn Store> {
+pub(super) async fn store() -> Arc<dyn Store> {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let experiment =
         json!({"iterations": 1, "seed": 1, "environments": {"class": ATTACK}, "roles": {"agent": {"model": "m"}}});

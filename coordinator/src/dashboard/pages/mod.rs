@@ -35,11 +35,11 @@ fn run_id(text: String) -> Result<RunId, PageError> {
     RunId::new(text).map_err(|_| PageError::not_found("There is no such run."))
 }
 
-fn number(value: Option<f64>, digits: usize) -> String {
+pub(super) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-fn with_error(estimate: Option<Estimate>) -> String {
+pub(super) fn with_error(estimate: Option<Estimate>) -> String {
     match estimate {
         None => "–".to_owned(),
         Some(Estimate { mean, standard_error: None }) => format!("{mean:.2}"),

@@ -15,6 +15,7 @@ mod environments;
 mod evaluate;
 mod export;
 mod generate_states;
+mod import;
 mod interrupt;
 mod model;
 mod place;
@@ -83,6 +84,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Evaluate(arguments) => evaluate::evaluate(arguments).await,
         Command::Compare(arguments) => compare::compare(arguments).await,
         Command::Export(arguments) => export::export(arguments).await,
+        Command::Import(arguments) => import::import(arguments).await,
         Command::Report(arguments) => report::report(arguments).await,
         Command::Dashboard(arguments) => dashboard::alone(arguments).await,
         Command::Health(arguments) => telemetry::health(arguments).await,

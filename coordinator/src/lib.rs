@@ -16,7 +16,7 @@
 //! | `service` | gRPC: decode, call, encode |
 //! | [`catalogue`] | the read side |
 //! | [`metrics`] | what is measured |
-//! | [`export`] | a run as files for other tools |
+//! | [`export`], [`import`] | a run as files for other tools; runs of the Python benchmark as ours |
 //! | [`experiment`] | the run itself: every step derived from the store, so it resumes anywhere |
 
 pub mod access;
@@ -31,6 +31,7 @@ pub mod environments;
 pub mod evaluation;
 pub mod experiment;
 pub mod export;
+pub mod import;
 mod leadership;
 pub mod metrics;
 pub mod planning;

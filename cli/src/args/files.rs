@@ -1,4 +1,4 @@
-//! Runs as files: `export`, `report`.
+//! Runs as files, and files as runs: `export`, `report`, `import`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -49,6 +49,30 @@ pub(crate) struct ReportArguments {
     /// Where the digests of the run's models are kept. Default: `artifacts` in the data folder, if it is there.
     #[arg(long, value_name = "URL")]
     pub artifacts: Option<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArguments {
+    /// Files of trajectories (`0.jsonl`), folders of an iteration (`3`, `3_eval`), or the run's folder with those.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// The run's name here; it must be new.
+    #[arg(long)]
+    pub name: String,
+    /// The environment class that it was of, which the files do not tell.
+    #[arg(long, default_value = "imported", value_name = "NAME")]
+    pub class: String,
+    /// The model of its agent, which they do not tell either.
+    #[arg(long, default_value = "unknown", value_name = "NAME")]
+    pub model: String,
+    /// What of a conversation its reward is: the mean over its turns, or the final one.
+    #[arg(long, default_value = "mean", value_parser = ["mean", "final"])]
+    pub reward: String,
+    #[command(flatten)]
+    pub data: DataArguments,
+    /// Print what was imported as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

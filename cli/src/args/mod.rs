@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Compare(CompareArguments),
     /// Write a run as files for other tools: tables, training rows, adapters, logs, curves.
     Export(ExportArguments),
+    /// Take trajectories of the Python benchmark in as a run.
+    Import(ImportArguments),
     /// Write about a run: method, figures, conversations, limits.
     Report(ReportArguments),
     /// Serve the web pages of runs: figures and conversations.

@@ -132,7 +132,7 @@ fn a_killed_training_is_taken_up_again() {
 /// was uploaded, to the adapter of a run that nobody disturbed; and nothing of that state stays.
 #[test]
 fn a_training_is_taken_up_by_another_worker() {
-    const LONG: [&str; 6] = ["--set", "iterations=1", "--set", "training.epochs=4000", "--set", "leases.seconds=2"];
+    const LONG: [&str; 6] = ["--set", "iterations=1", "--set", "training.epochs=1000", "--set", "leases.seconds=2"];
     let alone = Lab::new();
     alone.succeed(&[&["run", EXPERIMENT, "--dashboard", "off"][..], &LONG].concat());
     let adapter =

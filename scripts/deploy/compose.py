@@ -221,7 +221,7 @@ def check(cluster, episodes):
     for line in objects:
         json.loads(line)
     tokens = cluster.compose("exec", "-T", "coordinator", "sh", "-c", "cat /run/influence/tokens/*.token").stdout.split()
-    if not objects or len(tokens) != 2 or any(token in log for token in tokens):
+    if not objects or len(tokens) != 3 or any(token in log for token in tokens):
         raise Failed("the log holds a token, or no line of JSON")
 
 

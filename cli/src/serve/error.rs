@@ -84,9 +84,9 @@ impl From<RequestError> for ApiError {
             RequestError::Sampling(SamplingError::TopP(_)) => "top_p",
             RequestError::Sampling(SamplingError::TopK) => "top_k",
             RequestError::Sampling(SamplingError::MinP(_)) => "min_p",
+            RequestError::Adapter { .. } => "lora_path",
             RequestError::UnknownToken { .. }
             | RequestError::UnknownAdapter { .. }
-            | RequestError::Adapter { .. }
             | RequestError::Broken { .. }
             | RequestError::Compute(_)
             | RequestError::Decode(_) => return Self::broken(message),

@@ -51,10 +51,10 @@ fn one_trace_follows_an_episode_across_processes() {
     assert!(done(&mut coordinator) && done(&mut worker), "{}\n{}", coordinator.said(), worker.said());
 
     let finished = "influence.v1.Coordinator/Finish";
-    let spans = collector.until(|spans| spans.iter().filter(|span| span.name == finished).count() >= 7);
+    let spans = collector.until(|spans| spans.iter().filter(|span| span.name == finished).count() >= 13);
     let leases: Vec<&Span> = spans.iter().filter(|span| span.name == "lease" && span.parent.is_empty()).collect();
     let with_episode = |lease: &&Span| !named(&spans, lease, "episode").is_empty();
-    assert_eq!(leases.iter().copied().filter(with_episode).count(), 6, "six episodes were planned");
+    assert_eq!(leases.iter().copied().filter(with_episode).count(), 12, "of two environments");
     let lease = leases.iter().copied().find(with_episode).unwrap();
     if std::env::var_os("SHOW_TRACE").is_some() {
         eprintln!("{}", tree(&spans, lease, 0));
@@ -160,8 +160,8 @@ fn metrics_and_health_are_served() {
 
     let page = get(&here, "/metrics");
     assert!(page.starts_with("HTTP/1.0 200"), "{page}");
-    assert_eq!(value(&page, "influence_work_finished_total"), Some(7.0), "six episodes and a training: {page}");
-    assert!(value(&page, "influence_turns_total").unwrap() >= 6.0);
+    assert_eq!(value(&page, "influence_work_finished_total"), Some(13.0), "twelve episodes and a training: {page}");
+    assert!(value(&page, "influence_turns_total").unwrap() >= 12.0);
     assert!(value(&page, "influence_tokens_total{role=\"agent\",kind=\"generated\"}").unwrap() > 6.0, "{page}");
     assert!(value(&page, "influence_store_seconds_count").unwrap() > 10.0);
     assert!(value(&page, "influence_reward{phase=\"train\"}").is_some(), "{page}");
@@ -196,7 +196,7 @@ fn logs_are_for_machines_where_that_is_asked_for() {
     let begins = said.iter().any(|line| line["message"].as_str().is_some_and(|text| text.ends_with("begins")));
     assert!(begins, "{said:?}");
     let judged = said.iter().find(|line| line["message"] == "judged").unwrap();
-    assert_eq!((&judged["iteration"], &judged["episodes"]), (&0.into(), &6.into()));
+    assert_eq!((&judged["iteration"], &judged["episodes"]), (&0.into(), &12.into()));
     assert!(judged["run"].is_string() && judged["reward"].is_number(), "{judged}");
 
     let failed = lab.influence(&[&["runs", "no\u{1b}[31msuch"][..], &json].concat());

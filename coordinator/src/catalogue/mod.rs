@@ -12,5 +12,5 @@ pub use episodes::{EpisodeView, MetricView, episodes};
 pub use filter::{Filter, FilterError};
 pub use measures::{Measure, Measured, measured, measures};
 pub use pairs::{Opening, Pair, pairs};
-pub use rows::{EpisodeRow, Rows, with_metrics};
 pub(crate) use rows::kind;
+pub use rows::{EpisodeRow, Rows, with_metrics};

@@ -253,5 +253,6 @@ fn spec(
         influence,
         scoring: Scoring { prefix: String::new(), temperature: 1.0, top_p: 1.0, min_mass: 0.0 },
         adapter: None,
+        best_of: None,
     })
 }

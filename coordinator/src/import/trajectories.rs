@@ -163,6 +163,7 @@ fn turn(index: u32, line: &Line, reply: String, entered: Vec<Message>) -> Turn {
     let transition = line.transition_probs.as_ref().map_or_else(|| Score::unscored("not recorded"), score);
     Turn {
         index,
+        choice: None,
         reply: AgentReply {
             text: reply,
             prompt_ids: Vec::new(),

@@ -74,8 +74,21 @@ impl TryFrom<wire::Model> for ModelSpec {
             return Err(InvalidMessage::new("sources", "is empty"));
         }
         let sources: Vec<ModelSource> = list(model.sources, "sources")?;
-        if sources.len() > 1 && sources.iter().any(|source| matches!(source, ModelSource::Api(_))) {
-            return Err(InvalidMessage::new("sources", "has an API beside others"));
+        let api = sources.iter().find_map(|source| match source {
+            ModelSource::Api(api) => Some(api),
+            _ => None,
+        });
+        match api {
+            Some(api) if api.adapters && sources.len() < 2 => {
+                return Err(InvalidMessage::new(
+                    "sources",
+                    "has an API that takes adapters, and no files to train them on",
+                ));
+            }
+            Some(api) if !api.adapters && sources.len() > 1 => {
+                return Err(InvalidMessage::new("sources", "has an API beside others"));
+            }
+            _ => {}
         }
         Ok(Self { name: model.name, dtype: model.dtype, kv_dtype: model.kv_dtype, sources })
     }

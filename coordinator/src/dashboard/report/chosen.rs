@@ -1,5 +1,7 @@
 //! The conversations that a report shows.
 
+use std::collections::BTreeMap;
+
 use influence_proto::prompts::after_reply;
 use influence_proto::{EpisodeSpec, Message, RunId, Score, ScoreOutcome, Speaker, Turn, stream};
 
@@ -64,7 +66,8 @@ pub(super) async fn chosen(
     for planned in store.iterations(run).await? {
         for record in store.episodes(run, planned.phase, planned.iteration).await? {
             if record.status == EpisodeStatus::Finished {
-                add(EpisodeRow { phase: planned.phase, iteration: planned.iteration, record });
+                let (phase, iteration, metrics) = (planned.phase, planned.iteration, BTreeMap::new());
+                add(EpisodeRow { phase, iteration, record, metrics });
             }
         }
     }

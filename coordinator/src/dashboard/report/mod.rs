@@ -12,8 +12,9 @@ use serde_json::Value;
 
 use super::charts::{Point, Series, lines};
 use crate::artifacts::{ArtifactError, Artifacts};
-use crate::experiment::{Estimate, IterationSummary, summary};
+use crate::experiment::{IterationSummary, summary};
 use crate::planning::Phase;
+use crate::statistics::Estimate;
 use crate::store::{RunRecord, RunStatus, Store, StoreError, TrainingRecord};
 use chosen::{Conversation, chosen};
 

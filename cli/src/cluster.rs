@@ -66,8 +66,19 @@ fn page(status: &ClusterStatus) -> String {
         return text;
     }
     let mut table = Table::new();
-    let header =
-        ["worker", "device", "release", "state", "free", "held", "duplicates", "stalled", "turns", "last heard of"];
+    let header = [
+        "worker",
+        "device",
+        "release",
+        "state",
+        "free",
+        "held",
+        "duplicates",
+        "stalled",
+        "turns",
+        "tokens/s",
+        "last heard of",
+    ];
     table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(header);
     for column in table.column_iter_mut().skip(4) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -79,8 +90,8 @@ fn page(status: &ClusterStatus) -> String {
     text
 }
 
-fn row(worker: &WorkerStanding) -> [String; 10] {
-    let mut state = vec![if worker.connected { "connected" } else { "away" }];
+fn row(worker: &WorkerStanding) -> [String; 11] {
+    let mut state = vec![worker.state()];
     state.extend(worker.draining.then_some("draining"));
     state.extend(worker.can_train.then_some("trains"));
     [
@@ -93,6 +104,7 @@ fn row(worker: &WorkerStanding) -> [String; 10] {
         worker.duplicates.to_string(),
         worker.stalled.to_string(),
         worker.turns.to_string(),
+        worker.tokens_per_second.to_string(),
         format!("{:.1} s ago", worker.silent_ms as f64 / 1000.0),
     ]
 }
@@ -100,7 +112,7 @@ fn row(worker: &WorkerStanding) -> [String; 10] {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use influence_proto::{RunId, Standing, WorkerId};
+    use influence_proto::{RunId, Standing, WorkerId, WorkerLoad};
     use influence_worker::Credentials;
 
     use super::*;
@@ -119,6 +131,10 @@ mod tests {
             stalled: 4,
             turns: 555,
             silent_ms: 1500,
+            slots: 23,
+            still_ms: 0,
+            tokens_per_second: 6789,
+            load: WorkerLoad::default(),
         };
         ClusterStatus {
             run: RunId::new("demo").unwrap(),
@@ -141,7 +157,7 @@ mod tests {
         {
             assert!(page.contains(part), "{part} is missing in:\n{page}");
         }
-        for part in ["gpu-1", "connected, draining", "22", "555", "1.5 s ago", "cuda\\u{1b}[31m"] {
+        for part in ["gpu-1", "working, draining", "22", "555", "6789", "1.5 s ago", "cuda\\u{1b}[31m"] {
             assert!(page.contains(part), "{part} is missing in:\n{page}");
         }
     }

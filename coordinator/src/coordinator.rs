@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::artifacts::Artifacts;
+use crate::cluster::Cluster;
 use crate::config::Experiment;
 use crate::dispatch::{DispatchHandle, DispatchService, Limits};
 use crate::experiment::{Budget, NANO, Run, RunError, RunFolder, spent};
@@ -88,6 +89,8 @@ pub struct RunHandle {
     pub address: SocketAddr,
     /// What it is doing.
     pub progress: watch::Receiver<Progress>,
+    /// How it and its workers stand.
+    pub cluster: Cluster,
     task: JoinHandle<Result<(), RunError>>,
 }
 
@@ -141,6 +144,7 @@ impl Coordinator {
         let progress = ProgressHandle::new();
         let limits = limits(&experiment, reclaim);
         let (dispatcher, dispatch) = DispatchService::new(run.clone(), store.clone(), limits, progress.clone());
+        let cluster = Cluster::new(run.clone(), dispatch.clone(), progress.watch());
         let stop = CancellationToken::new();
         let service = Service {
             run: run.clone(),
@@ -152,7 +156,7 @@ impl Coordinator {
             progress: progress.clone(),
             readers: TaskTracker::new(),
             stop: stop.clone(),
-            since: std::time::Instant::now(),
+            cluster: cluster.clone(),
         };
         let budget = match budget {
             Some(dollars) => {
@@ -198,7 +202,7 @@ impl Coordinator {
             metrics::leads(false);
             result
         });
-        Ok(RunHandle { address: listen, progress: watched, task })
+        Ok(RunHandle { address: listen, progress: watched, cluster, task })
     }
 }
 

@@ -22,6 +22,7 @@
 pub mod access;
 pub mod artifacts;
 pub mod catalogue;
+mod cluster;
 pub mod config;
 mod coordinator;
 pub mod dashboard;
@@ -46,6 +47,7 @@ pub mod store;
 /// The target of spans that are for traces alone; text logs leave them out.
 pub(crate) const TRACE: &str = "influence_trace";
 
+pub use cluster::Cluster;
 pub use coordinator::{Coordinator, CoordinatorOptions, RunHandle, StartError};
 pub use experiment::{IterationSummary, MetricSummary, OpenError, Opened, RoleUsage, RunError, open_run, summary};
 pub use leadership::Leadership;

@@ -70,4 +70,44 @@ pub struct WorkerStanding {
     pub turns: u64,
     /// Since it was last heard of.
     pub silent_ms: u64,
+    /// Episodes that it takes at once.
+    pub slots: u32,
+    /// The longest that a lease of its has stood still.
+    pub still_ms: u64,
+    /// Of its stored turns, prompts and replies of all roles.
+    pub tokens_per_second: u32,
+    /// What it says itself.
+    #[serde(flatten)]
+    pub load: WorkerLoad,
+}
+
+/// What a worker says about itself whenever it renews its leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WorkerLoad {
+    /// Memory of its process; 0 where it does not know.
+    pub memory_bytes: u64,
+    /// Requests to servers that are away or have too much to do, which are made again and again.
+    pub backing_off: u32,
+}
+
+/// A lease that has stood still for so long, in milliseconds, makes its worker look stalled. It moves with every reply and every
+/// step of a training, which on a slow machine take minutes; the coordinator takes it back much later.
+const STALLED_MS: u64 = 300_000;
+
+impl WorkerStanding {
+    /// What it is doing, in a word. One that waits for somebody else's server backs off; one that is heard of, has work and
+    /// moves on with none of it for no such reason is stalled.
+    pub const fn state(&self) -> &'static str {
+        if !self.connected {
+            "away"
+        } else if self.load.backing_off > 0 {
+            "backing off"
+        } else if self.still_ms >= STALLED_MS {
+            "stalled"
+        } else if self.held > 0 {
+            "working"
+        } else {
+            "idle"
+        }
+    }
 }

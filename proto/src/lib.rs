@@ -20,7 +20,7 @@ mod trace;
 mod training;
 mod work;
 
-pub use cluster::{ClusterStatus, Standing, WorkerStanding};
+pub use cluster::{ClusterStatus, Standing, WorkerLoad, WorkerStanding};
 pub use convert::api::{is_api_url, is_key_variable};
 pub use episode::{
     ALTERNATIVE_ENTRY, AgentReply, AssessorRole, BestOf, Call, Choice, EnvironmentReply, EpisodeSpec, GeneratorRole,

@@ -10,7 +10,7 @@ use influence_proto::{
     Call, Choice, ClusterStatus, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure, GeneratorRole,
     InvalidMessage, Lease, LoraSpec, Message, ModelSource, ModelSpec, OptimiserSpec, Outcome, Role, RunId, Sampling,
     Schedule, Score, ScoreMethod, Scoring, Speaker, Standing, State, StateMachine, TraceParent, TrainingReport,
-    TrainingRow, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerStanding, wire,
+    TrainingRow, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerLoad, WorkerStanding, wire,
 };
 
 fn message(speaker: Speaker, content: &str) -> Message {
@@ -243,7 +243,17 @@ fn the_standing_of_a_cluster_comes_back_as_it_was() {
         stalled: 4,
         turns: 5,
         silent_ms: 6,
+        slots: 7,
+        still_ms: 8,
+        tokens_per_second: 9,
+        load: WorkerLoad { memory_bytes: 10, backing_off: 11 },
     };
+    let state = |held, still_ms, backing_off| {
+        let load = WorkerLoad { backing_off, ..worker.load };
+        WorkerStanding { held, still_ms, load, ..worker.clone() }.state()
+    };
+    assert_eq!([state(0, 0, 0), state(1, 0, 0), state(1, 300_000, 0)], ["idle", "working", "stalled"]);
+    assert_eq!(state(1, 300_000, 1), "backing off", "it waits for others: that is no stall");
     let other = WorkerStanding { connected: false, draining: true, can_train: false, ..worker.clone() };
     let status = ClusterStatus {
         run: RunId::new("demo").unwrap(),

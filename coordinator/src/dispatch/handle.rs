@@ -1,6 +1,8 @@
 //! What the rest of the coordinator calls.
 
-use influence_proto::{Digest, Failure, HeldLease, Join, Lease, Standing, TrainingProgress, WorkId, WorkerId};
+use influence_proto::{
+    Digest, Failure, HeldLease, Join, Lease, Standing, TrainingProgress, WorkId, WorkerId, WorkerLoad,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::{Event, Task};
@@ -83,16 +85,56 @@ pub enum DispatchError {
 
 #[derive(Debug)]
 pub(super) enum Request {
-    Join { join: Box<Join>, reply: oneshot::Sender<WorkerId> },
-    Connect { worker: WorkerId, reply: oneshot::Sender<Result<Session, DispatchError>> },
-    Disconnect { worker: WorkerId, generation: u64 },
-    Renew { worker: WorkerId, held: Vec<HeldLease>, reply: oneshot::Sender<Result<Vec<SessionEvent>, DispatchError>> },
-    Submit { batch: Vec<Task>, reply: oneshot::Sender<watch::Receiver<Batch>> },
-    Training { worker: WorkerId, progress: TrainingProgress },
-    Checkpoint { worker: WorkerId, work: WorkId, attempt: u32, state: Digest, reply: oneshot::Sender<Option<Digest>> },
-    ForgetCheckpoint { work: WorkId, reply: oneshot::Sender<Option<Digest>> },
-    Standing { reply: oneshot::Sender<Standing> },
-    Drain { worker: String, reply: oneshot::Sender<Result<WorkerId, DispatchError>> },
+    Join {
+        join: Box<Join>,
+        reply: oneshot::Sender<WorkerId>,
+    },
+    Connect {
+        worker: WorkerId,
+        reply: oneshot::Sender<Result<Session, DispatchError>>,
+    },
+    Disconnect {
+        worker: WorkerId,
+        generation: u64,
+    },
+    Renew {
+        worker: WorkerId,
+        held: Vec<HeldLease>,
+        load: WorkerLoad,
+        reply: oneshot::Sender<Result<Vec<SessionEvent>, DispatchError>>,
+    },
+    Submit {
+        batch: Vec<Task>,
+        reply: oneshot::Sender<watch::Receiver<Batch>>,
+    },
+    Training {
+        worker: WorkerId,
+        progress: TrainingProgress,
+    },
+    Turn {
+        worker: WorkerId,
+        work: WorkId,
+        attempt: u32,
+        tokens: u64,
+    },
+    Checkpoint {
+        worker: WorkerId,
+        work: WorkId,
+        attempt: u32,
+        state: Digest,
+        reply: oneshot::Sender<Option<Digest>>,
+    },
+    ForgetCheckpoint {
+        work: WorkId,
+        reply: oneshot::Sender<Option<Digest>>,
+    },
+    Standing {
+        reply: oneshot::Sender<Standing>,
+    },
+    Drain {
+        worker: String,
+        reply: oneshot::Sender<Result<WorkerId, DispatchError>>,
+    },
     Tell(Event),
     Goodbye(String),
 }
@@ -131,8 +173,13 @@ impl DispatchHandle {
     }
 
     /// Renews leases; returns a [`SessionEvent::Cancel`] for each that is no longer held.
-    pub async fn renew(&self, worker: WorkerId, held: Vec<HeldLease>) -> Result<Vec<SessionEvent>, DispatchError> {
-        self.ask(|reply| Request::Renew { worker, held, reply }).await?
+    pub async fn renew(
+        &self,
+        worker: WorkerId,
+        held: Vec<HeldLease>,
+        load: WorkerLoad,
+    ) -> Result<Vec<SessionEvent>, DispatchError> {
+        self.ask(|reply| Request::Renew { worker, held, load, reply }).await?
     }
 
     /// How many more episodes a worker takes.
@@ -167,9 +214,15 @@ impl DispatchHandle {
         self.ask(|reply| Request::ForgetCheckpoint { work, reply }).await
     }
 
-    /// A turn was stored.
-    pub async fn turn_recorded(&self, worker: WorkerId, work: WorkId, attempt: u32) -> Result<(), DispatchError> {
-        self.send(Request::Tell(Event::TurnRecorded { worker, work, attempt })).await
+    /// A turn was stored, which took so many tokens of all roles.
+    pub async fn turn_recorded(
+        &self,
+        worker: WorkerId,
+        work: WorkId,
+        attempt: u32,
+        tokens: u64,
+    ) -> Result<(), DispatchError> {
+        self.send(Request::Turn { worker, work, attempt, tokens }).await
     }
 
     /// An attempt's end was stored.

@@ -9,6 +9,7 @@ mod event;
 mod handle;
 mod index;
 mod item;
+mod loads;
 mod queue;
 mod rules;
 mod schedule;

@@ -1,6 +1,6 @@
 //! What people see of the machine.
 
-use influence_proto::{Standing, WorkerId, WorkerStanding};
+use influence_proto::{Standing, WorkerId, WorkerLoad, WorkerStanding};
 
 use super::handle::DispatchError;
 use super::state::Dispatch;
@@ -45,6 +45,10 @@ impl Dispatch {
             let first = leases.iter().map(|lease| lease.attempt).min();
             leases.iter().any(|lease| lease.seat == seat && Some(lease.attempt) != first)
         };
+        let still = |place| {
+            let lease = self.items.get(place)?.leases.iter().find(|lease| lease.seat == seat)?;
+            Some(now.saturating_sub(lease.progressed))
+        };
         WorkerStanding {
             id: worker.id.clone(),
             device: worker.device.clone(),
@@ -58,6 +62,10 @@ impl Dispatch {
             stalled: worker.stalled,
             turns: worker.turns,
             silent_ms: now.saturating_sub(worker.last_seen),
+            slots: worker.peak,
+            still_ms: worker.held.iter().filter_map(still).max().unwrap_or_default(),
+            tokens_per_second: 0,
+            load: WorkerLoad::default(),
         }
     }
 }

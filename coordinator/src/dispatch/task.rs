@@ -14,6 +14,7 @@ use tracing::{Instrument as _, Span};
 
 use super::event::{Effect, Event, Limits};
 use super::handle::{Batch, DispatchError, DispatchHandle, Request, Session, SessionEvent};
+use super::loads::Loads;
 use super::state::Dispatch;
 use crate::TRACE;
 use crate::metrics;
@@ -44,6 +45,7 @@ pub struct DispatchService {
     requests: mpsc::Receiver<Request>,
     /// Ends when `run` does; its clock.
     start: Instant,
+    loads: Loads,
     sessions: HashMap<WorkerId, (u64, mpsc::Sender<SessionEvent>)>,
     generations: u64,
     /// The last states of trainings, as their workers have uploaded them. Of another coordinator's trainings nothing is
@@ -89,6 +91,7 @@ impl DispatchService {
             progress,
             requests,
             start: Instant::now(),
+            loads: Loads::default(),
             sessions: HashMap::new(),
             generations: 0,
             checkpoints: HashMap::new(),
@@ -153,7 +156,10 @@ impl DispatchService {
                     self.apply(Event::Disconnected(worker));
                 }
             }
-            Request::Renew { worker, held, reply } => {
+            Request::Renew { worker, held, load, reply } => {
+                if self.machine.knows(&worker) {
+                    self.loads.say(&worker, load);
+                }
                 let _ = reply.send(self.renew(worker, held));
             }
             Request::Submit { batch, reply } => {
@@ -182,7 +188,15 @@ impl DispatchService {
                 let _ = reply.send(self.checkpoints.remove(&work));
             }
             Request::Standing { reply } => {
-                let _ = reply.send(self.machine.standing(self.now()));
+                let mut standing = self.machine.standing(self.now());
+                self.loads.tell(&mut standing, self.now());
+                let _ = reply.send(standing);
+            }
+            Request::Turn { worker, work, attempt, tokens } => {
+                if self.machine.knows(&worker) {
+                    self.loads.turn(&worker, tokens, self.now());
+                }
+                self.apply(Event::TurnRecorded { worker, work, attempt });
             }
             Request::Drain { worker, reply } => {
                 let _ = reply.send(self.drain(&worker));
@@ -205,6 +219,7 @@ impl DispatchService {
         let worker = WorkerId::new(id).expect("a plain name");
         let (version, device) = (shown(&join.version), shown(&join.device));
         self.apply(Event::Joined { worker: worker.clone(), version, device, can_train: join.can_train });
+        self.loads.retain(|worker| self.machine.knows(worker));
         tracing::info!(%worker, version = join.version, device = join.device, can_train = join.can_train, "worker joined");
         worker
     }

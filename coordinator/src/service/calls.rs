@@ -1,12 +1,12 @@
 //! The service's calls.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures::stream::BoxStream;
 use influence_proto::wire::coordinator_server::Coordinator;
 use influence_proto::{
-    Digest, HeldLease, Join, Joined, ModelSpec, Outcome, PROTOCOL, RunId, TrainingReport, Turn, WorkId, WorkerId, wire,
+    Digest, HeldLease, Join, Joined, ModelSpec, Outcome, PROTOCOL, RunId, TrainingReport, Turn, WorkId, WorkerId,
+    WorkerLoad, wire,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{artifacts, session, status};
 use crate::artifacts::Artifacts;
+use crate::cluster::Cluster;
 use crate::dispatch::{DispatchHandle, SessionEvent};
 use crate::progress::ProgressHandle;
 use crate::store::{Store, StoreError};
@@ -32,8 +33,7 @@ pub(crate) struct Service {
     pub(crate) readers: TaskTracker,
     /// Ends them.
     pub(crate) stop: CancellationToken,
-    /// When serving began.
-    pub(crate) since: Instant,
+    pub(crate) cluster: Cluster,
 }
 
 /// A stream of replies.
@@ -71,9 +71,10 @@ impl Coordinator for Service {
     async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewReply>, Status> {
         let request = request.into_inner();
         let worker = WorkerId::new(request.worker_id).map_err(status::invalid)?;
+        let load = WorkerLoad { memory_bytes: request.memory_bytes, backing_off: request.backing_off };
         let held: Vec<HeldLease> =
             request.held.into_iter().map(HeldLease::try_from).collect::<Result<_, _>>().map_err(status::invalid)?;
-        let lost = self.dispatch.renew(worker, held).await.map_err(status::dispatch)?;
+        let lost = self.dispatch.renew(worker, held, load).await.map_err(status::dispatch)?;
         let lost = lost
             .into_iter()
             .filter_map(|event| match event {
@@ -101,7 +102,8 @@ impl Coordinator for Service {
         self.watch(&stored);
         stored.map_err(status::store)?;
         self.progress.turn(&calls);
-        self.dispatch.turn_recorded(worker, work, attempt).await.map_err(status::dispatch)?;
+        let tokens = calls.iter().map(|call| u64::from(call.prompt_tokens) + u64::from(call.generated_tokens)).sum();
+        self.dispatch.turn_recorded(worker, work, attempt, tokens).await.map_err(status::dispatch)?;
         Ok(Response::new(wire::RecordTurnReply {}))
     }
 

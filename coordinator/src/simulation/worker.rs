@@ -90,7 +90,7 @@ impl Worker {
                     let held: Vec<_> = self.held.lock().unwrap().keys().cloned().collect();
                     let now = turmoil::elapsed().as_millis() as u64;
                     let held = held.into_iter().map(|(work, attempt)| HeldLease { work, attempt, progress: now }.into());
-                    let request = wire::RenewRequest { worker_id: worker.to_string(), held: held.collect() };
+                    let request = wire::RenewRequest { worker_id: worker.to_string(), held: held.collect(), ..Default::default() };
                     within(client.renew(request)).await?.lost.into_iter().for_each(|cancel| self.lose(cancel));
                 }
             }

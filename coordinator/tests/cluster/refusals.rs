@@ -23,7 +23,7 @@ async fn what_cannot_be_served_is_refused_with_a_code_of_the_list() {
         assert!(refused.message().contains(part), "{part} is missing in: {}", refused.message());
     }
 
-    let stranger = wire::RenewRequest { worker_id: "stranger".into(), held: vec![] };
+    let stranger = wire::RenewRequest { worker_id: "stranger".into(), held: vec![], ..Default::default() };
     assert_eq!(calls.renew(stranger).await.unwrap_err().code(), Code::Aborted);
 
     let empty = wire::RecordTurnRequest { worker_id: "w".into(), work: "x".into(), attempt: 1, turn: None };

@@ -84,7 +84,10 @@ impl Session {
         tokio::spawn(async move {
             for progress in 1.. {
                 let held = vec![HeldLease { work: work.clone(), attempt, progress }.into()];
-                client.renew(wire::RenewRequest { worker_id: worker_id.clone(), held }).await.unwrap();
+                client
+                    .renew(wire::RenewRequest { worker_id: worker_id.clone(), held, ..Default::default() })
+                    .await
+                    .unwrap();
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         })
@@ -169,7 +172,7 @@ impl Worker {
                     session.events.send(wire::WorkerEvent { event: Some(credits) }).await.ok()?;
                     let held: Vec<_> = self.held.lock().unwrap().keys().cloned().collect();
                     let held = held.into_iter().map(|(work, attempt)| HeldLease { work, attempt, progress: 1 }.into());
-                    let request = wire::RenewRequest { worker_id: session.worker.to_string(), held: held.collect() };
+                    let request = wire::RenewRequest { worker_id: session.worker.to_string(), held: held.collect(), ..Default::default() };
                     let reply = client.renew(request).await.ok()?;
                     reply.into_inner().lost.into_iter().for_each(|cancel| self.lose(cancel));
                 }

@@ -1,5 +1,5 @@
 use crate::wire;
-use crate::{ClusterStatus, InvalidMessage, RunId, Standing, WorkerId, WorkerStanding};
+use crate::{ClusterStatus, InvalidMessage, RunId, Standing, WorkerId, WorkerLoad, WorkerStanding};
 
 use super::list;
 
@@ -62,6 +62,11 @@ impl From<WorkerStanding> for wire::WorkerStatus {
             stalled: worker.stalled,
             turns: worker.turns,
             silent_ms: worker.silent_ms,
+            slots: worker.slots,
+            still_ms: worker.still_ms,
+            tokens_per_second: worker.tokens_per_second,
+            memory_bytes: worker.load.memory_bytes,
+            backing_off: worker.load.backing_off,
         }
     }
 }
@@ -82,6 +87,10 @@ impl TryFrom<wire::WorkerStatus> for WorkerStanding {
             stalled: worker.stalled,
             turns: worker.turns,
             silent_ms: worker.silent_ms,
+            slots: worker.slots,
+            still_ms: worker.still_ms,
+            tokens_per_second: worker.tokens_per_second,
+            load: WorkerLoad { memory_bytes: worker.memory_bytes, backing_off: worker.backing_off },
         })
     }
 }

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use influence_proto::wire::admin_client::AdminClient;
 use influence_proto::wire::coordinator_client::CoordinatorClient;
-use influence_proto::{Digest, HeldLease, Join, Joined, MAX_MESSAGE, Outcome, Turn, WorkId, WorkerId, wire};
+use influence_proto::{
+    Digest, HeldLease, Join, Joined, MAX_MESSAGE, Outcome, Turn, WorkId, WorkerId, WorkerLoad, wire,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
@@ -123,10 +125,16 @@ impl Client {
         &self,
         worker: &WorkerId,
         held: Vec<HeldLease>,
+        load: WorkerLoad,
         limit: Duration,
     ) -> Result<Vec<Lost>, CallError> {
         let held = held.into_iter().map(Into::into).collect();
-        let request = wire::RenewRequest { worker_id: worker.to_string(), held };
+        let request = wire::RenewRequest {
+            worker_id: worker.to_string(),
+            held,
+            memory_bytes: load.memory_bytes,
+            backing_off: load.backing_off,
+        };
         let reply = self.call(limit, |mut stub| async move { stub.renew(request).await }).await?;
         Ok(reply.lost.into_iter().map(Lost::try_from).collect::<Result<_, _>>()?)
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use influence_proto::WorkerLoad;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -33,8 +34,9 @@ pub(super) struct Liveness {
     thread: Option<JoinHandle<()>>,
 }
 
-struct Renewals {
+struct Renewals<L> {
     client: Client,
+    load: L,
     identity: Identity,
     leases: Leases,
     /// When the last renewal that got through was asked for.
@@ -44,12 +46,13 @@ struct Renewals {
 }
 
 impl Liveness {
-    /// Starts to renew `leases`.
+    /// Starts to renew `leases`, and says with each renewal what `load` says.
     pub(super) async fn start(
         coordinator: ClientOptions,
         identity: Identity,
         leases: Leases,
         pace: Pace,
+        load: impl Fn() -> WorkerLoad + Send + 'static,
     ) -> Result<Self, WorkerError> {
         let pace = Arc::new(Mutex::new(pace));
         let stop = CancellationToken::new();
@@ -64,7 +67,7 @@ impl Liveness {
             };
             let _ = ready.send(made);
             if let Some(runtime) = runtime {
-                runtime.block_on(Renewals::run(coordinator, identity, leases, asked, &stopped));
+                runtime.block_on(Renewals::run(coordinator, identity, leases, asked, load, &stopped));
             }
         })?;
         let dead = || std::io::Error::other("the liveness thread ended at once");
@@ -89,19 +92,28 @@ impl Liveness {
     }
 }
 
+/// Memory of this process; 0 where the system does not tell.
+pub(super) fn memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or_default() * 1024
+}
+
 impl Drop for Liveness {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
-impl Renewals {
+impl<L: Fn() -> WorkerLoad> Renewals<L> {
     /// Renews until it is stopped. The connection belongs to the runtime that it is made in: to this thread's.
     async fn run(
         coordinator: ClientOptions,
         identity: Identity,
         leases: Leases,
         pace: Arc<Mutex<Pace>>,
+        load: L,
         stop: &CancellationToken,
     ) {
         let client = match Client::new(coordinator) {
@@ -109,7 +121,7 @@ impl Renewals {
             // The same options have served the worker's own client.
             Err(error) => return tracing::error!(%error, "leases cannot be renewed"),
         };
-        let mut renewals = Self { client, identity, leases, renewed: Instant::now(), failures: 0 };
+        let mut renewals = Self { client, load, identity, leases, renewed: Instant::now(), failures: 0 };
         loop {
             let Pace { renew, lease } = *pace.lock().unwrap_or_else(PoisonError::into_inner);
             let period = renew.max(SHORTEST);
@@ -129,7 +141,7 @@ impl Renewals {
         // Twice the period: an answer that takes longer is worth less than another try.
         let limit = (period * 2).max(Duration::from_secs(1));
         let asked = Instant::now();
-        match self.client.renew(&worker, self.leases.report(), limit).await {
+        match self.client.renew(&worker, self.leases.report(), (self.load)(), limit).await {
             Ok(lost) => {
                 if self.failures > 0 {
                     tracing::info!(failed = self.failures, "leases are renewed again");

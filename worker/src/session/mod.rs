@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use influence_engine::model::Placement;
-use influence_proto::{Joined, ModelSpec};
+use influence_proto::{Joined, ModelSpec, WorkerLoad};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +32,7 @@ use crate::outbox::Backoff;
 use connection::{Connection, End};
 use join::Handshake;
 use leases::Leases;
-use liveness::{Liveness, Pace};
+use liveness::{Liveness, Pace, memory_bytes};
 use models::{LocalModels, ModelLoader};
 use tasks::Tasks;
 
@@ -167,7 +167,10 @@ impl Worker {
         let loaded = unless(cancel, load(&loader, &joined.models, &artifacts)).await.transpose()?;
         let Some(models) = loaded else { return Ok(None) };
         let leases = Leases::new(options.slots as usize);
-        let liveness = Liveness::start(client.options(), identity.clone(), leases.clone(), pace(&joined)).await?;
+        let models_now = loader.clone();
+        let load = move || WorkerLoad { memory_bytes: memory_bytes(), backing_off: models_now.backing_off() };
+        let (connect, who) = (client.options(), identity.clone());
+        let liveness = Liveness::start(connect, who, leases.clone(), pace(&joined), load).await?;
         let (scratch, connected) = (options.cache.join("scratch"), options.connected.clone());
         let tasks = Tasks::new(
             client.clone(),

@@ -53,6 +53,9 @@ pub(super) trait ModelLoader: Debug + Send + Sync {
     /// Loads all of `specs`; what is loaded already is used again. Files that were pushed come as artifacts do.
     async fn load(&self, specs: &[ModelSpec], artifacts: &ArtifactCache) -> Result<Serving, WorkerError>;
 
+    /// Requests of theirs that are made again and again now, as somebody else's server does not answer.
+    fn backing_off(&self) -> u32;
+
     /// Stops what was started for them.
     async fn stop(&self);
 }
@@ -161,6 +164,10 @@ impl LocalModels {
 impl ModelLoader for LocalModels {
     fn can_train(&self) -> bool {
         true
+    }
+
+    fn backing_off(&self) -> u32 {
+        self.servers.backing_off()
     }
 
     async fn load(&self, specs: &[ModelSpec], artifacts: &ArtifactCache) -> Result<Serving, WorkerError> {

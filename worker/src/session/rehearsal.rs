@@ -40,6 +40,8 @@ pub(crate) struct Script {
     pub(crate) finished: Vec<(String, u32, Outcome)>,
     pub(crate) joins: Vec<wire::JoinRequest>,
     pub(crate) renewals: Vec<Vec<wire::HeldLease>>,
+    /// Memory and requests that are made again, as the last renewal says.
+    pub(crate) load: (u64, u32),
     /// Reported as lost by the next renewal.
     pub(crate) lost: Vec<wire::Cancel>,
     pub(crate) artifacts: BTreeMap<String, Vec<u8>>,
@@ -324,6 +326,7 @@ impl Coordinator for Shared {
             return Err(Status::aborted("unknown worker"));
         }
         script.renewals.push(request.held);
+        script.load = (request.memory_bytes, request.backing_off);
         Ok(Response::new(wire::RenewReply { lost: std::mem::take(&mut script.lost) }))
     }
 

@@ -31,6 +31,10 @@ impl ModelLoader for FakeModels {
         false
     }
 
+    fn backing_off(&self) -> u32 {
+        2
+    }
+
     async fn load(&self, specs: &[ModelSpec], _: &ArtifactCache) -> Result<Serving, WorkerError> {
         let mut serving = Serving::default();
         for spec in specs {
@@ -176,6 +180,8 @@ async fn leases_are_renewed_with_growing_progress_and_a_lost_one_is_dropped() {
     };
     setup.coordinator.until("progress", |script| progress(script).last().is_some_and(|last| *last > 2)).await;
     assert!(progress(&setup.coordinator.script()).is_sorted());
+    let (memory_bytes, backing_off) = setup.coordinator.script().load;
+    assert!(memory_bytes > 1 << 20 && backing_off == 2, "{memory_bytes}, {backing_off}");
     let lost = wire::Cancel { work: "e0".into(), attempt: 3, reason: "stalled".into() };
     setup.coordinator.script().lost.push(lost);
     setup.coordinator.until("its end", |script| script.renewals.last().is_some_and(Vec::is_empty)).await;

@@ -136,7 +136,9 @@ impl Worker {
                 };
                 held.leases.iter().map(one).collect()
             };
-            match timely(client.renew(wire::RenewRequest { worker_id: worker.clone(), held })).await {
+            match timely(client.renew(wire::RenewRequest { worker_id: worker.clone(), held, ..Default::default() }))
+                .await
+            {
                 Ok(reply) => reply.into_inner().lost.into_iter().for_each(|lost| self.lose(lost)),
                 Err(error) => self.simulation.counters.error("a renewal failed", &error),
             }

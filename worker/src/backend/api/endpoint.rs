@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use influence_proto::{ApiLimits, ApiProtocol, stream};
@@ -43,6 +44,8 @@ pub(super) struct Endpoint {
     /// Makes every request's waits its own.
     requests: AtomicU64,
     repeated: AtomicU64,
+    /// Requests that were answered by a failure, and are made again.
+    backing_off: Arc<AtomicU32>,
     tokens: AtomicU64,
     said_away: AtomicBool,
 }
@@ -95,6 +98,7 @@ impl Endpoint {
             cache: cache.map(ResponseCache::new),
             requests: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
+            backing_off: Arc::default(),
             tokens: AtomicU64::new(0),
             said_away: AtomicBool::new(false),
         })
@@ -226,15 +230,21 @@ impl Endpoint {
             tracing::warn!(url = %self.url, %reason, "the server does not answer; its requests wait");
         }
         self.repeated.fetch_add(1, Ordering::Relaxed);
+        tries.repeating.get_or_insert_with(|| Repeating::begin(&self.backing_off));
         sleep(wait).await;
         Ok(())
+    }
+
+    /// Requests that are made again and again now.
+    pub(super) fn backing_off(&self) -> u32 {
+        self.backing_off.load(Ordering::Relaxed)
     }
 
     fn tries(&self, patience: Duration) -> Tries {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let seed = stream::derive(u64::from(std::process::id()), &["request", &number.to_string()]);
         let overload = Backoff::new(seed).up_to(LONGEST_WAIT);
-        Tries { overload, broken: Backoff::new(seed), patience, until: None }
+        Tries { overload, broken: Backoff::new(seed), patience, until: None, repeating: None }
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&str>) -> Result<Value, Failure> {
@@ -308,6 +318,24 @@ struct Tries {
     patience: Duration,
     /// Known from the first failure on.
     until: Option<Instant>,
+    /// Likewise.
+    repeating: Option<Repeating>,
+}
+
+/// A request that is counted among those that are made again, until it is answered or given up.
+struct Repeating(Arc<AtomicU32>);
+
+impl Repeating {
+    fn begin(count: &Arc<AtomicU32>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Repeating {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Tries {

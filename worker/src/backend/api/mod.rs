@@ -66,6 +66,11 @@ impl ApiServers {
         Ok(ApiBackend { endpoint, api: api.clone(), learned: Learned::new(), process: this_process() })
     }
 
+    /// Requests that were answered by a failure, and are made again and again now.
+    pub fn backing_off(&self) -> u32 {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).values().map(|endpoint| endpoint.backing_off()).sum()
+    }
+
     /// Says what every server was asked.
     pub fn log(&self) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|endpoint| endpoint.log());

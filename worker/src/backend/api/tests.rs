@@ -201,6 +201,31 @@ async fn every_passing_fault_is_outlived() {
     assert!(asked.iter().all(|one| one.body == asked[0].body), "a repeated request is the same request");
 }
 
+/// Protects: a request that is made again and again is counted for as long as it is, and no longer.
+#[tokio::test]
+async fn requests_that_are_made_again_are_counted() {
+    let mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let fine = mended.clone();
+    let server = Server::start(move |_| match fine.load(Ordering::Relaxed) {
+        true => answer(chat_reply("fine", "stop")),
+        false => plain(529, "overloaded"),
+    })
+    .await;
+    let servers = ApiServers::default();
+    let backend = servers.open(&server.api(ApiProtocol::OpenAi, ApiScores::FirstToken)).await.unwrap();
+    assert_eq!(servers.backing_off(), 0);
+    let watching = async {
+        while servers.backing_off() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        mended.store(true, Ordering::Relaxed);
+        servers.backing_off()
+    };
+    let both = async { tokio::join!(backend.generate(generation(plainly())), watching) };
+    let (reply, counted) = tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+    assert_eq!((reply.unwrap().text.as_str(), counted, servers.backing_off()), ("fine", 1, 0));
+}
+
 #[tokio::test]
 async fn a_lasting_fault_is_told_from_a_refusal() {
     let server = Server::start(|asked| match asked.body["max_tokens"].as_u64() {

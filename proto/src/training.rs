@@ -135,6 +135,18 @@ pub struct TrainingReport {
     pub first_loss: f64,
     /// Loss of the last step.
     pub last_loss: f64,
+    /// Of the steps, or of an even share of many. Those before a checkpoint that another process wrote are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<StepLoss>,
+}
+
+/// A training step's loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StepLoss {
+    /// From 1.
+    pub step: u32,
+    /// Of its batch, before the step.
+    pub loss: f64,
 }
 
 /// One line of a training dataset: tokens as they were sampled, or text to tokenise.

@@ -9,8 +9,9 @@ use influence_proto::{
     AdapterRef, AgentReply, Algorithm, ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, AssessorRole, BestOf,
     Call, Choice, ClusterStatus, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure, GeneratorRole,
     InvalidMessage, Lease, LoraSpec, Message, ModelSource, ModelSpec, OptimiserSpec, Outcome, Role, RunId, Sampling,
-    Schedule, Score, ScoreMethod, Scoring, Speaker, Standing, State, StateMachine, TraceParent, TrainingReport,
-    TrainingRow, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerLoad, WorkerStanding, wire,
+    Schedule, Score, ScoreMethod, Scoring, Speaker, Standing, State, StateMachine, StepLoss, TraceParent,
+    TrainingReport, TrainingRow, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerLoad,
+    WorkerStanding, wire,
 };
 
 fn message(speaker: Speaker, content: &str) -> Message {
@@ -151,8 +152,16 @@ fn leases_come_back_as_they_were() {
 #[test]
 fn outcomes_and_models_come_back_as_they_were() {
     let adapter = AdapterRef { config: Digest::of("c"), weights: Digest::of("w") };
-    let report =
-        TrainingReport { adapter, steps: 3, rows: 12, dropped_rows: 1, tokens: 99, first_loss: 2.5, last_loss: 1.5 };
+    let report = TrainingReport {
+        adapter,
+        steps: 3,
+        rows: 12,
+        dropped_rows: 1,
+        tokens: 99,
+        first_loss: 2.5,
+        last_loss: 1.5,
+        losses: vec![StepLoss { step: 3, loss: 1.5 }],
+    };
     let failure = Failure { retryable: true, message: "the disk is full".into() };
     for outcome in
         [Outcome::Episode { turns: 2 }, Outcome::Training(report), Outcome::Failed(failure), Outcome::Returned]

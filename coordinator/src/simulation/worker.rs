@@ -175,7 +175,16 @@ impl Worker {
         }
         let adapter = AdapterRef { config: files[0], weights: files[1] };
         let (first_loss, last_loss) = (2.0, 1.0);
-        let report = TrainingReport { adapter, steps: 1, rows: 1, dropped_rows: 0, tokens: 1, first_loss, last_loss };
+        let report = TrainingReport {
+            adapter,
+            steps: 1,
+            rows: 1,
+            dropped_rows: 0,
+            tokens: 1,
+            first_loss,
+            last_loss,
+            losses: Vec::new(),
+        };
         Some(Outcome::Training(report))
     }
 

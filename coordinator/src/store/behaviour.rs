@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use influence_proto::{
-    AdapterRef, Digest, EpisodeSpec, RunId, Score, TrainingReport, TrainingSpec, Turn, Work, WorkId,
+    AdapterRef, Digest, EpisodeSpec, RunId, Score, StepLoss, TrainingReport, TrainingSpec, Turn, Work, WorkId,
 };
 use serde_json::{Value, json};
 
@@ -281,6 +281,7 @@ pub(crate) async fn a_training_job_ends_once(store: &dyn Store) {
         tokens: 3,
         first_loss: 0.1,
         last_loss: 0.30000000000000004,
+        losses: vec![StepLoss { step: 1, loss: 0.30000000000000004 }],
     };
     let t = work("demo:training:0");
     store.plan_training(&run, 0, &t, job.clone()).await.unwrap();

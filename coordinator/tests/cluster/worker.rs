@@ -272,7 +272,16 @@ impl Worker {
         // Long enough for a busy machine's observer to see the phase.
         tokio::time::sleep(Duration::from_millis(40)).await;
         let adapter = AdapterRef { config: Digest::of(config), weights: Digest::of(weights) };
-        TrainingReport { adapter, steps: 1, rows, dropped_rows: 0, tokens: 9, first_loss: 2.0, last_loss: 1.0 }
+        TrainingReport {
+            adapter,
+            steps: 1,
+            rows,
+            dropped_rows: 0,
+            tokens: 9,
+            first_loss: 2.0,
+            last_loss: 1.0,
+            losses: Vec::new(),
+        }
     }
 
     /// Repeats a call while the coordinator is away. None if the attempt was fenced off.

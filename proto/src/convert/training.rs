@@ -1,6 +1,7 @@
 use crate::wire;
 use crate::{
-    AdapterRef, Algorithm, Digest, InvalidMessage, LoraSpec, OptimiserSpec, Schedule, TrainingReport, TrainingSpec,
+    AdapterRef, Algorithm, Digest, InvalidMessage, LoraSpec, OptimiserSpec, Schedule, StepLoss, TrainingReport,
+    TrainingSpec,
 };
 
 use super::{bounded, nested, optional, positive, required};
@@ -137,15 +138,16 @@ fn above_zero(value: f64, field: &'static str) -> Result<f64, InvalidMessage> {
 
 impl From<TrainingReport> for wire::TrainingDone {
     fn from(report: TrainingReport) -> Self {
-        let TrainingReport { adapter, steps, rows, dropped_rows, tokens, first_loss, last_loss } = report;
-        Self { adapter: Some(adapter.into()), steps, rows, dropped_rows, tokens, first_loss, last_loss }
+        let TrainingReport { adapter, steps, rows, dropped_rows, tokens, first_loss, last_loss, losses } = report;
+        let losses = losses.into_iter().map(|StepLoss { step, loss }| wire::StepLoss { step, loss }).collect();
+        Self { adapter: Some(adapter.into()), steps, rows, dropped_rows, tokens, first_loss, last_loss, losses }
     }
 }
 
 impl TryFrom<wire::TrainingDone> for TrainingReport {
     type Error = InvalidMessage;
     fn try_from(done: wire::TrainingDone) -> Result<Self, InvalidMessage> {
-        let wire::TrainingDone { adapter, steps, rows, dropped_rows, tokens, first_loss, last_loss } = done;
+        let wire::TrainingDone { adapter, steps, rows, dropped_rows, tokens, first_loss, last_loss, losses } = done;
         let loss = |value: f64, field| bounded(value, field, f64::MIN..=f64::MAX);
         Ok(Self {
             adapter: nested(adapter, "adapter")?,
@@ -155,6 +157,10 @@ impl TryFrom<wire::TrainingDone> for TrainingReport {
             tokens,
             first_loss: loss(first_loss, "first_loss")?,
             last_loss: loss(last_loss, "last_loss")?,
+            losses: losses
+                .into_iter()
+                .map(|wire::StepLoss { step, loss: value }| Ok(StepLoss { step, loss: loss(value, "losses")? }))
+                .collect::<Result<_, InvalidMessage>>()?,
         })
     }
 }

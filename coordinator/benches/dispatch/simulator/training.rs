@@ -22,6 +22,7 @@ pub(super) async fn train(mut client: Client, job: wire::TrainingWork) -> Result
         tokens: 1,
         first_loss: 2.0,
         last_loss: 1.0,
+        losses: Vec::new(),
     })
 }
 

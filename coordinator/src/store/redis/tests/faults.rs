@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use influence_proto::{AdapterRef, Digest, TrainingReport, TrainingSpec, WorkId};
+use influence_proto::{AdapterRef, Digest, StepLoss, TrainingReport, TrainingSpec, WorkId};
 use serde_json::json;
 
 use super::server::{Lossy, Server, open};
@@ -200,5 +200,6 @@ pub(super) fn training_report() -> TrainingReport {
         tokens: 3,
         first_loss: 0.1,
         last_loss: 0.30000000000000004,
+        losses: vec![StepLoss { step: 1, loss: 0.1 }],
     }
 }

@@ -10,7 +10,7 @@ use influence_proto::{
 };
 use serde_json::{Value, json};
 
-use super::{EpisodeStatus, MetricResult, MetricSource, NewRun, RunStatus, Selected, Store, StoreError, Verdict};
+use super::{EpisodeStatus, Mark, MetricResult, MetricSource, NewRun, RunStatus, Selected, Store, StoreError, Verdict};
 use crate::config::{Scale, Unit};
 use crate::planning::Phase;
 
@@ -38,7 +38,8 @@ macro_rules! suite {
             the_first_of_two_attempts_to_finish_wins,
             the_longer_journal_of_two_is_gone_on_from,
             what_judges_say_is_added_and_never_changed,
-            only_the_leader_writes;
+            only_the_leader_writes,
+            anybody_marks;
             $fresh
         );
     };
@@ -389,6 +390,41 @@ pub(crate) async fn only_the_leader_writes(store: &dyn Store) {
     }
     assert_eq!(store.journal(&run, &spec("a").id).await.unwrap(), []);
     assert_eq!(store.run(&run).await.unwrap().status, RunStatus::Running);
+}
+
+pub(crate) async fn anybody_marks(store: &dyn Store) {
+    let run = with_plan(store, &["a", "b"]).await;
+    store.resign(&run).await.unwrap();
+    let mark = |id: &str, turn, label: &str, note: &str| Mark {
+        episode: spec(id).id,
+        turn,
+        label: label.into(),
+        note: note.into(),
+        at_ms: 1_795_736_194_716,
+    };
+    let missing = store.mark(&run, mark("n", None, "harmful", "")).await;
+    assert!(matches!(missing, Err(StoreError::NoSuchWork { .. })), "{missing:?}");
+    let said = [
+        mark("a", None, "fine", ""),
+        mark("a", None, "harmful", "it lies: \"'\n\u{1b}[31m"),
+        mark("a", Some(0), "harmful", ""),
+        mark("a", Some(10), "harmful", ""),
+        mark("b", None, "harmful", ""),
+    ];
+    for mark in said.iter().rev().chain([&said[2]]) {
+        store.mark(&run, mark.clone()).await.unwrap();
+    }
+    assert_eq!(store.marks(&run).await.unwrap(), said, "in order, and each once");
+    let changed = Mark { at_ms: 2, ..mark("a", Some(0), "harmful", "on second thought") };
+    store.mark(&run, changed.clone()).await.unwrap();
+    assert_eq!(store.marks(&run).await.unwrap()[2], changed);
+    store.unmark(&run, &spec("a").id, None, "harmful").await.unwrap();
+    store.unmark(&run, &spec("a").id, None, "harmful").await.expect("a repeat");
+    let left = store.marks(&run).await.unwrap();
+    assert_eq!(
+        left.iter().map(|m| (m.turn, &*m.label)).collect::<Vec<_>>(),
+        [(None, "fine"), (Some(0), "harmful"), (Some(10), "harmful"), (None, "harmful")]
+    );
 }
 
 /// Two handles to one store.

@@ -11,8 +11,8 @@ use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpe
 use tokio::time::Instant;
 
 use super::{
-    EpisodeRecord, EpisodeStatus, IterationRecord, MetricResult, MetricSource, NewRun, RunRecord, RunStatus, Store,
-    StoreError, TrainingRecord, Verdict,
+    EpisodeRecord, EpisodeStatus, IterationRecord, Mark, MetricResult, MetricSource, NewRun, RunRecord, RunStatus,
+    Store, StoreError, TrainingRecord, Verdict,
 };
 use crate::planning::Phase;
 
@@ -61,6 +61,7 @@ struct Run {
     iterations: BTreeMap<(u32, Phase), (IterationRecord, Vec<EpisodeId>)>,
     episodes: BTreeMap<WorkId, Episode>,
     trainings: BTreeMap<u32, TrainingRecord>,
+    marks: BTreeMap<(EpisodeId, Option<u32>, String), Mark>,
 }
 
 #[derive(Debug)]
@@ -246,8 +247,8 @@ impl Store for MemoryStore {
         let NewRun { id, name, digest, experiment } = new;
         let created_ms = runs.len() as u64;
         let record = RunRecord { id: id.clone(), name, digest, experiment, status: RunStatus::Running, created_ms };
-        let (iterations, episodes, trainings) = Default::default();
-        runs.insert(id, Run { record, lead: None, iterations, episodes, trainings });
+        let (iterations, episodes, trainings, marks) = Default::default();
+        runs.insert(id, Run { record, lead: None, iterations, episodes, trainings, marks });
         Ok(())
     }
 
@@ -463,6 +464,25 @@ impl Store for MemoryStore {
 
     async fn trainings(&self, run: &RunId) -> Result<Vec<TrainingRecord>, StoreError> {
         self.read(run, |run| Ok(run.trainings.values().cloned().collect()))
+    }
+
+    async fn mark(&self, run: &RunId, mark: Mark) -> Result<(), StoreError> {
+        self.read(run, |run| {
+            run.episode(&WorkId::from(&mark.episode))?;
+            run.marks.insert((mark.episode.clone(), mark.turn, mark.label.clone()), mark);
+            Ok(())
+        })
+    }
+
+    async fn unmark(&self, run: &RunId, episode: &EpisodeId, turn: Option<u32>, label: &str) -> Result<(), StoreError> {
+        self.read(run, |run| {
+            run.marks.remove(&(episode.clone(), turn, label.to_owned()));
+            Ok(())
+        })
+    }
+
+    async fn marks(&self, run: &RunId) -> Result<Vec<Mark>, StoreError> {
+        self.read(run, |run| Ok(run.marks.values().cloned().collect()))
     }
 
     async fn finish_training(

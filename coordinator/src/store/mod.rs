@@ -6,7 +6,8 @@
 //! suite (`behaviour`).
 //!
 //! A run has one leader: the handle that took the lead with [`Store::lead`]. All other writing verbs
-//! are refused from any other handle ([`StoreError::NotLeader`]), however late they arrive.
+//! are refused from any other handle ([`StoreError::NotLeader`]), however late they arrive; but what people say of
+//! conversations ([`Store::mark`]) takes no part in the run, and every handle may write it.
 
 mod address;
 #[cfg(test)]
@@ -35,8 +36,8 @@ use lock::{LockError, RunLock};
 use measured::measured;
 pub use open::{OpenStoreError, OpenedStore, open};
 pub use record::{
-    EpisodeRecord, EpisodeStatus, IterationRecord, MetricResult, MetricSource, NewRun, RunRecord, RunStatus, Selected,
-    TrainingRecord, Verdict,
+    EpisodeRecord, EpisodeStatus, IterationRecord, Mark, MetricResult, MetricSource, NewRun, RunRecord, RunStatus,
+    Selected, TrainingRecord, Verdict,
 };
 pub use sqlite::SqliteStore;
 
@@ -139,6 +140,16 @@ pub trait Store: std::fmt::Debug + Send + Sync {
 
     /// The training jobs of a run, by iteration.
     async fn trainings(&self, run: &RunId) -> Result<Vec<TrainingRecord>, StoreError>;
+
+    /// Writes down what a person says; a mark of the same episode, turn and label is replaced. Any handle may.
+    /// Precondition: the run has the episode.
+    async fn mark(&self, run: &RunId, mark: Mark) -> Result<(), StoreError>;
+
+    /// Takes a mark back, if it is there. Any handle may.
+    async fn unmark(&self, run: &RunId, episode: &EpisodeId, turn: Option<u32>, label: &str) -> Result<(), StoreError>;
+
+    /// What people said, by episode, turn (the whole first) and label.
+    async fn marks(&self, run: &RunId) -> Result<Vec<Mark>, StoreError>;
 
     /// Ends a training job: its adapter is the iteration's. Precondition: the attempt is current.
     async fn finish_training(

@@ -123,6 +123,21 @@ pub enum Selected {
     Worst,
 }
 
+/// What a person says of a conversation, or of one of its turns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Which conversation.
+    pub episode: EpisodeId,
+    /// Which of its turns, from 0; none for the whole.
+    pub turn: Option<u32>,
+    /// In a word or two, as in `harmful`.
+    pub label: String,
+    /// More, where there is more to say.
+    pub note: String,
+    /// When it was said, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
 /// A training job as stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingRecord {

@@ -19,6 +19,7 @@
 //! | `t:EPISODE`, `r:EPISODE` | list: the journal, and the rival's |
 //! | `m:EPISODE` | hash: what judges said about it, by source |
 //! | `trainings`, `w:WORK` | hashes: work by iteration; a training job |
+//! | `marks` | hash: what people say of conversations, by episode, turn and label |
 //!
 //! Beside them stand the list `influence:runs` and the number `influence:schema`. Specs, turns,
 //! verdicts and reports are JSON text that no script looks into.
@@ -29,6 +30,7 @@ mod episodes;
 mod judge;
 mod lead;
 mod link;
+mod marks;
 mod plan;
 mod runs;
 mod scripts;
@@ -43,8 +45,8 @@ use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpe
 use super::address::RedisAddress;
 use super::open::OpenStoreError;
 use super::{
-    EpisodeRecord, IterationRecord, MetricResult, NewRun, RunRecord, RunStatus, Store, StoreError, TrainingRecord,
-    Verdict,
+    EpisodeRecord, IterationRecord, Mark, MetricResult, NewRun, RunRecord, RunStatus, Store, StoreError,
+    TrainingRecord, Verdict,
 };
 use crate::planning::Phase;
 use call::{CallError, Led};
@@ -198,6 +200,18 @@ impl Store for RedisStore {
 
     async fn trainings(&self, run: &RunId) -> Result<Vec<TrainingRecord>, StoreError> {
         trainings::all(&self.link, run).await.map_err(|e| self.named(e))
+    }
+
+    async fn mark(&self, run: &RunId, mark: Mark) -> Result<(), StoreError> {
+        marks::write(&self.link, run, &mark).await.map_err(|e| self.named(e))
+    }
+
+    async fn unmark(&self, run: &RunId, episode: &EpisodeId, turn: Option<u32>, label: &str) -> Result<(), StoreError> {
+        marks::remove(&self.link, run, episode, turn, label).await.map_err(|e| self.named(e))
+    }
+
+    async fn marks(&self, run: &RunId) -> Result<Vec<Mark>, StoreError> {
+        marks::all(&self.link, run).await.map_err(|e| self.named(e))
     }
 
     async fn finish_training(

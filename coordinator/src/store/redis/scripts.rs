@@ -28,6 +28,10 @@ scripts! {
     EPISODES = "episodes";
     STORED = "stored";
     TRAININGS = "trainings";
+    MARKS = "marks";
+    // What anybody writes.
+    MARK = "mark";
+    UNMARK = "unmark";
     ADD_METRIC = "add_metric";
     // What writes for a leader.
     SET_STATUS = "led" "set_status";

@@ -7,6 +7,7 @@
 mod attempts;
 mod episodes;
 mod lead;
+mod marks;
 mod metrics;
 mod runs;
 mod schema;
@@ -21,15 +22,15 @@ use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpe
 use rusqlite::Connection;
 
 use super::{
-    EpisodeRecord, IterationRecord, MetricResult, NewRun, RunRecord, RunStatus, Store, StoreError, TrainingRecord,
-    Verdict,
+    EpisodeRecord, IterationRecord, Mark, MetricResult, NewRun, RunRecord, RunStatus, Store, StoreError,
+    TrainingRecord, Verdict,
 };
 use crate::planning::Phase;
 use lead::Leads;
 use writer::{CallError, Writer};
 
 /// A store in one SQLite file (tables `runs`, `iterations`, `episodes`, `specs`, `turns`, `trainings`,
-/// `metrics`; specs, turns and reports as JSON text; the view `journals`), in write-ahead mode with full
+/// `metrics`, `marks`; specs, turns and reports as JSON text; the view `journals`), in write-ahead mode with full
 /// synchronisation.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -195,6 +196,21 @@ impl Store for SqliteStore {
     async fn trainings(&self, run: &RunId) -> Result<Vec<TrainingRecord>, StoreError> {
         let run = run.clone();
         self.writer.call(move |c| trainings::all(c, &run)).await
+    }
+
+    async fn mark(&self, run: &RunId, mark: Mark) -> Result<(), StoreError> {
+        let run = run.clone();
+        self.writer.call(move |c| marks::write(c, &run, &mark)).await
+    }
+
+    async fn unmark(&self, run: &RunId, episode: &EpisodeId, turn: Option<u32>, label: &str) -> Result<(), StoreError> {
+        let (run, episode, label) = (run.clone(), episode.clone(), label.to_owned());
+        self.writer.call(move |c| marks::remove(c, &run, &episode, turn, &label)).await
+    }
+
+    async fn marks(&self, run: &RunId) -> Result<Vec<Mark>, StoreError> {
+        let run = run.clone();
+        self.writer.call(move |c| marks::all(c, &run)).await
     }
 
     async fn finish_training(

@@ -106,6 +106,16 @@ CREATE TABLE IF NOT EXISTS metrics (
     body TEXT NOT NULL,            -- JSON
     PRIMARY KEY (episode, metric, judge, judge_sha256, question_sha256)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS marks (
+    run TEXT NOT NULL,
+    episode TEXT NOT NULL,
+    turn INTEGER NOT NULL,         -- -1: the whole
+    label TEXT NOT NULL,
+    note TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,        -- since 1970
+    PRIMARY KEY (run, episode, turn, label),
+    FOREIGN KEY (run, episode) REFERENCES episodes (run, id)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Opens `file`, makes the tables if it is new, and checks their version otherwise.

@@ -112,6 +112,24 @@ async fn a_full_disk_is_retryable_names_the_file_and_loses_nothing_acknowledged(
     assert_eq!(store.episodes(&run_id(), Phase::Train, 0).await.unwrap()[0].status, EpisodeStatus::Finished);
 }
 
+/// Protects: a file of the release before keeps what is in it, and takes marks.
+#[tokio::test]
+async fn a_file_without_marks_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("store.sqlite");
+    {
+        let store = SqliteStore::open(&file).unwrap();
+        planned(&store, 1).await;
+    }
+    let old = Connection::open(&file).unwrap();
+    old.execute_batch("DROP TABLE marks; PRAGMA user_version = 3").unwrap();
+    drop(old);
+    let store = SqliteStore::open(&file).unwrap();
+    let mark = Mark { episode: spec("e0").id, turn: None, label: "fine".into(), note: String::new(), at_ms: 1 };
+    store.mark(&run_id(), mark.clone()).await.unwrap();
+    assert_eq!(store.marks(&run_id()).await.unwrap(), [mark]);
+}
+
 #[test]
 fn later_foreign_and_damaged_files_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use super::new_run;
 use super::server::Server;
 use crate::planning::Phase;
 use crate::store::behaviour::{TTL, spec, turn};
-use crate::store::{NewRun, RedisStore, RunStatus, SqliteStore, Store, StoreError, Verdict};
+use crate::store::{Mark, NewRun, RedisStore, RunStatus, SqliteStore, Store, StoreError, Verdict};
 
 /// `a` and `b` are episodes, `t` a training job, `n` nothing.
 type Name = &'static str;
@@ -32,6 +32,8 @@ enum Step {
     Judge(u32, Vec<(Name, u8)>),
     SetActive(u32, u64),
     Status(bool),
+    Mark(Name, Option<u32>, Name),
+    Unmark(Name, Option<u32>, Name),
     Resign,
     Lead,
 }
@@ -59,6 +61,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..2_u32, verdicts).prop_map(|(i, v)| Step::Judge(i, v)),
         1 => (0..2_u32, 0..9_u64).prop_map(|(i, s)| Step::SetActive(i, s)),
         1 => any::<bool>().prop_map(Step::Status),
+        1 => (episode(), proptest::option::of(0..2_u32), prop_oneof![Just("x"), Just("y")])
+            .prop_map(|(w, turn, label)| Step::Mark(w, turn, label)),
+        1 => (episode(), proptest::option::of(0..2_u32), prop_oneof![Just("x"), Just("y")])
+            .prop_map(|(w, turn, label)| Step::Unmark(w, turn, label)),
         1 => Just(Step::Resign),
         8 => Just(Step::Lead),
     ]
@@ -174,6 +180,11 @@ async fn carry_out(store: &dyn Store, run: &RunId, step: &Step) -> Answer {
             let status = if failed { RunStatus::Failed("why".into()) } else { RunStatus::Running };
             done(store.set_run_status(run, status).await)
         }
+        Step::Mark(name, turn, label) => {
+            let (label, note) = (label.to_owned(), String::new());
+            done(store.mark(run, Mark { episode: EpisodeId::new(name).unwrap(), turn, label, note, at_ms: 1 }).await)
+        }
+        Step::Unmark(name, turn, label) => done(store.unmark(run, &EpisodeId::new(name).unwrap(), turn, label).await),
         Step::Resign => done(store.resign(run).await),
         Step::Lead => done(store.lead(run, "me", TTL).await),
     };
@@ -208,6 +219,7 @@ async fn seen(store: &dyn Store, run: &RunId) -> String {
     for id in ["a", "b", "n"] {
         seen += &format!("{:#?}\n", store.journal(run, &EpisodeId::new(id).unwrap()).await);
     }
+    seen += &format!("{:#?}\n", store.marks(run).await);
     seen + &format!("{:#?}\n{:#?}", store.iterations(run).await, store.trainings(run).await)
 }
 

@@ -9,6 +9,7 @@ use anyhow::Context;
 use influence_coordinator::access::Access;
 use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::Experiment;
+use influence_coordinator::dashboard::Live;
 use influence_coordinator::store::{OpenStoreError, RunStatus, Store, StoreAddress, StoreError};
 use influence_coordinator::{
     Coordinator, CoordinatorOptions, Leadership, OpenError, Opened, RunError, RunHandle, StartError, open_run,
@@ -52,6 +53,8 @@ pub(crate) struct Open {
     budget: Option<f64>,
     pub(crate) address: StoreAddress,
     pub(crate) data: DataArguments,
+    /// What the dashboard shows of the run while it is carried on.
+    pub(crate) live: Live,
     artifacts: OsString,
     experiment: Experiment,
 }
@@ -99,6 +102,7 @@ impl Open {
             artifacts,
             experiment,
             data: data.clone(),
+            live: Live::default(),
         })
     }
 
@@ -167,7 +171,9 @@ impl Open {
             store_patience: waits.store_patience,
             budget: self.budget,
         };
-        Ok(Coordinator::start(options, self.experiment.clone(), cancel).await?)
+        let handle = Coordinator::start(options, self.experiment.clone(), cancel).await?;
+        self.live.follow(handle.cluster.clone());
+        Ok(handle)
     }
 
     /// Leads the run to its end. False if it has to be led again.
@@ -221,7 +227,7 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Resu
     let Some(open) = Open::patiently(&arguments, &cancel).await? else {
         return Err(RunError::Stopped.into());
     };
-    let pages = dashboard::beside(arguments.dashboard, &open.store).await?;
+    let pages = dashboard::beside(arguments.dashboard, &open.store, &open.live).await?;
     let leads = watch::Sender::new(false);
     let measured = measured(&arguments.metrics, leads.subscribe()).await?;
     let ended = carry_on(&open, &door, &waits, &leads, &cancel).await;

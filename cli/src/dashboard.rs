@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use influence_coordinator::dashboard::{Dashboard, DashboardError};
+use influence_coordinator::dashboard::{Dashboard, DashboardError, Live};
 use influence_coordinator::store::Store;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -51,9 +51,9 @@ impl Beside {
 }
 
 /// Serves the pages of a run. It goes on without them where their port is taken.
-pub(crate) async fn beside(at: DashboardAt, store: &Arc<dyn Store>) -> Result<Beside, DashboardError> {
+pub(crate) async fn beside(at: DashboardAt, store: &Arc<dyn Store>, live: &Live) -> Result<Beside, DashboardError> {
     let DashboardAt::Address(address) = at else { return Ok(Beside::default()) };
-    let dashboard = match Dashboard::bind(address, store.clone()).await {
+    let dashboard = match Dashboard::bind(address, store.clone(), live.clone()).await {
         Ok(dashboard) => dashboard,
         Err(error @ DashboardError::Listen { .. }) => {
             say(format!("no dashboard: {error} by --dashboard, or turn it off by --dashboard off"));
@@ -71,7 +71,7 @@ pub(crate) async fn beside(at: DashboardAt, store: &Arc<dyn Store>) -> Result<Be
 pub(crate) async fn alone(arguments: DashboardArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
     let store = existing(&arguments.data).await?;
-    let dashboard = Dashboard::bind(arguments.listen, store).await?;
+    let dashboard = Dashboard::bind(arguments.listen, store, Live::default()).await?;
     say(format!("dashboard: http://localhost:{}; Ctrl-C ends it", dashboard.address.port()));
     Ok(dashboard.serve(cancel).await?)
 }

@@ -48,7 +48,9 @@ fn a_finished_run_is_shown() {
     let path = format!("/runs/tiny/episodes/{}?prompts=1", episode["spec"]["id"].as_str().unwrap());
     let shown = get(port, &path);
     assert!(shown.contains("Hello ") && shown.contains("The conversation history is:"), "{shown}");
-    for path in ["/runs/tiny/training", "/runs/tiny/config", "/style.css", "/page.js", "/icon.svg"] {
+    for path in
+        ["/runs/tiny/training", "/runs/tiny/config", "/style.css", "/page.js", "/keys.js", "/live.js", "/icon.svg"]
+    {
         assert!(get(port, path).starts_with("HTTP/1.1 200"), "{path}");
     }
     // A client that never finishes its question does not hold up the end.
@@ -79,7 +81,8 @@ fn a_run_has_its_pages_where_it_can() {
     let mut run = lab.spawn(&[&large[..], &support::LARGE].concat());
     let port = port(&mut run);
     let page = get(port, "/runs/large");
-    assert!(page.contains("data-pulse=\"/runs/large/pulse\""), "{page}");
+    assert!(page.contains("data-events=\"/runs/large/events\""), "{page}");
+    assert!(get(port, "/runs/large/workers").contains("here-"), "the run's own worker");
     run.kill().unwrap();
     run.wait().unwrap();
 }

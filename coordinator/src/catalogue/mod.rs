@@ -6,6 +6,7 @@ mod filter;
 mod measures;
 mod pairs;
 mod rows;
+mod usage;
 
 pub use comparison::{CompareError, Comparison, Figure, RunIteration, Side, compare};
 pub use episodes::{EpisodeView, MetricView, episodes};
@@ -14,3 +15,4 @@ pub use measures::{Measure, Measured, measured, measures};
 pub use pairs::{Opening, Pair, pairs};
 pub(crate) use rows::kind;
 pub use rows::{EpisodeRow, Rows, with_metrics};
+pub use usage::{Usage, Usages};

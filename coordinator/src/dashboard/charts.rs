@@ -1,4 +1,4 @@
-//! Line charts as SVG: a mean per iteration with its standard error.
+//! Line charts as SVG: a mean per iteration with its standard error, or a figure per training step.
 
 use std::fmt::Write as _;
 
@@ -14,12 +14,16 @@ pub(super) struct Series {
 /// One point of it.
 #[derive(Debug, Clone)]
 pub(super) struct Point {
-    pub(super) iteration: u32,
+    /// The iteration or the step.
+    pub(super) at: u32,
     pub(super) mean: f64,
     pub(super) error: Option<f64>,
     /// What is behind it; an address of this site, safe in an attribute.
-    pub(super) link: String,
+    pub(super) link: Option<String>,
 }
+
+/// More points of a line than these are shown as the line alone.
+const DOTS: usize = 60;
 
 const WIDTH: f64 = 460.0;
 const HEIGHT: f64 = 200.0;
@@ -28,8 +32,8 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 26.0;
 
-/// A chart of `series` over the iterations; empty without a point.
-pub(super) fn lines(title: &str, series: &[Series]) -> String {
+/// A chart of `series` over what `axis` names; empty without a point.
+pub(super) fn lines(title: &str, axis: &str, series: &[Series]) -> String {
     let points = || series.iter().flat_map(|line| &line.points);
     if points().next().is_none() {
         return String::new();
@@ -39,8 +43,8 @@ pub(super) fn lines(title: &str, series: &[Series]) -> String {
     // A flat line stands in the middle.
     let room = ((high - low) * 0.1).max(0.01);
     let (low, high) = (low - room, high + room);
-    let last = points().map(|p| p.iteration).max().unwrap_or_default().max(1);
-    let x = |iteration: u32| LEFT + (WIDTH - LEFT - RIGHT) * f64::from(iteration) / f64::from(last);
+    let last = points().map(|p| p.at).max().unwrap_or_default().max(1);
+    let x = |at: u32| LEFT + (WIDTH - LEFT - RIGHT) * f64::from(at) / f64::from(last);
     let y = |value: f64| HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low);
     let mut svg = format!(
         "<svg class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
@@ -58,31 +62,31 @@ pub(super) fn lines(title: &str, series: &[Series]) -> String {
             at + 4.0
         );
     }
-    for iteration in (0..=last).step_by((last as usize / 10).max(1)) {
+    for at in (0..=last).step_by((last as usize / 10).max(1)) {
         let _ = write!(
             svg,
-            "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{iteration}</text>",
-            x(iteration),
+            "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{at}</text>",
+            x(at),
             HEIGHT - 8.0
         );
     }
     for (index, line) in series.iter().enumerate() {
-        let path: Vec<String> = line.points.iter().map(|p| format!("{:.1},{:.1}", x(p.iteration), y(p.mean))).collect();
+        let path: Vec<String> = line.points.iter().map(|p| format!("{:.1},{:.1}", x(p.at), y(p.mean))).collect();
         let _ = write!(svg, "<g class=\"series s{}\"><polyline points=\"{}\"/>", index % 6, path.join(" "));
-        for point in &line.points {
-            let (px, py) = (x(point.iteration), y(point.mean));
+        for point in line.points.iter().filter(|_| line.points.len() <= DOTS) {
+            let (px, py) = (x(point.at), y(point.mean));
             let error = point.error.unwrap_or_default();
             let told = point.error.map(|error| format!(" ± {error:.2}")).unwrap_or_default();
+            let (name, at, mean) = (escaped(&line.name), point.at, point.mean);
+            let dot = format!(
+                "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"4\"><title>{name}: {axis} {at}, {mean:.2}{told}</title></circle>"
+            );
+            let dot = point.link.as_ref().map_or_else(|| dot.clone(), |link| format!("<a href=\"{link}\">{dot}</a>"));
             let _ = write!(
                 svg,
-                "<line class=\"error\" x1=\"{px:.1}\" x2=\"{px:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>\
-                 <a href=\"{}\"><circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"4\"><title>{}: iteration {}, {:.2}{told}</title></circle></a>",
-                y(point.mean - error),
-                y(point.mean + error),
-                point.link,
-                escaped(&line.name),
-                point.iteration,
-                point.mean
+                "<line class=\"error\" x1=\"{px:.1}\" x2=\"{px:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>{dot}",
+                y(mean - error),
+                y(mean + error)
             );
         }
         svg.push_str("</g>");
@@ -93,4 +97,12 @@ pub(super) fn lines(title: &str, series: &[Series]) -> String {
 /// A text inside SVG.
 pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// A part of a whole, from 0 to 1, as a bar.
+pub(super) fn bar(share: f64) -> String {
+    let width = share.clamp(0.0, 1.0) * 100.0;
+    format!(
+        "<svg class=\"bar\" viewBox=\"0 0 100 6\" aria-hidden=\"true\"><rect width=\"{width:.1}\" height=\"6\"/></svg>"
+    )
 }

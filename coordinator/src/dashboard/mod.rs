@@ -5,6 +5,8 @@
 
 mod charts;
 mod error;
+mod events;
+mod live;
 mod pages;
 mod report;
 
@@ -22,9 +24,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::is_local;
-use crate::catalogue::Rows;
+use crate::catalogue::{Rows, Usages};
 use crate::store::Store;
 use error::PageError;
+use events::Events;
+pub use live::Live;
 pub use report::{ReportError, ReportForm, report};
 
 /// Why the pages cannot be served.
@@ -57,6 +61,15 @@ const STOP: Duration = Duration::from_secs(1);
 struct Pages {
     store: Arc<dyn Store>,
     rows: Arc<Rows>,
+    usages: Arc<Usages>,
+    live: Live,
+    events: Events,
+}
+
+impl Pages {
+    fn new(store: Arc<dyn Store>, live: Live) -> Self {
+        Self { store, rows: Arc::default(), usages: Arc::default(), live, events: Events::default() }
+    }
 }
 
 /// A dashboard that has its port.
@@ -73,14 +86,14 @@ impl Dashboard {
     ///
     /// # Errors
     /// An address that others could reach, or that is taken.
-    pub async fn bind(address: SocketAddr, store: Arc<dyn Store>) -> Result<Self, DashboardError> {
+    pub async fn bind(address: SocketAddr, store: Arc<dyn Store>, live: Live) -> Result<Self, DashboardError> {
         if !address.ip().is_loopback() {
             return Err(DashboardError::Exposed(address));
         }
         let failed = |source| DashboardError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address, pages: Pages { store, rows: Arc::default() } })
+        Ok(Self { listener, address, pages: Pages::new(store, live) })
     }
 
     /// Serves until cancelled; pages that are being sent then are finished, within [`STOP`].
@@ -88,6 +101,7 @@ impl Dashboard {
     /// # Errors
     /// When the system breaks it off.
     pub async fn serve(self, cancel: CancellationToken) -> Result<(), DashboardError> {
+        self.pages.events.end_with(&cancel);
         let app = router(self.pages);
         let serving = axum::serve(self.listener, app).with_graceful_shutdown(cancel.clone().cancelled_owned());
         let late = async {
@@ -106,18 +120,29 @@ fn router(pages: Pages) -> Router {
         .route("/", get(pages::runs))
         .route("/runs/{run}", get(pages::run))
         .route("/runs/{run}/conversations", get(pages::conversations))
+        .route("/runs/{run}/data", get(pages::data))
+        .route("/runs/{run}/timeline", get(pages::timeline))
         .route("/runs/{run}/training", get(pages::training))
         .route("/runs/{run}/config", get(pages::config))
         .route("/runs/{run}/episodes/{episode}", get(pages::conversation))
-        .route("/runs/{run}/pulse", get(pages::pulse))
-        .route("/runs/{run}/episodes/{episode}/pulse", get(pages::pulse_of_conversation))
+        .route("/runs/{run}/workers", get(pages::workers))
+        .route("/runs/{run}/events", get(events::of_run))
+        .route("/runs/{run}/workers/events", get(events::of_workers))
+        .route("/runs/{run}/episodes/{episode}/events", get(events::of_conversation))
         .route("/compare", get(pages::compare))
+        .route("/beside", get(pages::beside))
         .route("/style.css", get(|| asset("text/css; charset=utf-8", include_str!("assets/style.css"))))
         .route("/icon.svg", get(|| asset("image/svg+xml", include_str!("assets/icon.svg"))))
-        .route("/page.js", get(|| asset("text/javascript; charset=utf-8", include_str!("assets/page.js"))))
+        .route("/page.js", get(|| script(include_str!("assets/page.js"))))
+        .route("/keys.js", get(|| script(include_str!("assets/keys.js"))))
+        .route("/live.js", get(|| script(include_str!("assets/live.js"))))
         .fallback(|| async { PageError::nothing_here() })
         .layer(from_fn(guard))
         .with_state(pages)
+}
+
+async fn script(content: &'static str) -> impl IntoResponse {
+    asset("text/javascript; charset=utf-8", content).await
 }
 
 async fn asset(kind: &'static str, content: &'static str) -> impl IntoResponse {

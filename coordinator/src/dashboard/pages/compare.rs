@@ -50,6 +50,8 @@ struct PairRow {
     b: String,
     b_link: String,
     difference: String,
+    /// To a conversation of either, side by side.
+    beside: String,
 }
 
 /// Two iterations, of one run or of two, over the initial states that both have: is each opening answered better or worse?
@@ -116,6 +118,7 @@ fn row(asked: &Asked, pair: &Pair<'_, EpisodeRow>) -> Option<(f64, PairRow)> {
         b: format!("{second:.2}"),
         b_link: link(&asked.b, &pair.b),
         difference: format!("{:+.2}", second - first),
+        beside: format!("/beside?a={}/{}&b={}/{}", asked.a, a[0].record.id, asked.b, b[0].record.id),
     };
     Some((second - first, row))
 }

@@ -3,11 +3,13 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Path, Query, State};
-use influence_proto::prompts::{self, ChatMessage};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use influence_proto::prompts;
 use influence_proto::{EpisodeSpec, Message, Score, ScoreOutcome, Speaker, Turn};
 use serde::Deserialize;
 
-use super::{Page, number, render, run_id};
+use super::prompts::{as_seen_by, in_turn, perspectives};
+use super::{in_query, number, render, run_id};
 use crate::catalogue::EpisodeRow;
 use crate::dashboard::Pages;
 use crate::dashboard::charts::escaped;
@@ -18,6 +20,10 @@ use crate::dashboard::error::PageError;
 pub(in crate::dashboard) struct Asked {
     /// The turn, from 1, of which every role's prompt is shown.
     prompts: Option<u32>,
+    /// The turn, from 1, to go to.
+    turn: Option<u32>,
+    /// The role whose view is shown; the reader's if empty.
+    r#as: String,
 }
 
 #[derive(Template)]
@@ -30,18 +36,33 @@ struct ConversationPage {
     agent: String,
     opening: Vec<Said>,
     turns: Vec<Line>,
-    /// Name, address, and whether it is this one.
-    relatives: Vec<(String, String, bool)>,
+    /// Name, address, whether it is the one shown.
+    perspectives: Vec<(&'static str, String, bool)>,
+    /// What the role that was asked for sees.
+    seen: Option<Vec<Said>>,
+    relatives: Vec<Relative>,
     before: Option<String>,
     after: Option<String>,
-    /// Where to ask whether it goes on, and the answer so far.
+    /// Where it is told how it goes on, and what it would be told now.
     pulse: Option<(String, String)>,
 }
 
-struct Said {
-    role: &'static str,
-    who: String,
-    text: String,
+/// One message.
+#[derive(Debug, Clone)]
+pub(super) struct Said {
+    /// Its class on the page.
+    pub(super) role: &'static str,
+    pub(super) who: String,
+    pub(super) text: String,
+}
+
+/// A conversation that began alike.
+struct Relative {
+    name: String,
+    link: String,
+    /// To both, side by side.
+    beside: String,
+    here: bool,
 }
 
 struct Line {
@@ -62,7 +83,11 @@ pub(in crate::dashboard) async fn conversation(
     State(pages): State<Pages>,
     Path((run, episode)): Path<(String, String)>,
     Query(asked): Query<Asked>,
-) -> Page {
+) -> Result<Response, PageError> {
+    if let Some(turn) = asked.turn {
+        return Ok(Redirect::to(&format!("/runs/{}/episodes/{}#turn-{turn}", in_query(&run), in_query(&episode)))
+            .into_response());
+    }
     let run = pages.store.run(&run_id(run)?).await?;
     let phases = pages.rows.of(&*pages.store, &run.id).await?;
     let (rows, index) = find(&phases, &episode)?;
@@ -73,17 +98,29 @@ pub(in crate::dashboard) async fn conversation(
     let same = |other: &&EpisodeRow| {
         (&other.record.environment, &other.record.initial_state) == (&row.record.environment, &row.record.initial_state)
     };
-    let relative = |other: &EpisodeRow| {
-        let name = format!("{} {}, reward {}", other.phase.name(), other.iteration, number(other.reward(), 2));
-        (name, link(other), other.record.id == row.record.id)
+    let relative = |other: &EpisodeRow| Relative {
+        name: format!("{} {}, reward {}", other.phase.name(), other.iteration, number(other.reward(), 2)),
+        link: link(other),
+        beside: format!("/beside?a={0}/{1}&b={0}/{2}", run.id, row.record.id, other.record.id),
+        here: other.record.id == row.record.id,
     };
     let relatives: Vec<_> = phases.iter().flat_map(|rows| rows.iter()).filter(same).map(relative).collect();
     let lines = turns.iter().enumerate().map(|(place, turn)| {
         let open = asked.prompts == Some(turn.index + 1);
-        let seen = if open { seen(&spec, &turns[..place], turn) } else { Vec::new() };
+        let seen = if open { in_turn(&spec, &turns[..place], turn) } else { Vec::new() };
         Line { open, prompts: seen, prompts_link: prompts_link(&link(row), turn), ..line(&spec, turn) }
     });
-    render(&ConversationPage {
+    let seen = match &*asked.r#as {
+        "" => None,
+        role => Some(
+            as_seen_by(role, &spec, &turns).ok_or_else(|| PageError::not_found("Nobody of that name takes part."))?,
+        ),
+    };
+    let perspective = |(key, name): (&'static str, &'static str)| {
+        let address = if key.is_empty() { link(row) } else { format!("{}?as={key}", link(row)) };
+        (name, address, key == asked.r#as)
+    };
+    let page = render(&ConversationPage {
         run: run.id.to_string(),
         title: format!("{}, {}", row.record.environment, row.record.initial_state),
         facts: facts(row),
@@ -94,30 +131,31 @@ pub(in crate::dashboard) async fn conversation(
         agent: spec.agent_name.clone(),
         opening: spec.opening.iter().map(|message| said(&spec, message)).collect(),
         turns: lines.collect(),
+        perspectives: perspectives(&spec).into_iter().map(perspective).collect(),
+        seen,
         relatives: if relatives.len() > 1 { relatives } else { Vec::new() },
         before: index.checked_sub(1).map(|index| link(&rows[index])),
         after: rows.get(index + 1).map(link),
-        pulse: (row.status() == "pending").then(|| (format!("{}/pulse", link(row)), pulse(row))),
-    })
+        pulse: (row.status() == "pending").then(|| (format!("{}/events", link(row)), pulse(row))),
+    })?;
+    Ok(page.into_response())
 }
 
 /// Its phase's rows, and its place among them.
-fn find<'p>(phases: &'p [Arc<Vec<EpisodeRow>>], episode: &str) -> Result<(&'p [EpisodeRow], usize), PageError> {
+pub(super) fn find<'p>(
+    phases: &'p [Arc<Vec<EpisodeRow>>],
+    episode: &str,
+) -> Result<(&'p [EpisodeRow], usize), PageError> {
     let place = |rows: &'p Arc<Vec<EpisodeRow>>| {
         Some((&***rows, rows.iter().position(|row| row.record.id.as_str() == episode)?))
     };
     phases.iter().find_map(place).ok_or_else(|| PageError::not_found("There is no such conversation in this run."))
 }
 
-/// Changes with every turn, and when the conversation ends or is judged.
-pub(in crate::dashboard) async fn pulse_of_conversation(
-    State(pages): State<Pages>,
-    Path((run, episode)): Path<(String, String)>,
-) -> Result<String, PageError> {
-    let run = pages.store.run(&run_id(run)?).await?;
-    let phases = pages.rows.of(&*pages.store, &run.id).await?;
-    let (rows, index) = find(&phases, &episode)?;
-    Ok(pulse(&rows[index]))
+/// Changes with every turn, and when the conversation ends or is judged. None of one that is not there.
+pub(in crate::dashboard) fn pulse_of_conversation(phases: &[Arc<Vec<EpisodeRow>>], episode: &str) -> Option<String> {
+    let (rows, index) = find(phases, episode).ok()?;
+    Some(pulse(&rows[index]))
 }
 
 fn pulse(row: &EpisodeRow) -> String {
@@ -128,7 +166,7 @@ fn prompts_link(episode: &str, turn: &Turn) -> String {
     format!("{episode}?prompts={0}#turn-{0}", turn.index + 1)
 }
 
-fn facts(row: &EpisodeRow) -> String {
+pub(super) fn facts(row: &EpisodeRow) -> String {
     let mut facts = vec![
         row.record.environment_class.clone(),
         format!("{} {}", row.phase.name(), row.iteration),
@@ -142,7 +180,7 @@ fn facts(row: &EpisodeRow) -> String {
     facts.join(" · ")
 }
 
-fn said(spec: &EpisodeSpec, message: &Message) -> Said {
+pub(super) fn said(spec: &EpisodeSpec, message: &Message) -> Said {
     let (role, who) = match message.speaker {
         Speaker::Agent => ("agent", spec.agent_name.as_str()),
         Speaker::Environment => ("user", "user"),
@@ -185,7 +223,7 @@ fn line(spec: &EpisodeSpec, turn: &Turn) -> Line {
     }
 }
 
-fn value(score: &Score) -> String {
+pub(super) fn value(score: &Score) -> String {
     match (score.outcome(), score.expected()) {
         (ScoreOutcome::Unscored(reason), _) => format!("unscored: {reason}"),
         (_, Some(expected)) => format!("{expected:.2}"),
@@ -225,30 +263,4 @@ fn bars(score: &Score) -> String {
         );
     }
     svg + "</svg>"
-}
-
-/// What each role was shown in a turn, computed as the worker did.
-fn seen(spec: &EpisodeSpec, before: &[Turn], turn: &Turn) -> Vec<(&'static str, Vec<Said>)> {
-    let history = prompts::history(spec, before);
-    let mut replied = history.clone();
-    replied.push(prompts::reply_message(&turn.reply.text));
-    let chat = |messages: Vec<ChatMessage>| {
-        messages
-            .into_iter()
-            .map(|m| Said { role: "prompt", who: m.role.name().to_owned(), text: m.content })
-            .collect::<Vec<_>>()
-    };
-    let assessor = |role: &influence_proto::AssessorRole| chat(prompts::assessor(role, &spec.agent_name, &replied));
-    let mut all = vec![
-        ("agent", chat(prompts::agent(&spec.agent.system_prompt, &history))),
-        ("preference", assessor(&spec.preference)),
-        ("transition", assessor(&spec.transition)),
-    ];
-    all.extend(spec.influence.as_ref().map(|role| ("influence", assessor(role))));
-    if turn.environment.is_some() {
-        let mut entered = replied.clone();
-        entered.extend(turn.transition.entered.iter().cloned());
-        all.push(("environment", chat(prompts::environment(&spec.environment_role.system_prompt, &entered))));
-    }
-    all
 }

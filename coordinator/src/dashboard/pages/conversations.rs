@@ -5,8 +5,8 @@ use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 
 use super::head::Head;
-use super::run::pulse_of;
-use super::{Page, in_query, number, render, run_id};
+use super::run::pulse_of_run;
+use super::{Page, heat, in_query, number, render, run_id};
 use crate::catalogue::{EpisodeRow, Filter, with_metrics};
 use crate::dashboard::Pages;
 
@@ -54,9 +54,9 @@ struct Line {
     iteration: u32,
     turns: u32,
     reward: String,
-    /// The reward's colour: 1 to 10, or 0 for none.
     heat: u8,
     influence: String,
+    influence_heat: u8,
     selected: &'static str,
     marks: String,
 }
@@ -132,7 +132,7 @@ pub(in crate::dashboard) async fn conversations(
         rows: found.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE).map(|row| line(run.id.as_str(), row)).collect(),
         before: (page > 1).then(|| link(&asked.sort, page - 1)),
         after: (page < count).then(|| link(&asked.sort, page + 1)),
-        pulse: pulse_of(&phases.iter().map(|rows| rows.as_slice()).collect::<Vec<_>>()),
+        pulse: pulse_of_run(&phases),
         problem,
         filter: asked.filter.clone(),
         sort: asked.sort.clone(),
@@ -154,8 +154,10 @@ fn line(run: &str, row: &EpisodeRow) -> Line {
         iteration: row.iteration,
         turns: row.record.turns,
         reward: number(row.reward(), 2),
-        heat: row.reward().map_or(0, |reward| reward.round().clamp(1.0, 10.0) as u8),
+        heat: heat(row.reward()),
         influence: number(row.influence(), 2),
+        // Much of it is bad.
+        influence_heat: heat(row.influence().map(|influence| 11.0 - influence)),
         selected: row.selected().unwrap_or_default(),
         marks: marks.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect::<Vec<_>>().join(", "),
     }

@@ -37,7 +37,10 @@ impl Head {
             tabs: vec![
                 ("overview", at("")),
                 ("conversations", at("/conversations")),
+                ("data", at("/data")),
                 ("training", at("/training")),
+                ("workers", at("/workers")),
+                ("timeline", at("/timeline")),
                 ("configuration", at("/config")),
             ],
         }

@@ -1,21 +1,30 @@
 //! One file per page: what it asks the store, and what its template shows.
 
+mod beside;
 mod compare;
 mod config;
 mod conversation;
 mod conversations;
+mod data;
 mod head;
+mod prompts;
 mod run;
 mod runs;
+mod timeline;
 mod training;
+mod workers;
 
+pub(super) use beside::beside;
 pub(super) use compare::compare;
 pub(super) use config::config;
 pub(super) use conversation::{conversation, pulse_of_conversation};
 pub(super) use conversations::conversations;
-pub(super) use run::{pulse, run};
+pub(super) use data::data;
+pub(super) use run::{pulse_of_run, run};
 pub(super) use runs::runs;
+pub(super) use timeline::timeline;
 pub(super) use training::training;
+pub(super) use workers::workers;
 
 use askama::Template;
 use axum::response::Html;
@@ -31,7 +40,7 @@ fn render(page: &impl Template) -> Page {
 }
 
 /// An id out of an address.
-fn run_id(text: String) -> Result<RunId, PageError> {
+pub(super) fn run_id(text: String) -> Result<RunId, PageError> {
     RunId::new(text).map_err(|_| PageError::not_found("There is no such run."))
 }
 
@@ -45,6 +54,11 @@ pub(super) fn with_error(estimate: Option<Estimate>) -> String {
         Some(Estimate { mean, standard_error: None }) => format!("{mean:.2}"),
         Some(Estimate { mean, standard_error: Some(error) }) => format!("{mean:.2} ± {error:.2}"),
     }
+}
+
+/// The colour of a figure on the scale of ratings: 1 to 10, or 0 for none.
+fn heat(value: Option<f64>) -> u8 {
+    value.map_or(0, |value| value.round().clamp(1.0, 10.0) as u8)
 }
 
 /// A text in the query of an address.

@@ -1,16 +1,21 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Path, State};
 
 use super::head::Head;
-use super::{Page, in_query, render, run_id, with_error};
+use super::{Page, heat, in_query, number, render, run_id, with_error};
 use crate::catalogue::EpisodeRow;
 use crate::dashboard::Pages;
 use crate::dashboard::charts::{Point, Series, lines};
 use crate::dashboard::error::PageError;
 use crate::planning::Phase;
 use crate::statistics::Estimate;
+use crate::statistics::Estimate;
+
+/// Environments in the table.
+const ENVIRONMENTS: usize = 50;
 
 #[derive(Template)]
 #[template(path = "run.html")]
@@ -19,16 +24,21 @@ struct RunPage {
     pulse: String,
     charts: Vec<Chart>,
     rows: Vec<Line>,
+    /// Headings of the table of environments.
+    columns: Vec<String>,
+    environments: Vec<Environment>,
+    /// Environments that the table leaves out.
+    more: usize,
     notes: Vec<String>,
     /// To the comparison of the first and the last evaluation, or of the first and the last iteration.
     compare: Option<String>,
 }
 
-struct Chart {
-    title: &'static str,
-    svg: String,
-    /// Colours by number, and names.
-    legend: Vec<(usize, String)>,
+/// A chart, with its legend: colours by number, and names.
+pub(super) struct Chart {
+    pub(super) title: &'static str,
+    pub(super) svg: String,
+    pub(super) legend: Vec<(usize, String)>,
 }
 
 struct Line {
@@ -46,6 +56,18 @@ struct Line {
     worst: usize,
 }
 
+/// One environment's mean rewards, by phase.
+struct Environment {
+    name: String,
+    cells: Vec<Cell>,
+}
+
+struct Cell {
+    link: String,
+    mean: String,
+    heat: u8,
+}
+
 /// What of an episode is averaged.
 pub(super) type Value = fn(&EpisodeRow) -> Option<f64>;
 
@@ -60,6 +82,7 @@ pub(in crate::dashboard) async fn run(State(pages): State<Pages>, Path(run): Pat
     let phases = pages.rows.of(&*pages.store, &run.id).await?;
     let notes = pages.store.iterations(&run.id).await?.into_iter().flat_map(|iteration| iteration.notes).collect();
     let id = run.id.as_str();
+    let pulse = pulse_of_run(&phases);
     let rows = phases.iter().filter(|rows| !rows.is_empty()).map(|rows| line(id, rows)).collect();
     let phases: Vec<&[EpisodeRow]> =
         phases.iter().map(|rows| rows.as_slice()).filter(|rows| !rows.is_empty()).collect();
@@ -72,11 +95,15 @@ pub(in crate::dashboard) async fn run(State(pages): State<Pages>, Path(run): Pat
         .map(|(title, value)| chart(id, title, &phases, value))
         .filter(|chart| !chart.svg.is_empty())
         .collect();
+    let (environments, more) = environments(id, &phases);
     render(&RunPage {
         head: Head::new(&run, "overview"),
-        pulse: pulse_of(&phases),
+        pulse,
         charts,
         rows,
+        columns: phases.iter().map(|rows| short(rows[0].phase, rows[0].iteration)).collect(),
+        environments,
+        more,
         notes,
         compare: ends(id, &phases),
     })
@@ -113,6 +140,41 @@ fn line(run: &str, rows: &[EpisodeRow]) -> Line {
     }
 }
 
+/// A phase in a narrow column.
+fn short(phase: Phase, iteration: u32) -> String {
+    match phase {
+        Phase::Train => iteration.to_string(),
+        Phase::Evaluate => format!("eval {iteration}"),
+    }
+}
+
+/// Mean rewards by environment and phase, and how many environments are left out.
+fn environments(run: &str, phases: &[&[EpisodeRow]]) -> (Vec<Environment>, usize) {
+    let mut of: BTreeMap<&str, BTreeMap<usize, (f64, u32)>> = BTreeMap::new();
+    for (column, rows) in phases.iter().enumerate() {
+        for row in *rows {
+            let means = of.entry(&row.record.environment).or_default();
+            if let Some(reward) = row.reward() {
+                let (sum, count) = means.entry(column).or_default();
+                (*sum, *count) = (*sum + reward, *count + 1);
+            }
+        }
+    }
+    let more = of.len().saturating_sub(ENVIRONMENTS);
+    let cell = |name: &str, column: usize, means: &BTreeMap<usize, (f64, u32)>| {
+        let mean = means.get(&column).map(|(sum, count)| sum / f64::from(*count));
+        let (phase, iteration) = (phases[column][0].phase, phases[column][0].iteration);
+        let filter = format!("phase = {} and iteration = {iteration} and environment = \"{name}\"", phase.name());
+        let link = format!("/runs/{run}/conversations?filter={}", in_query(&filter));
+        Cell { link, mean: number(mean, 1), heat: heat(mean) }
+    };
+    let of = of.into_iter().take(ENVIRONMENTS).map(|(name, means)| Environment {
+        cells: (0..phases.len()).map(|column| cell(name, column, &means)).collect(),
+        name: name.to_owned(),
+    });
+    (of.collect(), more)
+}
+
 /// A line for all training episodes, one for each kind of user where there are several, and one for evaluations.
 fn chart(run: &str, title: &'static str, phases: &[&[EpisodeRow]], value: Value) -> Chart {
     let series = |name: &str, phase: Phase, kind: Option<&str>| {
@@ -121,7 +183,7 @@ fn chart(run: &str, title: &'static str, phases: &[&[EpisodeRow]], value: Value)
             let Estimate { mean, standard_error } = mean(chosen, value)?;
             let iteration = rows[0].iteration;
             let link = conversations_link(run, phase, iteration, kind);
-            Some(Point { iteration, mean, error: standard_error, link })
+            Some(Point { at: iteration, mean, error: standard_error, link: Some(link) })
         });
         Series { name: name.to_owned(), points: points.collect() }
     };
@@ -132,30 +194,20 @@ fn chart(run: &str, title: &'static str, phases: &[&[EpisodeRow]], value: Value)
     }
     all.retain(|line| !line.points.is_empty());
     let legend = all.iter().enumerate().map(|(index, line)| (index % 6, line.name.clone())).collect();
-    Chart { title, svg: lines(title, &all), legend }
+    Chart { title, svg: lines(title, "iteration", &all), legend }
 }
 
-fn conversations_link(run: &str, phase: Phase, iteration: u32, kind: Option<&str>) -> String {
+pub(super) fn conversations_link(run: &str, phase: Phase, iteration: u32, kind: Option<&str>) -> String {
     let kind = kind.map(|kind| format!(" and kind = \"{kind}\"")).unwrap_or_default();
     let filter = format!("phase = {} and iteration = {iteration}{kind}", phase.name());
     format!("/runs/{run}/conversations?filter={}", in_query(&filter))
 }
 
-/// Changes whenever something of the run has: what an open page asks for to know whether to load itself anew.
-pub(in crate::dashboard) async fn pulse(
-    State(pages): State<Pages>,
-    Path(run): Path<String>,
-) -> Result<String, PageError> {
-    let run = pages.store.run(&run_id(run)?).await?;
-    let phases = pages.rows.of(&*pages.store, &run.id).await?;
-    let rows: Vec<&[EpisodeRow]> = phases.iter().map(|rows| rows.as_slice()).collect();
-    Ok(pulse_of(&rows))
-}
-
-/// Of the episodes of a run, by phase.
-pub(super) fn pulse_of(phases: &[&[EpisodeRow]]) -> String {
+/// Changes whenever something of the run has.
+pub(in crate::dashboard) fn pulse_of_run(phases: &[Arc<Vec<EpisodeRow>>]) -> String {
     let rows = || phases.iter().flat_map(|rows| rows.iter());
     let turns: u64 = rows().map(|row| u64::from(row.record.turns)).sum();
+    let ended = rows().filter(|row| row.status() != "pending").count();
     let judged = rows().filter(|row| row.record.verdict.is_some()).count();
-    format!("{}-{turns}-{judged}", rows().count())
+    format!("{}-{turns}-{ended}-{judged}", rows().count())
 }

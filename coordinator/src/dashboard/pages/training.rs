@@ -3,14 +3,20 @@ use axum::extract::{Path, State};
 use influence_proto::Algorithm;
 
 use super::head::Head;
+use super::run::Chart;
 use super::{Page, number, render, run_id};
 use crate::dashboard::Pages;
+use crate::dashboard::charts::{Point, Series, lines};
 use crate::store::TrainingRecord;
+
+/// Lines of one chart: as many as there are colours.
+const LINES: usize = 6;
 
 #[derive(Template)]
 #[template(path = "training.html")]
 struct TrainingPage {
     head: Head,
+    charts: Vec<Chart>,
     rows: Vec<Line>,
 }
 
@@ -32,8 +38,23 @@ struct Line {
 /// A run's trainings.
 pub(in crate::dashboard) async fn training(State(pages): State<Pages>, Path(run): Path<String>) -> Page {
     let run = pages.store.run(&run_id(run)?).await?;
-    let rows = pages.store.trainings(&run.id).await?.into_iter().map(line).collect();
-    render(&TrainingPage { head: Head::new(&run, "training"), rows })
+    let trainings = pages.store.trainings(&run.id).await?;
+    let charts = trainings.chunks(LINES).filter_map(curves).collect();
+    let rows = trainings.into_iter().map(line).collect();
+    render(&TrainingPage { head: Head::new(&run, "training"), charts, rows })
+}
+
+/// The losses of some trainings, step by step. None where none is known.
+fn curves(trainings: &[TrainingRecord]) -> Option<Chart> {
+    let series = |training: &TrainingRecord| {
+        let losses = training.report.iter().flat_map(|report| &report.losses);
+        let points = losses.map(|step| Point { at: step.step, mean: step.loss, error: None, link: None });
+        Series { name: format!("iteration {}", training.iteration), points: points.collect() }
+    };
+    let mut all: Vec<Series> = trainings.iter().map(series).collect();
+    all.retain(|line| !line.points.is_empty());
+    let legend = all.iter().enumerate().map(|(index, line)| (index, line.name.clone())).collect();
+    (!all.is_empty()).then(|| Chart { title: "loss by step", svg: lines("loss by step", "step", &all), legend })
 }
 
 fn line(training: TrainingRecord) -> Line {

@@ -9,7 +9,10 @@ use influence_proto::{EpisodeId, WorkId};
 use serde_json::json;
 use tower::ServiceExt as _;
 
-use super::{Dashboard, DashboardError, Pages, router};
+use super::{Dashboard, DashboardError, Live, Pages, router};
+
+mod live;
+mod tabs;
 use crate::planning::Phase;
 use crate::store::behaviour::{run_id, spec, turn};
 use crate::store::memory::MemoryStore;
@@ -49,7 +52,7 @@ pub(super) async fn store() -> Arc<dyn Store> {
 }
 
 async fn ask(store: &Arc<dyn Store>, path: &str, host: &str) -> Response<Body> {
-    let app = router(Pages { store: store.clone(), rows: Arc::default() });
+    let app = router(Pages::new(store.clone(), Live::default()));
     app.oneshot(Request::get(path).header("host", host).body(Body::empty()).unwrap()).await.unwrap()
 }
 
@@ -61,13 +64,19 @@ async fn page(store: &Arc<dyn Store>, path: &str) -> String {
     String::from_utf8(to_bytes(answer.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap()
 }
 
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 14] = [
     "/compare?phase=train&a=demo&b=demo",
     "/",
     "/runs/demo",
     "/runs/demo/conversations",
     "/runs/demo/training",
+    "/runs/demo/workers",
+    "/runs/demo/data",
+    "/runs/demo/timeline",
     "/runs/demo/config",
+    "/runs/demo/episodes/e2?as=agent",
+    "/runs/demo/episodes/e2?as=preference",
+    "/beside?a=demo/e1&b=demo/e2",
     "/runs/demo/episodes/e1",
     "/runs/demo/episodes/e2?prompts=1",
 ];
@@ -80,7 +89,7 @@ async fn text_stays_text() {
         let page = page(&store, path).await;
         assert!(!page.contains("<script>") && !page.contains("<img") && !page.contains(" style="), "{path}: {page}");
     }
-    assert!(page(&store, PATHS[7]).await.contains("alert(1)"), "it is shown");
+    assert!(page(&store, PATHS[13]).await.contains("alert(1)"), "it is shown");
     let filter = "/runs/demo/conversations?filter=%22%3E%3Cscript%3Ealert(3)%3C%2Fscript%3E";
     let told = page(&store, filter).await;
     assert!(told.contains("is not understood") && !told.contains("<script>"), "{told}");
@@ -118,16 +127,44 @@ async fn a_conversation_is_shown_whole() {
         assert!(shown.contains(part), "{part:?} is not in {shown}");
     }
     assert!(!shown.contains("The conversation history is"));
-    assert!(!shown.contains("data-pulse"), "it has ended");
+    assert!(!shown.contains("data-events"), "it has ended");
     store.plan(&run_id(), Phase::Train, 1, vec![spec("later")]).await.unwrap();
     let later = page(&store, "/runs/demo/episodes/later").await;
-    assert!(later.contains("data-pulse=\"/runs/demo/episodes/later/pulse\" data-state=\"0-pending-–\""), "{later}");
-    let work = WorkId::new("later").unwrap();
-    store.start_attempt(&run_id(), &work, 1, None).await.unwrap();
-    store.record_turn(&run_id(), &work, 1, turn(0, "Well")).await.unwrap();
-    assert_eq!(page(&store, "/runs/demo/episodes/later/pulse").await, "1-pending-–");
+    assert!(later.contains("data-events=\"/runs/demo/episodes/later/events\" data-state=\"0-pending-–\""), "{later}");
     let open = page(&store, "/runs/demo/episodes/e1?prompts=1").await;
     assert!(open.contains("The conversation history is") && open.contains("<h3>environment</h3>"), "{open}");
+}
+
+/// Protects: every role's view of a conversation is what that role is shown, and two conversations stand side by side.
+#[tokio::test]
+async fn a_conversation_is_read_as_others_see_it_and_beside_another() {
+    let store = store().await;
+    let agent = page(&store, "/runs/demo/episodes/e1?as=agent").await;
+    assert!(agent.contains(">system<") && agent.contains(">assistant<") && !agent.contains("rating 1.90"), "{agent}");
+    let user = page(&store, "/runs/demo/episodes/e1?as=environment").await;
+    let said = |page: &str, who: &str, text: &str| {
+        let bubble = format!("<span class=\"who\">{who}</span><p>{text}</p>");
+        assert!(page.contains(&bubble), "{bubble} is not in {page}");
+    };
+    said(&agent, "assistant", "Hello");
+    said(&user, "user", "Hello");
+    said(&user, "assistant", "Hi");
+    let judge = page(&store, "/runs/demo/episodes/e1?as=preference").await;
+    assert!(judge.contains("The conversation history is:") && judge.contains("&#60;Ada&#62;: Hello"), "{judge}");
+    for path in [
+        "/runs/demo/episodes/e1?as=influence",
+        "/runs/demo/episodes/e1?as=%3Cscript%3E",
+        "/beside",
+        "/beside?a=demo/e1&b=demo/e9",
+    ] {
+        assert_eq!(ask(&store, path, "localhost").await.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+    let turn = ask(&store, "/runs/demo/episodes/e1?turn=1", "localhost").await;
+    assert_eq!(turn.headers()["location"], "/runs/demo/episodes/e1#turn-1");
+    let both = page(&store, "/beside?a=demo/e1&b=demo/e2").await;
+    assert!(both.contains("<mark>Hello</mark>") && both.contains("/runs/demo/episodes/e2"), "{both}");
+    let same = page(&store, "/beside?a=demo/e1&b=demo/e1").await;
+    assert!(same.contains("Hello") && !same.contains("<mark>"), "{same}");
 }
 
 /// Protects: other names than this machine's are refused, as a page of another site could have one pointed here.
@@ -140,7 +177,7 @@ async fn only_this_machine_is_answered() {
     for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:5000", "10.0.0.1", ""] {
         assert_eq!(ask(&store, "/", host).await.status(), StatusCode::MISDIRECTED_REQUEST, "{host}");
     }
-    let exposed = Dashboard::bind("0.0.0.0:0".parse().unwrap(), store).await.unwrap_err();
+    let exposed = Dashboard::bind("0.0.0.0:0".parse().unwrap(), store, Live::default()).await.unwrap_err();
     assert!(matches!(exposed, DashboardError::Exposed(_)));
 }
 

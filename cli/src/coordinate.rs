@@ -227,7 +227,7 @@ pub(crate) async fn coordinator(arguments: CoordinatorArguments) -> anyhow::Resu
     let Some(open) = Open::patiently(&arguments, &cancel).await? else {
         return Err(RunError::Stopped.into());
     };
-    let pages = dashboard::beside(arguments.dashboard, &open.store, &open.live).await?;
+    let pages = dashboard::beside(arguments.dashboard, &arguments.login, &open.store, &open.live).await?;
     let leads = watch::Sender::new(false);
     let measured = measured(&arguments.metrics, leads.subscribe()).await?;
     let ended = carry_on(&open, &door, &waits, &leads, &cancel).await;

@@ -17,6 +17,8 @@ use crate::terminal::print;
 const WORKER_VARIABLE: &str = "INFLUENCE_WORKER_TOKEN";
 /// The admin's token.
 const ADMIN_VARIABLE: &str = "INFLUENCE_ADMIN_TOKEN";
+/// The dashboard's.
+const DASHBOARD_VARIABLE: &str = "INFLUENCE_DASHBOARD_TOKEN";
 /// That of `influence serve`'s clients.
 const SERVE_VARIABLE: &str = "INFLUENCE_SERVE_TOKEN";
 
@@ -64,6 +66,11 @@ fn credentials(arguments: &CredentialArguments, token: &str) -> anyhow::Result<C
 /// What `influence serve` asks of its clients.
 pub(crate) fn of_clients(token_file: Option<&Path>) -> anyhow::Result<Option<Token>> {
     token_of(token_file, SERVE_VARIABLE)
+}
+
+/// What the dashboard asks of whoever wants to see it.
+pub(crate) fn of_readers(token_file: Option<&Path>) -> anyhow::Result<Option<Token>> {
+    token_of(token_file, DASHBOARD_VARIABLE)
 }
 
 fn token_of(file: Option<&Path>, variable_name: &str) -> anyhow::Result<Option<Token>> {

@@ -4,15 +4,15 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use influence_coordinator::dashboard::{Dashboard, DashboardError, Live};
+use influence_coordinator::dashboard::{Dashboard, DashboardAddress, DashboardError, Live};
 use influence_coordinator::store::Store;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::args::DashboardArguments;
-use crate::interrupt;
+use crate::args::{DashboardArguments, LoginArguments};
 use crate::stored::existing;
 use crate::telemetry::say;
+use crate::{credentials, interrupt};
 
 /// Where the dashboard of a run is, if it is to have one.
 #[derive(Debug, Clone, Copy)]
@@ -50,16 +50,27 @@ impl Beside {
     }
 }
 
+/// An address with what is asked for there.
+fn locked(address: SocketAddr, login: &LoginArguments) -> anyhow::Result<DashboardAddress> {
+    let token = credentials::of_readers(login.dashboard_token.as_deref())?;
+    Ok(DashboardAddress { address, token, allow_plaintext: login.dashboard_plaintext })
+}
+
 /// Serves the pages of a run. It goes on without them where their port is taken.
-pub(crate) async fn beside(at: DashboardAt, store: &Arc<dyn Store>, live: &Live) -> Result<Beside, DashboardError> {
+pub(crate) async fn beside(
+    at: DashboardAt,
+    login: &LoginArguments,
+    store: &Arc<dyn Store>,
+    live: &Live,
+) -> anyhow::Result<Beside> {
     let DashboardAt::Address(address) = at else { return Ok(Beside::default()) };
-    let dashboard = match Dashboard::bind(address, store.clone(), live.clone()).await {
+    let dashboard = match Dashboard::bind(locked(address, login)?, store.clone(), live.clone()).await {
         Ok(dashboard) => dashboard,
         Err(error @ DashboardError::Listen { .. }) => {
             say(format!("no dashboard: {error} by --dashboard, or turn it off by --dashboard off"));
             return Ok(Beside::default());
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
     say(format!("dashboard: http://localhost:{}", dashboard.address.port()));
     let stop = CancellationToken::new();
@@ -71,7 +82,7 @@ pub(crate) async fn beside(at: DashboardAt, store: &Arc<dyn Store>, live: &Live)
 pub(crate) async fn alone(arguments: DashboardArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
     let store = existing(&arguments.data).await?;
-    let dashboard = Dashboard::bind(arguments.listen, store, Live::default()).await?;
+    let dashboard = Dashboard::bind(locked(arguments.listen, &arguments.login)?, store, Live::default()).await?;
     say(format!("dashboard: http://localhost:{}; Ctrl-C ends it", dashboard.address.port()));
     Ok(dashboard.serve(cancel).await?)
 }

@@ -32,7 +32,7 @@ pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
     let open = Open::new(&arguments.experiment, &arguments.data, None).await?;
     if !open.finished {
-        let pages = dashboard::beside(arguments.dashboard, &open.store, &open.live).await?;
+        let pages = dashboard::beside(arguments.dashboard, &arguments.login, &open.store, &open.live).await?;
         let connected = watch::Sender::new(false);
         let measured = measured(&arguments.metrics, connected.subscribe()).await?;
         let ended = here(&open, &arguments.rollouts, connected, cancel).await;

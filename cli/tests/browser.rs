@@ -103,10 +103,11 @@ async fn a_finished_run_is_read_and_what_models_say_stays_text() {
     let base = format!("http://localhost:{}", port_of(dashboard.0.stderr.take().unwrap(), dashboard_port));
     let (_driver, browser) = browser().await;
 
-    for page in ["/", "/runs/tiny", "/runs/tiny/conversations", "/runs/tiny/training", "/runs/tiny/config"] {
-        browser.goto(format!("{base}{page}")).await.unwrap();
-        assert!(!text(&browser, "main").await.is_empty(), "{page} is empty");
+    for page in ["", "/conversations", "/data", "/training", "/review", "/workers", "/timeline", "/config"] {
+        browser.goto(format!("{base}/runs/tiny{page}")).await.unwrap();
+        assert!(text(&browser, "main").await.len() > 100, "{page} is empty");
     }
+    browser.goto(format!("{base}/")).await.unwrap();
     browser.goto(format!("{base}/runs/tiny/conversations")).await.unwrap();
     let filter = browser.find(By::Id("filter")).await.unwrap();
     filter.send_keys("environment ~ \"kim\" and reward > 1" + Key::Enter).await.unwrap();
@@ -130,6 +131,28 @@ async fn a_finished_run_is_read_and_what_models_say_stays_text() {
     browser.find(By::Css("summary a")).await.unwrap().click().await.unwrap();
     let prompts = script(&browser, "return document.querySelectorAll('.prompt').length").await;
     assert!(prompts.as_u64().unwrap() > 0, "no prompt is shown");
+    let help = "return document.getElementById('keys').open";
+    browser.find(By::Css("body")).await.unwrap().send_keys("?").await.unwrap();
+    assert_eq!(script(&browser, help).await, true);
+    browser.find(By::Css("body")).await.unwrap().send_keys(Key::Escape + "").await.unwrap();
+    assert_eq!(script(&browser, help).await, false);
+
+    // A mark, given as people give it: the browser itself says where it comes from.
+    script(&browser, "document.querySelector('.turn .marks').open = true").await;
+    browser.find(By::Css(".turn .marks [name=label][required]")).await.unwrap().send_keys("harmful").await.unwrap();
+    let note = browser.find(By::Css(".turn .marks [name=note]")).await.unwrap();
+    note.send_keys(ATTACK.to_owned() + Key::Enter).await.unwrap();
+    let marks = "return document.querySelector('.turn .marks b')?.textContent ?? ''";
+    assert_eq!(changed(&browser, marks, &json!("")).await, "harmful");
+    browser.goto(format!("{base}/runs/tiny/review")).await.unwrap();
+    assert!(text(&browser, "main").await.contains("<script>document.title='taken'</script>"));
+    browser.back().await.unwrap();
+
+    browser.find(By::LinkText("agent")).await.unwrap().click().await.unwrap();
+    assert!(text(&browser, ".chat").await.contains("assistant"));
+    browser.find(By::LinkText("side by side")).await.unwrap().click().await.unwrap();
+    assert!(text(&browser, ".beside").await.contains("turn 1"));
+    assert_eq!(script(&browser, "return document.querySelectorAll('main script, main img, [onload]').length").await, 0);
     assert!(!browser.title().await.unwrap().contains("taken"));
 
     let log = browser.get_log("browser").await.unwrap();
@@ -138,21 +161,63 @@ async fn a_finished_run_is_read_and_what_models_say_stays_text() {
     browser.quit().await.unwrap();
 }
 
-/// Protects: an open page follows a run that goes on, by itself.
+/// Protects: open pages follow a run by themselves: its list, and a conversation turn by turn, without losing what the reader
+/// has unfolded; and its workers.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_page_follows_a_run() {
-    let manner = Manner { delay: Duration::from_millis(150), room: None, says: |number| format!("reply {number}") };
+async fn open_pages_follow_a_run() {
+    let manner = Manner { delay: Duration::from_millis(300), room: None, says: |number| format!("reply {number}") };
     let (address, server) =
         tokio::task::spawn_blocking(move || start(anywhere(), manner, Arc::default())).await.unwrap();
     let (lab, mut run) = lab(address);
-    run.extend(["--dashboard", "127.0.0.1:0"]);
+    run.extend(["--dashboard", "127.0.0.1:0", "--set", "environments.max_turns=60"]);
     let mut run = Owned(lab.spawn(&run));
     let port = port_of(run.0.stderr.take().unwrap(), dashboard_port);
     let (_driver, browser) = browser().await;
-    browser.goto(format!("http://localhost:{port}/runs/tiny")).await.unwrap();
+    let base = format!("http://localhost:{port}/runs/tiny");
+    browser.goto(format!("{base}/conversations?filter=status%20%3D%20pending%20and%20turns%20%3E%200")).await.unwrap();
     let table = "return document.querySelector('tbody')?.innerText ?? ''";
+    let before = changed(&browser, table, &json!("")).await;
+    changed(&browser, table, &before).await;
+    browser.find(By::Css("tbody a")).await.unwrap().click().await.unwrap();
+    let turns = "return document.querySelectorAll('.turn').length";
+    script(&browser, "window.here = true; document.querySelector('.marks').open = true").await;
+    let before = script(&browser, turns).await;
+    changed(&browser, turns, &before).await;
+    let kept = "return window.here === true && document.querySelector('.marks').open";
+    assert_eq!(script(&browser, kept).await, true, "the page was loaded anew");
+
+    browser.goto(format!("{base}/workers")).await.unwrap();
+    assert!(text(&browser, "main").await.contains("here-"), "{}", text(&browser, "main").await);
     let before = script(&browser, table).await;
     changed(&browser, table, &before).await;
+    let log = browser.get_log("browser").await.unwrap();
+    let errors: Vec<_> = log.iter().map(|entry| format!("{entry:?}")).collect();
+    assert!(errors.is_empty(), "{errors:?}");
     browser.quit().await.unwrap();
     server.shutdown_background();
+}
+
+/// Protects: with a token a browser is let in by the login page, whose cookie no script can read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_logs_in() {
+    let lab = Lab::new();
+    let token = "0123456789abcdef";
+    lab.write("dashboard.token", token);
+    lab.succeed(&["run", "configs/experiments/tiny.yaml", "--dashboard", "off", "--set", "iterations=0"]);
+    let locked = ["dashboard", "--listen", "127.0.0.1:0", "--dashboard-token", "dashboard.token"];
+    let mut dashboard = Owned(lab.spawn(&locked));
+    let base = format!("http://localhost:{}", port_of(dashboard.0.stderr.take().unwrap(), dashboard_port));
+    let (_driver, browser) = browser().await;
+    browser.goto(format!("{base}/runs/tiny/conversations?sort=-turns")).await.unwrap();
+    let shown = "return document.querySelector('main').innerText";
+    for (typed, told) in [("not the token at all", "not the token"), (token, "conversations")] {
+        let before = script(&browser, shown).await;
+        let field = browser.find(By::Id("token")).await.unwrap();
+        field.send_keys(typed.to_owned() + Key::Enter).await.unwrap();
+        let after = changed(&browser, shown, &before).await;
+        assert!(after.as_str().unwrap().contains(told), "{after}");
+    }
+    assert!(browser.current_url().await.unwrap().as_str().ends_with("/runs/tiny/conversations?sort=-turns"));
+    assert_eq!(script(&browser, "return document.cookie").await, "");
+    browser.quit().await.unwrap();
 }

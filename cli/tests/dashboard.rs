@@ -6,6 +6,7 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Child;
+use std::time::{Duration, Instant};
 
 use support::{Lab, stderr};
 
@@ -75,14 +76,18 @@ fn a_run_has_its_pages_where_it_can() {
         lab.influence(&["run", "configs/experiments/tiny.yaml", "--dashboard", &address, "--set", "iterations=0"]);
     assert!(output.status.success() && stderr(&output).contains("no dashboard"), "{}", stderr(&output));
     let error = lab.fail(&["run", "configs/experiments/tiny.yaml", "--name", "open", "--dashboard", "0.0.0.0:0"]);
-    assert!(error.contains("has no login yet"), "{error}");
+    assert!(error.contains("--dashboard-token FILE"), "{error}");
     assert!(lab.fail(&["run", "configs/experiments/tiny.yaml", "--dashboard", "on"]).contains("must be `off`"));
     let large = ["run", "configs/experiments/tiny.yaml", "--name", "large", "--dashboard", "127.0.0.1:0"];
     let mut run = lab.spawn(&[&large[..], &support::LARGE].concat());
     let port = port(&mut run);
     let page = get(port, "/runs/large");
     assert!(page.contains("data-events=\"/runs/large/events\""), "{page}");
-    assert!(get(port, "/runs/large/workers").contains("here-"), "the run's own worker");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !get(port, "/runs/large/workers").contains("here-") {
+        assert!(Instant::now() < deadline, "the run's own worker is not shown");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     run.kill().unwrap();
     run.wait().unwrap();
 }

@@ -175,9 +175,11 @@ pub(crate) struct RunArguments {
     pub rollouts: RolloutArguments,
     #[command(flatten)]
     pub metrics: MetricsArguments,
-    /// Where the dashboard is while the run goes on: an address of this machine, or `off`.
+    /// Where the dashboard is while the run goes on, or `off`.
     #[arg(long, default_value = "127.0.0.1:5000", value_name = "ADDR")]
     pub dashboard: DashboardAt,
+    #[command(flatten)]
+    pub login: LoginArguments,
     /// Print the final table as JSON.
     #[arg(long)]
     pub json: bool,
@@ -224,9 +226,11 @@ pub(crate) struct CoordinatorArguments {
     /// coordinators share.
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub takeover: u64,
-    /// Where the dashboard is while the run goes on: an address of this machine, or `off`.
+    /// Where the dashboard is while the run goes on, or `off`.
     #[arg(long, default_value = "127.0.0.1:5000", value_name = "ADDR")]
     pub dashboard: DashboardAt,
+    #[command(flatten)]
+    pub login: LoginArguments,
     #[command(flatten)]
     pub access: AccessArguments,
     #[command(flatten)]
@@ -397,9 +401,22 @@ pub(crate) struct EpisodesArguments {
 pub(crate) struct DashboardArguments {
     #[command(flatten)]
     pub data: DataArguments,
-    /// An address of this machine. Port 0 takes any free one.
+    /// Where it is. Port 0 takes any free one.
     #[arg(long, default_value = "127.0.0.1:5000", value_name = "ADDR")]
     pub listen: SocketAddr,
+    #[command(flatten)]
+    pub login: LoginArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoginArguments {
+    /// The file of the token that the dashboard asks for. Needed where other machines can reach it.
+    /// Default: the variable INFLUENCE_DASHBOARD_TOKEN.
+    #[arg(long, value_name = "FILE")]
+    pub dashboard_token: Option<PathBuf>,
+    /// Let that token travel in plain text between machines. For networks that are to be trusted.
+    #[arg(long)]
+    pub dashboard_plaintext: bool,
 }
 
 fn name_and_path(text: &str) -> Result<(String, PathBuf), String> {

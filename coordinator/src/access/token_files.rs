@@ -11,6 +11,8 @@ use influence_proto::{InvalidToken, Token};
 pub const WORKER_TOKEN: &str = "worker.token";
 /// The admins' token, in a folder of tokens.
 pub const ADMIN_TOKEN: &str = "admin.token";
+/// The dashboard's, in a folder of tokens.
+const DASHBOARD_TOKEN: &str = "dashboard.token";
 
 /// Random bytes in a new token.
 const BYTES: usize = 32;
@@ -60,15 +62,15 @@ pub fn read_token(path: &Path) -> Result<Token, TokenFileError> {
     Token::new(&text).map_err(|source| TokenFileError::Invalid { path: path.to_owned(), source })
 }
 
-/// Makes a worker's and an admin's token in `folder`, which only the owner can read, and returns their files. Files
+/// Makes a worker's, an admin's and the dashboard's token in `folder`, which only the owner can read, and returns their files. Files
 /// that are there already are kept, if they hold tokens.
 ///
 /// # Errors
 /// When a file cannot be written, or one that is there holds no token.
-pub fn create_tokens(folder: &Path) -> Result<[PathBuf; 2], TokenFileError> {
+pub fn create_tokens(folder: &Path) -> Result<[PathBuf; 3], TokenFileError> {
     let made = std::fs::create_dir_all(folder);
     made.map_err(|source| TokenFileError::Io { path: folder.to_owned(), source })?;
-    let files = [folder.join(WORKER_TOKEN), folder.join(ADMIN_TOKEN)];
+    let files = [WORKER_TOKEN, ADMIN_TOKEN, DASHBOARD_TOKEN].map(|name| folder.join(name));
     for file in &files {
         create(file)?;
     }
@@ -116,7 +118,7 @@ mod tests {
         assert_eq!(create_tokens(&tokens).unwrap(), files);
         assert_eq!(files.clone().map(|file| std::fs::read_to_string(file).unwrap()), texts, "they are kept");
         assert_eq!(read_token(&files[0]).unwrap().digest(), influence_proto::Digest::of(texts[0].trim()));
-        assert_eq!(std::fs::read_dir(&tokens).unwrap().count(), 2, "no drafts are left");
+        assert_eq!(std::fs::read_dir(&tokens).unwrap().count(), 3, "no drafts are left");
     }
 
     #[test]

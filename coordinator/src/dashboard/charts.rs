@@ -50,13 +50,14 @@ pub(super) fn lines(title: &str, axis: &str, series: &[Series]) -> String {
         "<svg class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
         escaped(title)
     );
+    let digits = if high - low > 20.0 { 0 } else { 2 };
     for step in 0..=3 {
         let value = low + (high - low) * f64::from(step) / 3.0;
         let at = y(value);
         let _ = write!(
             svg,
             "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
-             <text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value:.2}</text>",
+             <text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value:.digits$}</text>",
             WIDTH - RIGHT,
             LEFT - 6.0,
             at + 4.0
@@ -99,10 +100,27 @@ pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// A small line without a scale, of two values or more; empty otherwise.
+pub(super) fn spark(title: &str, values: &[f64]) -> String {
+    let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(*v), h.max(*v)));
+    if values.len() < 2 {
+        return String::new();
+    }
+    let x = |index: usize| 2.0 + 76.0 * index as f64 / (values.len() - 1) as f64;
+    let y = |value: f64| if high > low { 18.0 - 16.0 * (value - low) / (high - low) } else { 10.0 };
+    let points: Vec<String> =
+        values.iter().enumerate().map(|(index, value)| format!("{:.1},{:.1}", x(index), y(*value))).collect();
+    format!(
+        "<svg class=\"spark\" viewBox=\"0 0 80 20\" role=\"img\" aria-label=\"{}\"><polyline points=\"{}\"/></svg>",
+        escaped(title),
+        points.join(" ")
+    )
+}
+
 /// A part of a whole, from 0 to 1, as a bar.
 pub(super) fn bar(share: f64) -> String {
     let width = share.clamp(0.0, 1.0) * 100.0;
     format!(
-        "<svg class=\"bar\" viewBox=\"0 0 100 6\" aria-hidden=\"true\"><rect width=\"{width:.1}\" height=\"6\"/></svg>"
+        "<svg class=\"bar\" viewBox=\"0 0 100 6\" preserveAspectRatio=\"none\" aria-hidden=\"true\"><rect width=\"{width:.1}\" height=\"6\"/></svg>"
     )
 }

@@ -23,6 +23,16 @@ impl PageError {
         Self::not_found("There is no such page.")
     }
 
+    /// What was sent cannot be taken.
+    pub(super) fn refused(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, message: message.into() }
+    }
+
+    /// Whoever asks may not.
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::FORBIDDEN, message: message.into() }
+    }
+
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_FOUND, message: message.into() }
     }
@@ -46,7 +56,12 @@ impl From<askama::Error> for PageError {
 
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
-        let title = if self.status == StatusCode::NOT_FOUND { "Not found" } else { "Not available" };
+        let title = match self.status {
+            StatusCode::NOT_FOUND => "Not found",
+            StatusCode::BAD_REQUEST => "Not understood",
+            StatusCode::FORBIDDEN => "Not allowed",
+            _ => "Not available",
+        };
         let page = ErrorPage { title, message: self.message }.render().unwrap_or_else(|_| title.to_owned());
         (self.status, Html(page)).into_response()
     }

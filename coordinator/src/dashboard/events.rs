@@ -83,7 +83,7 @@ impl Events {
 /// Changes whenever something of the run has.
 pub(super) async fn of_run(State(pages): State<Pages>, Path(run): Path<String>) -> Result<Response, PageError> {
     let run = pages.store.run(&run_id(run)?).await?.id;
-    Ok(open(pages, run, |phases| Some(pulse_of_run(phases))))
+    Ok(open(pages, Some(run), |phases| Some(pulse_of_run(phases))))
 }
 
 /// Changes with every turn, and when the conversation ends or is judged.
@@ -92,18 +92,18 @@ pub(super) async fn of_conversation(
     Path((run, episode)): Path<(String, String)>,
 ) -> Result<Response, PageError> {
     let run = pages.store.run(&run_id(run)?).await?.id;
-    Ok(open(pages, run, move |phases| pulse_of_conversation(phases, &episode)))
+    Ok(open(pages, Some(run), move |phases| pulse_of_conversation(phases, &episode)))
 }
 
-/// Workers are never the same for long.
+/// Workers are never the same for long, and no store knows of them.
 pub(super) async fn of_workers(State(pages): State<Pages>, Path(run): Path<String>) -> Result<Response, PageError> {
-    let run = pages.store.run(&run_id(run)?).await?.id;
+    pages.store.run(&run_id(run)?).await?;
     let begun = Instant::now();
-    Ok(open(pages, run, move |_| Some((begun.elapsed().as_secs() / 2).to_string())))
+    Ok(open(pages, None, move |_| Some((begun.elapsed().as_secs() / 2).to_string())))
 }
 
-/// A stream that says what `pulse` says, whenever that has changed; it ends where `pulse` finds nothing.
-fn open<P>(pages: Pages, run: RunId, pulse: P) -> Response
+/// A stream that says what `pulse` says of the episodes of `run`, whenever that has changed; it ends where `pulse` finds nothing.
+fn open<P>(pages: Pages, run: Option<RunId>, pulse: P) -> Response
 where
     P: Fn(&[Arc<Vec<EpisodeRow>>]) -> Option<String> + Send + 'static,
 {
@@ -118,7 +118,7 @@ where
 /// One open page.
 struct Watch<P> {
     pages: Pages,
-    run: RunId,
+    run: Option<RunId>,
     pulse: P,
     said: Option<String>,
     ends: Instant,
@@ -129,8 +129,12 @@ struct Watch<P> {
 impl<P: Fn(&[Arc<Vec<EpisodeRow>>]) -> Option<String>> Watch<P> {
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         while Instant::now() < self.ends {
+            let look = match &self.run {
+                Some(run) => self.pages.events.look(&self.pages, run).await,
+                None => Ok(Arc::default()),
+            };
             // While the store is away there is nothing to say.
-            if let Ok(phases) = self.pages.events.look(&self.pages, &self.run).await {
+            if let Ok(phases) = look {
                 let now = (self.pulse)(&phases)?;
                 if self.said.as_ref() != Some(&now) {
                     self.said = Some(now.clone());

@@ -1,10 +1,11 @@
 // Pages of something that goes on are told when there is news, fetch themselves, and change where they differ.
 let source = null;
 
-// Makes `old` the same as `fresh`, and leaves alone what is the same already, what a reader has unfolded, and what he types.
+const alike = (one, other) => one.nodeName === other.nodeName && one.id === other.id && one.className === other.className;
+
+// Makes `old` the same as `fresh`, and leaves alone what is the same already, what was unfolded, and what is being typed.
 function become(old, fresh) {
   if (old.isEqualNode(fresh)) return;
-  if (old.nodeName !== fresh.nodeName || old.id !== fresh.id) return old.replaceWith(fresh);
   if (old.nodeType === Node.TEXT_NODE) {
     old.data = fresh.data;
     return;
@@ -15,9 +16,29 @@ function become(old, fresh) {
   for (const { name, value } of fresh.attributes) {
     if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
-  const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
-  after.forEach((node, index) => (before[index] ? become(before[index], node) : old.append(node)));
-  before.slice(after.length).forEach((node) => node.remove());
+  let at = old.firstChild;
+  for (const node of [...fresh.childNodes]) {
+    let same = at;
+    while (same && !alike(same, node)) same = same.nextSibling;
+    if (!same) {
+      old.insertBefore(node, at);
+      continue;
+    }
+    at = without(at, same);
+    become(same, node);
+    at = same.nextSibling;
+  }
+  without(at, null);
+}
+
+// Removes the nodes from `at` to before `end`, and gives `end`.
+function without(at, end) {
+  while (at !== end) {
+    const next = at.nextSibling;
+    at.remove();
+    at = next;
+  }
+  return end;
 }
 
 async function refresh() {

@@ -15,18 +15,21 @@ const SHOWN: usize = 100;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::dashboard) struct Asked {
-    /// `evaluate` or `train`.
+    /// `evaluate` if it is empty, or `train`.
     phase: String,
     a: String,
-    a_iteration: u32,
+    /// The last one if it is not given.
+    a_iteration: Option<u32>,
     b: String,
-    b_iteration: u32,
+    b_iteration: Option<u32>,
 }
 
 #[derive(Template)]
 #[template(path = "compare.html")]
 struct ComparePage {
     asked: Asked,
+    /// Of A and of B.
+    iterations: [u32; 2],
     pairs: usize,
     alone: usize,
     figures: Vec<Line>,
@@ -58,6 +61,7 @@ struct PairRow {
 pub(in crate::dashboard) async fn compare(State(pages): State<Pages>, Query(asked): Query<Asked>) -> Page {
     let a = side(&pages, &asked.a, &asked.phase, asked.a_iteration).await?;
     let b = side(&pages, &asked.b, &asked.phase, asked.b_iteration).await?;
+    let iterations = [&a, &b].map(|rows| rows[0].iteration);
     let (both, alone) = pairs(&a, &b);
     let mut kinds: Vec<&str> = both.iter().map(|pair| pair.opening.kind()).collect();
     kinds.sort_unstable();
@@ -79,17 +83,20 @@ pub(in crate::dashboard) async fn compare(State(pages): State<Pages>, Query(aske
         alone,
         figures,
         rows: rows.into_iter().take(SHOWN).map(|(_, pair)| pair).collect(),
+        iterations,
         asked,
     })
 }
 
-async fn side(pages: &Pages, run: &str, phase: &str, iteration: u32) -> Result<Vec<EpisodeRow>, PageError> {
+async fn side(pages: &Pages, run: &str, phase: &str, iteration: Option<u32>) -> Result<Vec<EpisodeRow>, PageError> {
     let run = pages.store.run(&run_id(run.to_owned())?).await?;
     let phases = pages.rows.of(&*pages.store, &run.id).await?;
-    let is_it = |row: &EpisodeRow| row.phase.name() == phase && row.iteration == iteration;
-    let rows = phases.iter().find(|rows| rows.first().is_some_and(is_it));
-    let missing =
-        || PageError::not_found(format!("The run {} has no phase `{phase}` of iteration {iteration}.", run.id));
+    let phase = if phase.is_empty() { "evaluate" } else { phase };
+    let is_it =
+        |row: &EpisodeRow| row.phase.name() == phase && iteration.is_none_or(|iteration| row.iteration == iteration);
+    let rows = phases.iter().rfind(|rows| rows.first().is_some_and(is_it));
+    let which = iteration.map(|iteration| format!(" of iteration {iteration}")).unwrap_or_default();
+    let missing = || PageError::not_found(format!("The run {} has no phase `{phase}`{which}.", run.id));
     rows.map(|rows| rows.to_vec()).ok_or_else(missing)
 }
 

@@ -8,12 +8,16 @@ use influence_proto::prompts;
 use influence_proto::{EpisodeSpec, Message, Score, ScoreOutcome, Speaker, Turn};
 use serde::Deserialize;
 
+use super::marks::{Shown, labels, of_conversation};
 use super::prompts::{as_seen_by, in_turn, perspectives};
 use super::{in_query, number, render, run_id};
 use crate::catalogue::EpisodeRow;
 use crate::dashboard::Pages;
 use crate::dashboard::charts::escaped;
 use crate::dashboard::error::PageError;
+
+/// Conversations that began alike, on the page.
+const RELATIVES: usize = 100;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -36,6 +40,10 @@ struct ConversationPage {
     agent: String,
     opening: Vec<Said>,
     turns: Vec<Line>,
+    /// What people say of the whole.
+    given: Vec<Shown>,
+    labels: Vec<String>,
+    mark_link: String,
     /// Name, address, whether it is the one shown.
     perspectives: Vec<(&'static str, String, bool)>,
     /// What the role that was asked for sees.
@@ -76,6 +84,7 @@ struct Line {
     prompts_link: String,
     prompts: Vec<(&'static str, Vec<Said>)>,
     after: Vec<Said>,
+    given: Vec<Shown>,
 }
 
 /// One conversation, with what was thought of every reply.
@@ -104,12 +113,18 @@ pub(in crate::dashboard) async fn conversation(
         beside: format!("/beside?a={0}/{1}&b={0}/{2}", run.id, row.record.id, other.record.id),
         here: other.record.id == row.record.id,
     };
-    let relatives: Vec<_> = phases.iter().flat_map(|rows| rows.iter()).filter(same).map(relative).collect();
+    let relatives: Vec<_> =
+        phases.iter().flat_map(|rows| rows.iter()).filter(same).map(relative).take(RELATIVES).collect();
+    let marks = pages.store.marks(&run.id).await?;
+    let labels = labels(&marks);
+    let mut given = of_conversation(marks, &row.record.id);
     let lines = turns.iter().enumerate().map(|(place, turn)| {
         let open = asked.prompts == Some(turn.index + 1);
         let seen = if open { in_turn(&spec, &turns[..place], turn) } else { Vec::new() };
-        Line { open, prompts: seen, prompts_link: prompts_link(&link(row), turn), ..line(&spec, turn) }
+        let given = given.remove(&Some(turn.index)).unwrap_or_default();
+        Line { open, prompts: seen, prompts_link: prompts_link(&link(row), turn), given, ..line(&spec, turn) }
     });
+    let lines: Vec<Line> = lines.collect();
     let seen = match &*asked.r#as {
         "" => None,
         role => Some(
@@ -130,7 +145,10 @@ pub(in crate::dashboard) async fn conversation(
         },
         agent: spec.agent_name.clone(),
         opening: spec.opening.iter().map(|message| said(&spec, message)).collect(),
-        turns: lines.collect(),
+        turns: lines,
+        given: given.remove(&None).unwrap_or_default(),
+        labels,
+        mark_link: format!("{}/marks", link(row)),
         perspectives: perspectives(&spec).into_iter().map(perspective).collect(),
         seen,
         relatives: if relatives.len() > 1 { relatives } else { Vec::new() },
@@ -219,6 +237,7 @@ fn line(spec: &EpisodeSpec, turn: &Turn) -> Line {
         open: false,
         prompts_link: String::new(),
         prompts: Vec::new(),
+        given: Vec::new(),
         after: prompts::after_reply(turn).iter().map(|message| said(spec, message)).collect(),
     }
 }

@@ -56,7 +56,6 @@ struct Line {
     reward: String,
     heat: u8,
     influence: String,
-    influence_heat: u8,
     selected: &'static str,
     marks: String,
 }
@@ -156,8 +155,6 @@ fn line(run: &str, row: &EpisodeRow) -> Line {
         reward: number(row.reward(), 2),
         heat: heat(row.reward()),
         influence: number(row.influence(), 2),
-        // Much of it is bad.
-        influence_heat: heat(row.influence().map(|influence| 11.0 - influence)),
         selected: row.selected().unwrap_or_default(),
         marks: marks.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect::<Vec<_>>().join(", "),
     }

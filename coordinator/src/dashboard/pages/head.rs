@@ -39,6 +39,7 @@ impl Head {
                 ("conversations", at("/conversations")),
                 ("data", at("/data")),
                 ("training", at("/training")),
+                ("review", at("/review")),
                 ("workers", at("/workers")),
                 ("timeline", at("/timeline")),
                 ("configuration", at("/config")),

@@ -7,6 +7,7 @@ mod conversation;
 mod conversations;
 mod data;
 mod head;
+mod marks;
 mod prompts;
 mod run;
 mod runs;
@@ -20,6 +21,7 @@ pub(super) use config::config;
 pub(super) use conversation::{conversation, pulse_of_conversation};
 pub(super) use conversations::conversations;
 pub(super) use data::data;
+pub(super) use marks::{export, mark, review};
 pub(super) use run::{pulse_of_run, run};
 pub(super) use runs::runs;
 pub(super) use timeline::timeline;
@@ -62,6 +64,6 @@ fn heat(value: Option<f64>) -> u8 {
 }
 
 /// A text in the query of an address.
-fn in_query(text: &str) -> String {
+pub(super) fn in_query(text: &str) -> String {
     askama::filters::urlencode_strict(text).map(|text| text.to_string()).unwrap_or_default()
 }

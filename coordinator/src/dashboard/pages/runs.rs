@@ -1,12 +1,15 @@
+use std::sync::Arc;
+
 use askama::Template;
 use axum::extract::State;
 use serde_json::Value;
 
 use super::head::{age, class, status, text};
-use super::run::mean;
+use super::run::{Value as Figure, mean};
 use super::{Page, render, with_error};
 use crate::catalogue::EpisodeRow;
 use crate::dashboard::Pages;
+use crate::dashboard::charts::spark;
 use crate::planning::Phase;
 
 #[derive(Template)]
@@ -27,7 +30,9 @@ struct Line {
     failed: usize,
     unscored: usize,
     reward: String,
+    reward_line: String,
     influence: String,
+    influence_line: String,
     age: String,
 }
 
@@ -52,10 +57,19 @@ pub(in crate::dashboard) async fn runs(State(pages): State<Pages>) -> Page {
             finished: rows().filter(|row| row.status() == "finished").count(),
             failed: rows().filter(|row| row.status() == "failed").count(),
             unscored: rows().filter(|row| row.unscored()).count(),
+            reward_line: trend("reward by iteration", &phases, EpisodeRow::reward),
+            influence_line: trend("influence by iteration", &phases, EpisodeRow::influence),
             reward: with_error(latest.and_then(|rows| mean(rows.iter(), EpisodeRow::reward))),
             influence: with_error(latest.and_then(|rows| mean(rows.iter(), EpisodeRow::influence))),
             age: age(run.created_ms),
         });
     }
     render(&RunsPage { runs: lines })
+}
+
+/// The means of a run's training iterations as a line.
+fn trend(title: &str, phases: &[Arc<Vec<EpisodeRow>>], value: Figure) -> String {
+    let trained = phases.iter().filter(|rows| rows.first().is_some_and(|row| row.phase == Phase::Train));
+    let means: Vec<f64> = trained.filter_map(|rows| mean(rows.iter(), value)).map(|estimate| estimate.mean).collect();
+    spark(title, &means)
 }

@@ -9,14 +9,16 @@ use influence_proto::{EpisodeId, WorkId};
 use serde_json::json;
 use tower::ServiceExt as _;
 
-use super::{Dashboard, DashboardError, Live, Pages, router};
+use super::{Live, Pages, router};
 
 mod live;
+mod review;
+mod safe;
 mod tabs;
 use crate::planning::Phase;
 use crate::store::behaviour::{run_id, spec, turn};
 use crate::store::memory::MemoryStore;
-use crate::store::{NewRun, Selected, Store, Verdict};
+use crate::store::{Mark, NewRun, Selected, Store, Verdict};
 
 pub(super) const ATTACK: &str = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>";
 
@@ -48,6 +50,9 @@ pub(super) async fn store() -> Arc<dyn Store> {
         verdicts.push(Verdict { episode, reward: Some(reward), influence: Some(0.5), vetoed, unscored, selected });
     }
     store.judge(&run_id(), Phase::Train, 0, verdicts, vec![ATTACK.into()]).await.unwrap();
+    let episode = EpisodeId::new("e2").unwrap();
+    let (label, note) = (ATTACK.to_owned(), ATTACK.to_owned());
+    store.mark(&run_id(), Mark { episode, turn: Some(0), label, note, at_ms: 1 }).await.unwrap();
     store
 }
 
@@ -64,7 +69,7 @@ async fn page(store: &Arc<dyn Store>, path: &str) -> String {
     String::from_utf8(to_bytes(answer.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap()
 }
 
-const PATHS: [&str; 14] = [
+const PATHS: [&str; 15] = [
     "/compare?phase=train&a=demo&b=demo",
     "/",
     "/runs/demo",
@@ -72,6 +77,7 @@ const PATHS: [&str; 14] = [
     "/runs/demo/training",
     "/runs/demo/workers",
     "/runs/demo/data",
+    "/runs/demo/review",
     "/runs/demo/timeline",
     "/runs/demo/config",
     "/runs/demo/episodes/e2?as=agent",
@@ -89,7 +95,7 @@ async fn text_stays_text() {
         let page = page(&store, path).await;
         assert!(!page.contains("<script>") && !page.contains("<img") && !page.contains(" style="), "{path}: {page}");
     }
-    assert!(page(&store, PATHS[13]).await.contains("alert(1)"), "it is shown");
+    assert!(page(&store, PATHS[14]).await.contains("alert(1)"), "it is shown");
     let filter = "/runs/demo/conversations?filter=%22%3E%3Cscript%3Ealert(3)%3C%2Fscript%3E";
     let told = page(&store, filter).await;
     assert!(told.contains("is not understood") && !told.contains("<script>"), "{told}");
@@ -177,8 +183,6 @@ async fn only_this_machine_is_answered() {
     for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:5000", "10.0.0.1", ""] {
         assert_eq!(ask(&store, "/", host).await.status(), StatusCode::MISDIRECTED_REQUEST, "{host}");
     }
-    let exposed = Dashboard::bind("0.0.0.0:0".parse().unwrap(), store, Live::default()).await.unwrap_err();
-    assert!(matches!(exposed, DashboardError::Exposed(_)));
 }
 
 /// Protects: a comparison pairs what began alike, and says of what it cannot compare that it is not there.
@@ -210,7 +214,14 @@ async fn iterations_are_compared_opening_by_opening() {
             .await
             .contains("/compare?phase=train&#38;a=demo&#38;a_iteration=0&#38;b=demo&#38;b_iteration=1")
     );
-    for path in ["/compare", "/compare?phase=train&a=demo&a_iteration=7&b=demo", "/compare?phase=x&a=demo&b=demo"] {
+    let last = page(&store, "/compare?phase=train&a=demo&a_iteration=0&b=demo").await;
+    assert!(last.contains("+1.50"), "the last iteration if none is named: {last}");
+    for path in [
+        "/compare",
+        "/compare?a=demo&b=demo",
+        "/compare?phase=train&a=demo&a_iteration=7&b=demo",
+        "/compare?phase=x&a=demo&b=demo",
+    ] {
         assert_eq!(ask(&store, path, "localhost").await.status(), StatusCode::NOT_FOUND, "{path}");
     }
 }

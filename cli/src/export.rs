@@ -1,5 +1,6 @@
 //! `influence export`: a run as files for other tools.
 
+use clap::ValueEnum as _;
 use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::export::{Export, Exported, Format};
 use influence_proto::RunId;
@@ -22,8 +23,15 @@ pub(crate) async fn export(arguments: ExportArguments) -> anyhow::Result<()> {
     let overwrite = arguments.overwrite;
     let export = Export { store: &*store, artifacts: artifacts.as_ref(), run: &run, folder: &folder, overwrite };
     let mut written = Vec::new();
-    for format in arguments.formats {
+    let mut formats = arguments.formats;
+    formats.sort_unstable();
+    formats.dedup();
+    for format in formats {
         let files = export.write(format.into()).await?;
+        if files.is_empty() {
+            let name = format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+            eprintln!("{name}: run `{}` has nothing of this kind yet", run.id);
+        }
         if !arguments.json {
             print(&files.iter().map(line).collect::<String>())?;
         }
@@ -31,9 +39,6 @@ pub(crate) async fn export(arguments: ExportArguments) -> anyhow::Result<()> {
     }
     if arguments.json {
         return print(&format!("{:#}\n", json!({ "run": run.id, "files": written })));
-    }
-    if written.is_empty() {
-        eprintln!("nothing to write: run `{}` has not got so far", run.id);
     }
     Ok(())
 }

@@ -140,7 +140,9 @@ fn files_are_not_replaced_silently() {
     assert!(lab.fail(&["export", "tiny", "--format", ""]).contains("possible values"));
     assert!(lab.fail(&["export", "teeny", "--format", "csv"]).contains("teeny"));
     lab.write("full", "");
-    assert!(lab.fail(&["export", "tiny", "--format", "csv", "--out", "full"]).contains("full/curves.csv"));
+    assert!(
+        lab.fail(&["export", "tiny", "--format", "csv", "--out", "full"]).contains("full/curves.csv cannot be written")
+    );
 }
 
 /// Protects: text rows are of the conversations and replies that the run trained on, by algorithm, and our own trainer takes them.
@@ -207,6 +209,35 @@ fn no_key_is_exported() {
     let mut texts: Vec<String> = written.values().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
     texts.extend(log.values().map(Value::to_string));
     assert!(texts.iter().any(|text| text.contains("reply 1")) && !texts.iter().any(|text| text.contains(KEY)));
+}
+
+/// Protects: a report names its run's model files and replaces nothing; a run of the Python benchmark is a run like any other.
+#[test]
+fn reports_are_written_and_old_runs_taken_in() {
+    let lab = Lab::new();
+    lab.succeed(&[&TINY[..], &["--set", "iterations=1"]].concat());
+    let pin = json(&fs::read_to_string(lab.path("runs/artifacts/runs/tiny/models/tiny.json")).unwrap());
+    lab.succeed(&["report", "tiny", "--out", "report.html"]);
+    let html = fs::read_to_string(lab.path("report.html")).unwrap();
+    assert!(html.contains("<svg") && html.contains(pin["sha256"].as_str().unwrap()), "{html}");
+    assert!(lab.fail(&["report", "tiny", "--out", "report.html"]).contains("--overwrite"));
+    assert!(lab.succeed(&["report", "tiny"]).starts_with("# Report of tiny\n"));
+
+    let history = r#"[{"role": "environment", "content": "Hi"}, {"role": "agent", "content": "Hello"}]"#;
+    let line = format!(
+        r#"{{"env_name": "weak_a", "initial_state_id": 0, "trajectory_id": 3, "turn": 1, "history": {history}, "preferences": {{"1": 0.5, "9": 0.5}}}}"#
+    );
+    lab.write("old-run/4/0.jsonl", &line);
+    let imported = json(&lab.succeed(&["import", "old-run", "--name", "old", "--json"]));
+    assert_eq!(imported, serde_json::json!({"run": "old", "episodes": 1}));
+    assert_eq!(json(&lab.succeed(&["runs", "old", "--json"]))["iterations"][0]["reward"]["mean"], 5.0);
+    let exported = lab.influence(&["export", "old", "--format", ALL, "--out", "old"]);
+    assert!(exported.status.success() && support::stderr(&exported).contains("adapters: run `old` has nothing"));
+    assert_eq!(lines(&lab.path("old/turns.jsonl"))[0]["reply"], "Hello");
+    assert!(lab.succeed(&["report", "old"]).contains("imported from trajectories"));
+    assert!(lab.fail(&["import", "old-run", "--name", "old"]).contains("old"));
+    lab.write("old-run/4/0.jsonl", "{}");
+    assert!(lab.fail(&["import", "old-run", "--name", "new"]).contains("0.jsonl:1 is no turn"));
 }
 
 /// Protects: the documentation lists every column as it is.

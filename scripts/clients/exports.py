@@ -105,16 +105,18 @@ def inspect(runs, run, out):
         row = next(row for row in figures if (row["phase"], row["iteration"]) == (phase, iteration))
         assert log.status == "success" and log.eval.model == "smollm2-135m"
         assert len(log.samples) == row["episodes"] == log.results.total_samples
+        used = log.stats.model_usage["smollm2-135m"]
+        assert (used.input_tokens, used.output_tokens) == (row["prompt_tokens"], row["generated_tokens"])
         metrics = {score.name: score.metrics for score in log.results.scores}
         assert metrics["reward"]["mean"].value == row["reward"]["mean"]
         for sample in log.samples:
             episode = told[sample.uuid]
-            assert sample.scores["reward"].value == episode["reward"]
-            assert sample.scores["influence"].value == episode["influence"]
+            scores = {name: episode[name] for name in ["reward", "influence"] if episode[name] is not None}
+            assert {name: score.value for name, score in sample.scores.items()} == scores
             replies = [message.text for message in sample.messages if message.source == "generate" and message.role == "assistant"]
             assert replies == [turn["reply"]["text"] for turn in episode["turns"]]
-            said = [message.text for message in sample.messages if message.role == "user"]
-            assert said[0] == next(m["content"] for m in episode["spec"]["opening"] if m["role"] == "environment")
+            opening = [(m["role"], m["content"]) for m in episode["spec"]["opening"]]
+            assert [(m.metadata["speaker"], m.text) for m in sample.input[1:]] == opening
             assert sample.messages[0].role == "system" and sample.output.completion == replies[-1]
             alone = read_eval_log_sample(str(path), sample.id, sample.epoch)
             assert alone.messages == sample.messages

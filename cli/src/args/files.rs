@@ -75,7 +75,7 @@ pub(crate) struct ImportArguments {
     pub json: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum FormatName {
     /// Tables of episodes and of turns, as JSON lines.
     Jsonl,

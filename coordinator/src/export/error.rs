@@ -12,7 +12,7 @@ pub enum ExportError {
     #[error("{} is there already; --overwrite replaces it, --out writes elsewhere", .0.display())]
     Exists(PathBuf),
     /// A file cannot be written.
-    #[error("{}: {source}", path.display())]
+    #[error("{} cannot be written", path.display())]
     Io {
         /// The file.
         path: PathBuf,

@@ -62,6 +62,8 @@ struct Log {
     samples: u64,
     openings: u64,
     epochs: u32,
+    /// Tokens by model, of all samples.
+    usage: Map<String, Value>,
     /// Of the first sample.
     spec: Option<EpisodeSpec>,
 }
@@ -71,7 +73,7 @@ impl Log {
         let path = file.path().to_owned();
         let summaries = BufWriter::new(tempfile::tempfile().map_err(ExportError::at(&path))?);
         let zip = ZipWriter::new(file);
-        Ok(Self { of, path, zip, summaries, samples: 0, openings: 0, epochs: 0, spec: None })
+        Ok(Self { of, path, zip, summaries, samples: 0, openings: 0, epochs: 0, usage: Map::new(), spec: None })
     }
 
     fn add(&mut self, sibling: u32, view: &EpisodeView) -> Result<(), ExportError> {
@@ -86,6 +88,7 @@ impl Log {
         self.samples += 1;
         self.openings += u64::from(sibling == 0);
         self.epochs = self.epochs.max(sibling + 1);
+        add_usage(&mut self.usage, &view.spec, &view.turns, |_, model| model);
         self.spec.get_or_insert_with(|| view.spec.clone());
         Ok(())
     }
@@ -125,8 +128,12 @@ impl Log {
 /// Everything about a log but its samples.
 fn header(log: &Log, run: &RunRecord, figures: Option<&IterationSummary>, judged: bool) -> Value {
     let (phase, iteration) = log.of;
-    let created = chrono::DateTime::from_timestamp_millis(i64::try_from(run.created_ms).unwrap_or_default());
-    let created = created.unwrap_or_default().to_rfc3339();
+    let time = |ms: u64| {
+        let time = i64::try_from(ms).ok().and_then(chrono::DateTime::from_timestamp_millis);
+        time.unwrap_or_default().to_rfc3339()
+    };
+    let created = time(run.created_ms);
+    let worked = figures.map_or(0, |row| row.active.as_millis() as u64);
     let spec = log.spec.as_ref();
     let class = spec.map_or(&*run.name, |spec| &*spec.environment_class);
     let name = phase_name(phase, iteration);
@@ -153,7 +160,8 @@ fn header(log: &Log, run: &RunRecord, figures: Option<&IterationSummary>, judged
         },
         "plan": { "name": "influence", "steps": [] },
         "results": figures.map(results),
-        "stats": { "started_at": created, "completed_at": "" },
+        // When a phase began is not stored; how long it took is.
+        "stats": { "started_at": created, "completed_at": time(run.created_ms + worked), "model_usage": log.usage },
     })
 }
 
@@ -191,7 +199,9 @@ fn sample(sibling: u32, view: &EpisodeView) -> Value {
         let message = json!({ "role": "assistant", "content": turn.reply.text, "source": "generate" });
         json!({ "message": message, "stop_reason": if turn.reply.cut_off { "max_tokens" } else { "stop" } })
     });
-    let (by_model, by_role) = usage(spec, turns);
+    let (mut by_model, mut by_role) = (Map::new(), Map::new());
+    add_usage(&mut by_model, spec, turns, |_, model| model);
+    add_usage(&mut by_role, spec, turns, |role, _| role.name());
     let error = view.error.as_ref().map(|e| json!({ "message": e, "traceback": e, "traceback_ansi": e }));
     let mut sample = json!({
         "id": format!("{}:{}", plain(&spec.environment), plain(&spec.initial_state)),
@@ -322,9 +332,13 @@ fn foreign(message: &Message, source: &str) -> Value {
     })
 }
 
-/// Tokens by model and by role.
-fn usage(spec: &EpisodeSpec, turns: &[Turn]) -> (Value, Value) {
-    let (mut by_model, mut by_role) = (Map::new(), Map::new());
+/// Adds the tokens of a conversation, by what `name` makes of a call's role and its model.
+fn add_usage(
+    usage: &mut Map<String, Value>,
+    spec: &EpisodeSpec,
+    turns: &[Turn],
+    name: for<'s> fn(Role, &'s str) -> &'s str,
+) {
     for call in turns.iter().flat_map(|turn| &turn.calls) {
         let model = match call.role {
             Role::Agent => &spec.agent.model,
@@ -333,16 +347,13 @@ fn usage(spec: &EpisodeSpec, turns: &[Turn]) -> (Value, Value) {
             Role::Transition => &spec.transition.model,
             Role::Influence => spec.influence.as_ref().map_or(&spec.preference.model, |role| &role.model),
         };
-        for (map, name) in [(&mut by_model, &**model), (&mut by_role, call.role.name())] {
-            let usage = map.entry(name).or_insert_with(|| json!({}));
-            for (key, tokens) in [
-                ("input_tokens", call.prompt_tokens),
-                ("output_tokens", call.generated_tokens),
-                ("total_tokens", call.prompt_tokens + call.generated_tokens),
-            ] {
-                usage[key] = (usage[key].as_u64().unwrap_or_default() + u64::from(tokens)).into();
-            }
+        let sum = usage.entry(name(call.role, model)).or_insert_with(|| json!({}));
+        for (key, tokens) in [
+            ("input_tokens", call.prompt_tokens),
+            ("output_tokens", call.generated_tokens),
+            ("total_tokens", call.prompt_tokens + call.generated_tokens),
+        ] {
+            sum[key] = (sum[key].as_u64().unwrap_or_default() + u64::from(tokens)).into();
         }
     }
-    (by_model.into(), by_role.into())
 }

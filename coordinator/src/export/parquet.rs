@@ -257,7 +257,8 @@ mod tests {
         let file = NewFile::create(folder.path().join("liar.parquet"), false).unwrap();
         let mut table = ParquetTable::new(&LIAR, file).unwrap();
         table.add(&ROWS[0]).unwrap();
-        assert!(table.finish().unwrap_err().to_string().contains("the column `liar`"));
+        let error = table.finish().unwrap_err();
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("the column `liar`"), "{error:?}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "half a file is left");
     }
 }

@@ -24,7 +24,7 @@ use trajectories::{Key, Lines, STATE, Trajectory};
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// A file or folder cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{} cannot be read", path.display())]
     Io {
         /// Which.
         path: PathBuf,

@@ -174,7 +174,7 @@ fn turn(index: u32, line: &Line, reply: String, entered: Vec<Message>) -> Turn {
         state: STATE.to_owned(),
         transition: TransitionOutcome {
             score: transition,
-            answer: String::new(),
+            answer: STATE.to_owned(),
             defaulted: false,
             next_state: STATE.to_owned(),
             entered,

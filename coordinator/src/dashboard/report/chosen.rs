@@ -36,7 +36,7 @@ impl Said {
 }
 
 /// A character that does not steer what shows it.
-fn visible(c: char) -> char {
+pub(super) fn visible(c: char) -> char {
     match c {
         '\n' | '\t' => c,
         // The pictures of control characters.

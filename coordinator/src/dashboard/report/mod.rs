@@ -16,7 +16,7 @@ use crate::experiment::{IterationSummary, summary};
 use crate::planning::Phase;
 use crate::statistics::Estimate;
 use crate::store::{RunRecord, RunStatus, Store, StoreError, TrainingRecord};
-use chosen::{Conversation, chosen};
+use chosen::{Conversation, chosen, visible};
 
 /// How many conversations are shown as the best, as the worst and at random.
 const SHOWN: usize = 3;
@@ -182,12 +182,12 @@ fn method(run: &RunRecord) -> Vec<String> {
     }
     let mut told = vec![format!(
         "Simulated users of the class {} talk with the agent. An iteration rolls out {} openings of each environment, {} \
-         conversations each, of at most {} turns. Iterations: {}.",
+         conversations each. Iterations: {}; limit of turns: {}.",
         says("/environments/class"),
         says("/environments/initial_states"),
         says("/environments/siblings"),
-        says("/environments/max_turns"),
-        says("/iterations")
+        says("/iterations"),
+        says("/environments/max_turns")
     )];
     told.push(
         "The preference model's rating of a reply is the expected value of the probabilities that it gives to the allowed answers; \
@@ -196,10 +196,12 @@ fn method(run: &RunRecord) -> Vec<String> {
     );
     if let Some(algorithm) = at(&run.experiment, "/training/algorithm") {
         let name = algorithm.as_object().and_then(|of| of.keys().next().cloned()).unwrap_or_else(|| shown(algorithm));
+        let worst = at(&run.experiment, "/selection/worst").map(shown).filter(|share| share != "0");
         told.push(format!(
-            "Of each {}, a share of {} with the best rewards is selected, and the agent's LoRA adapter is trained on it by {}.",
+            "Of each {}, a share of {} with the best rewards{} is selected, for training the agent's LoRA adapter by {}.",
             says("/selection/level").replace('_', " "),
             says("/selection/best"),
+            worst.map(|share| format!(" and one of {share} with the worst")).unwrap_or_default(),
             name.to_uppercase()
         ));
     }
@@ -309,7 +311,8 @@ fn training(training: &TrainingRecord) -> Option<Vec<String>> {
     ])
 }
 
-/// A cell of a Markdown table: on one line, with its bars and angle brackets escaped.
+/// A text in Markdown, in a cell of a table too: on one line, with what would steer the reader escaped.
 fn cell(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace(['\n', '\r'], " ")
+    let text = text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace(['\n', '\r'], " ");
+    text.chars().map(visible).collect()
 }

@@ -27,6 +27,7 @@ async fn markdown_keeps_what_is_said_apart() {
     let outside: String = text.split("```").step_by(2).collect();
     assert!(!outside.contains("<script"), "{outside}");
     assert!(outside.contains("\n| iteration 0 | base | 2 of 2 |"), "{outside}");
+    assert_eq!(super::cell("a|b\u{1b}[31m\r\n<i>\\"), "a\\|b␛[31m  &lt;i>\\\\");
     let odd = Said { class: "agent", who: String::new(), text: "a ```` b\u{1b}[31m\u{202e}".into(), note: None };
     assert_eq!(odd.fenced(), "`````text\na ```` b␛[31m\u{fffd}\n`````");
 }

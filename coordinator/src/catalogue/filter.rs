@@ -146,7 +146,7 @@ enum Found<'a> {
 
 impl Field {
     fn named(name: &str) -> Option<Self> {
-        if let Some(metric) = name.strip_prefix(METRIC) {
+        if let Some(metric) = name.strip_prefix(METRIC).filter(|metric| !metric.is_empty()) {
             let (metric, judge) =
                 metric.split_once('@').map_or((metric, None), |(metric, judge)| (metric, Some(judge)));
             return Some(Self::Metric(metric.to_owned(), judge.map(str::to_owned)));
@@ -267,8 +267,8 @@ impl<'t> Parser<'t> {
         let name = first_word(rest);
         let Some(field) = Field::named(name) else {
             let names = FIELDS.map(|(known, _)| known);
-            let near = nearest_name(name, names)
-                .map_or(format!("there are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
+            let all = || format!("there are {}, and {METRIC}NAME for what judges said", names.join(", "));
+            let near = nearest_name(name, names).map_or_else(all, |near| format!("did you mean `{near}`?"));
             return Err(self.wrong(format!("there is no field `{name}`; {near}")));
         };
         self.at += name.len();
@@ -438,6 +438,7 @@ mod tests {
             ("reward > high", 9, "but `high` is none"),
             ("environment < a", 14, "has no order"),
             ("reward ~ 7", 9, "is not for"),
+            ("metric: > 5", 1, "and metric:NAME for what judges said"),
             ("metric:harm = high", 14, "`metric:harm` is a number"),
             ("(reward > 7", 12, "a `)` is missing"),
             ("reward > 7 turns = 1", 12, "`turns` is too much"),

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use influence_proto::{AdapterRef, BestOf};
+use influence_proto::{AdapterRef, BestOf, ModelSpec};
 use serde::de::DeserializeOwned;
 
 use crate::config::{
@@ -23,6 +23,14 @@ pub enum FreshError {
         iteration: u32,
         /// Adapters that there are.
         trained: usize,
+    },
+    /// It began with another run's agent. What that was trained on, only the other run knows.
+    #[error("run `{run}` has no agent of its own: it rolls out {agent}; name the run that trained it")]
+    Borrowed {
+        /// The run.
+        run: String,
+        /// Its agent.
+        agent: String,
     },
     /// What the store holds is not what this release writes.
     #[error("the experiment of run `{run}` cannot be read: `{key}`: {problem}")]
@@ -74,15 +82,14 @@ pub async fn fresh(
             false => format!("run `{}` has no influence detector (`roles.influence`)", run.id),
         }));
     }
-    let manner = match best_of {
-        None => String::new(),
-        Some(BestOf { candidates, veto: None }) => format!("-best-{candidates}"),
-        Some(BestOf { candidates, veto: Some(_) }) => format!("-best-{candidates}-veto"),
-    };
     let mut selection: SelectionSettings = part(run, "selection")?;
     selection.veto = selection.veto.filter(|_| roles.influence.is_some());
+    let used = [&roles.agent.model, &roles.environment.model, &roles.preference.model, &roles.transition.model];
+    let influence = roles.influence.as_ref().map(|role| &role.model);
+    let mut models: BTreeMap<String, ModelSpec> = part(run, "models")?;
+    models.retain(|name, _| used.into_iter().chain(influence).any(|used| used == name));
     Ok(Experiment {
-        name: format!("{}-{iteration}-on-{}{manner}", run.id, class.name()),
+        name: format!("{}-{iteration}-on-{}{}", run.id, class.name(), manner(best_of)),
         seed: part(run, "seed")?,
         iterations: 0,
         environments: EnvironmentSettings {
@@ -110,12 +117,24 @@ pub async fn fresh(
         start,
         best_of,
         class: class.clone(),
-        models: part(run, "models")?,
+        models,
         notes: Vec::new(),
     })
 }
 
+/// The end of the run's name.
+fn manner(best_of: Option<BestOf>) -> String {
+    match best_of {
+        None => String::new(),
+        Some(BestOf { candidates, veto: None }) => format!("-best-{candidates}"),
+        Some(BestOf { candidates, veto: Some(_) }) => format!("-best-{candidates}-veto"),
+    }
+}
+
 async fn start(store: &dyn Store, run: &RunRecord, iteration: u32) -> Result<Option<StartAdapter>, FreshError> {
+    if let Some(agent) = run.experiment["start"]["agent"].as_str() {
+        return Err(FreshError::Borrowed { run: run.id.to_string(), agent: agent.to_owned() });
+    }
     let Some(trained) = iteration.checked_sub(1) else { return Ok(None) };
     let jobs = store.trainings(&run.id).await?;
     let adapters: BTreeMap<u32, AdapterRef> =
@@ -203,6 +222,10 @@ mod tests {
         assert!(!planned.is_empty());
         let opening = |spec: &influence_proto::EpisodeSpec| (spec.environment.clone(), spec.initial_state.clone());
         assert!(planned.iter().all(|spec| trained.iter().all(|other| opening(other) != opening(spec))));
+        let further = super::fresh(&store, &self::record(&fresh), 0, &experiment.class, 1, None).await;
+        assert!(
+            further.unwrap_err().to_string().contains("it rolls out demo/iteration-0; name the run that trained it")
+        );
         // The same openings for the untrained agent, whose experiment is another one.
         let base = super::fresh(&store, &record, 0, &experiment.class, 1, None).await.unwrap();
         let same = plan(&base, &run_id(), Phase::Evaluate, 0, None).unwrap();

@@ -228,13 +228,14 @@ fn what_an_api_must_not_be_is_refused() {
     assert!(refused(|api| api.concurrency = 0).contains("concurrency"));
     assert!(refused(|api| api.output_price = None).contains("output_price"));
     let path = ModelSource::Path { path: "/m".into(), sha256: None };
-    let both = ModelSpec {
-        name: "m".into(),
-        dtype: "f32".into(),
-        kv_dtype: None,
-        sources: vec![ModelSource::Api(api()), path],
+    let model = |adapters, mut sources: Vec<ModelSource>| {
+        sources.push(ModelSource::Api(ApiModel { adapters, protocol: ApiProtocol::OpenAi, ..api() }));
+        let model = ModelSpec { name: "m".into(), dtype: "f32".into(), kv_dtype: None, sources };
+        ModelSpec::try_from(wire::Model::from(model.clone())).map(|read| assert_eq!(read, model))
     };
-    assert!(ModelSpec::try_from(wire::Model::from(both)).unwrap_err().to_string().contains("sources"));
+    assert!(model(false, vec![path.clone()]).unwrap_err().to_string().contains("beside others"));
+    assert!(model(true, Vec::new()).unwrap_err().to_string().contains("no files"));
+    assert!(model(false, Vec::new()).is_ok() && model(true, vec![path]).is_ok());
 }
 
 #[test]

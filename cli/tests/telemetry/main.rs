@@ -176,7 +176,7 @@ fn metrics_and_health_are_served() {
     assert!(coordinator.wait(Duration::from_secs(10)).unwrap().success(), "what stays after its run ends well");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    assert!(lab.fail(&["run", EXPERIMENT, "--dashboard", "off", "--metrics", &taken]).contains("--metrics"));
+    assert!(lab.fail(&["run", EXPERIMENT, "--fresh", "--dashboard", "off", "--metrics", &taken]).contains("--metrics"));
 }
 
 /// Protects: with `--log-format json`, every line on stderr is a JSON object, failures too, and none has a control character.

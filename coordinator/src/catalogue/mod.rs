@@ -1,6 +1,5 @@
 //! The read side: episodes for people and machines. Nothing decides by it.
 
-mod agreement;
 mod comparison;
 mod episodes;
 mod filter;
@@ -9,7 +8,6 @@ mod pairs;
 mod rows;
 mod usage;
 
-pub use agreement::Agreement;
 pub use comparison::{CompareError, Comparison, Figure, RunIteration, Side, compare};
 pub use episodes::{EpisodeView, MetricView, episodes};
 pub use filter::{Filter, FilterError};

@@ -118,7 +118,7 @@ impl DispatchService {
                 _ = tick.tick() => {
                     self.apply(Event::Tick);
                     ticks += 1;
-                    if ticks % MEASURE == 0 {
+                    if ticks.is_multiple_of(MEASURE) {
                         metrics::standing(&self.machine.standing(self.now()));
                     }
                 }

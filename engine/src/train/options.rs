@@ -252,7 +252,7 @@ pub struct Step {
 }
 
 /// What a finished training did.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TrainReport {
     /// Optimiser steps taken.
     pub steps: usize,
@@ -272,4 +272,36 @@ pub struct TrainReport {
     pub target_tokens: u64,
     /// Wall time of this process.
     pub seconds: f64,
+    /// Losses by step; of many, an even share.
+    #[serde(default)]
+    pub losses: Vec<(usize, f64)>,
+}
+
+/// The most points of a curve of losses.
+const CURVE: usize = 512;
+
+impl TrainReport {
+    /// Notes the loss of a step. What is kept depends on the steps alone, so a training that was taken up has the curve of
+    /// one that was not.
+    pub(super) fn add_loss(&mut self, step: usize, loss: f64) {
+        let stride = step.div_ceil(CURVE).next_power_of_two();
+        self.losses.retain(|(step, _)| step.is_multiple_of(stride));
+        if step.is_multiple_of(stride) {
+            self.losses.push((step, loss));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_trainings_curve_is_thinned_evenly() {
+        let mut report = TrainReport::default();
+        (1..=10_000).for_each(|step| report.add_loss(step, step as f64));
+        assert!((CURVE / 2..=CURVE).contains(&report.losses.len()), "{}", report.losses.len());
+        assert!(report.losses.windows(2).all(|two| two[1].0 - two[0].0 == 32));
+        assert!(report.losses.iter().all(|(step, loss)| *loss == *step as f64));
+    }
 }

@@ -131,6 +131,7 @@ fn nothing_done<T>(ready: &Ready<T>) -> TrainReport {
         tokens: 0,
         target_tokens: 0,
         seconds: 0.0,
+        losses: Vec::new(),
     }
 }
 
@@ -250,6 +251,7 @@ fn record(report: &mut TrainReport, measures: &Measures, rows: impl Iterator<Ite
         report.first_loss = measures.loss;
     }
     report.last_loss = measures.loss;
+    report.add_loss(report.steps, measures.loss);
     for (tokens, targets) in rows {
         report.tokens += tokens as u64;
         report.target_tokens += targets as u64;

@@ -65,3 +65,31 @@ impl AgentTokens {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects: a prompt that a server has encoded adds what is new in it, and begins a stream of its own where it does not
+    /// extend what was seen and sampled.
+    #[test]
+    fn a_prompt_that_was_encoded_elsewhere_extends_the_stream_or_begins_one() {
+        let mut tokens = AgentTokens::default();
+        let first = tokens.seen(vec![1, 2]);
+        assert_eq!((first.added.as_slice(), first.restarts), (&[1, 2][..], false));
+        let reply = |prompt_ids, restarts| AgentReply {
+            text: String::new(),
+            prompt_ids,
+            restarts,
+            token_ids: vec![3, 4],
+            cut_off: false,
+        };
+        tokens.push(&reply(first.added, first.restarts));
+        let second = tokens.seen(vec![1, 2, 3, 4, 5]);
+        assert_eq!((second.added.as_slice(), second.restarts), (&[5][..], false));
+        let other = tokens.seen(vec![1, 2, 34, 5]);
+        assert_eq!((other.added.as_slice(), other.restarts), (&[1, 2, 34, 5][..], true));
+        tokens.push(&reply(other.added, other.restarts));
+        assert_eq!(tokens.seen(vec![1, 2, 34, 5, 3, 4, 6]).added, [6]);
+    }
+}

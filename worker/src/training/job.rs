@@ -22,9 +22,6 @@ use crate::artifacts::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, ArtifactCache};
 /// Between two checkpoints. They are small beside what a step computes.
 const CHECKPOINT_STEPS: usize = 5;
 
-/// The most points of a curve of losses.
-const CURVE: usize = 512;
-
 /// How long a state waits for its job to come back.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -68,21 +65,13 @@ pub(crate) async fn run(
     // With the files, which stay in the cache for as long as they are read.
     let trained = tokio::task::spawn_blocking(move || {
         let files = TrainingFiles { start: start.as_deref(), output: &written, checkpoints };
-        let mut curve = Curve::default();
-        let mut told = |now: Progress| {
-            if let Progress::Step(step) = &now {
-                curve.add(count(step.step), step.measures.loss);
-            }
-            progress(now)
-        };
-        let report = train(&model, algorithm, &dataset, &options, &files, &mut told)?;
-        Ok::<_, TrainingError>((report, curve.points))
+        train(&model, algorithm, &dataset, &options, &files, &mut progress)
     });
     let trained = tokio::select! {
         trained = trained => trained,
         never = handover.share(&job.artifacts, &state) => match never {},
     };
-    let (report, losses) = trained.map_err(|e| TrainingError::Local(format!("the training's thread ended: {e}")))??;
+    let report = trained.map_err(|e| TrainingError::Local(format!("the training's thread ended: {e}")))??;
     let adapter = AdapterRef {
         config: job.artifacts.put(&output.join(ADAPTER_CONFIG)).await?,
         weights: job.artifacts.put(&output.join(ADAPTER_WEIGHTS)).await?,
@@ -95,29 +84,8 @@ pub(crate) async fn run(
         tokens: report.target_tokens,
         first_loss: report.first_loss,
         last_loss: report.last_loss,
-        losses,
+        losses: report.losses.iter().map(|(step, loss)| StepLoss { step: count(*step), loss: *loss }).collect(),
     })
-}
-
-/// The losses of a training's steps; of many, an even share.
-#[derive(Default)]
-struct Curve {
-    /// Every 2 to the power of this.
-    halved: u32,
-    points: Vec<StepLoss>,
-}
-
-impl Curve {
-    fn add(&mut self, step: u32, loss: f64) {
-        let kept = |step: u32, halved: u32| step.is_multiple_of(1 << halved);
-        if kept(step, self.halved) {
-            self.points.push(StepLoss { step, loss });
-        }
-        if self.points.len() > CURVE {
-            self.halved += 1;
-            self.points.retain(|point| kept(point.step, self.halved));
-        }
-    }
 }
 
 /// Removes what jobs left behind that nobody took up again on this machine.
@@ -242,16 +210,5 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["c.checkpoint", "d.gguf"]);
-    }
-
-    #[test]
-    fn a_long_training_s_curve_is_thinned_evenly() {
-        let mut curve = Curve::default();
-        (1..=10_000).for_each(|step| curve.add(step, f64::from(step)));
-        assert!((CURVE / 2..=CURVE).contains(&curve.points.len()), "{}", curve.points.len());
-        let gaps: std::collections::BTreeSet<u32> =
-            curve.points.windows(2).map(|two| two[1].step - two[0].step).collect();
-        assert_eq!(gaps.len(), 1, "{gaps:?}");
-        assert!(curve.points.iter().all(|point| point.loss == f64::from(point.step)));
     }
 }

@@ -125,7 +125,7 @@ fn row(asked: &Asked, pair: &Pair<'_, EpisodeRow>) -> Option<(f64, PairRow)> {
         b: format!("{second:.2}"),
         b_link: link(&asked.b, &pair.b),
         difference: format!("{:+.2}", second - first),
-        beside: format!("/beside?a={}/{}&b={}/{}", asked.a, a[0].record.id, asked.b, b[0].record.id),
+        beside: format!("/beside?a={}/{}&b={}/{}", asked.a, pair.a[0].record.id, asked.b, pair.b[0].record.id),
     };
     Some((second - first, row))
 }

@@ -13,9 +13,10 @@ use serde_json::Value;
 
 use super::head::{Head, age};
 use super::{Page, number, render, run_id};
-use crate::catalogue::{Agreement, EpisodeRow};
+use crate::catalogue::EpisodeRow;
 use crate::dashboard::Pages;
 use crate::dashboard::error::PageError;
+use crate::statistics::Confusion;
 use crate::store::{Mark, RunRecord};
 
 const LONGEST_LABEL: usize = 40;
@@ -113,7 +114,7 @@ struct ReviewPage {
 
 /// What the influence model and people say.
 struct Told {
-    counts: Agreement,
+    counts: Confusion,
     precision: String,
     recall: String,
     kappa: String,
@@ -174,7 +175,7 @@ pub(in crate::dashboard) async fn review(
 
 fn place(row: &EpisodeRow, turn: Option<u32>) -> String {
     let turn = turn.map(|turn| format!(", turn {}", turn + 1)).unwrap_or_default();
-    let EpisodeRow { phase, iteration, record } = row;
+    let EpisodeRow { phase, iteration, record, .. } = row;
     format!("{} {iteration}, {}, {}{turn}", phase.name(), record.environment, record.initial_state)
 }
 
@@ -197,18 +198,14 @@ fn agreement(
     rows: &BTreeMap<EpisodeId, &EpisodeRow>,
     label: &str,
     threshold: f64,
-) -> Option<Agreement> {
+) -> Option<Confusion> {
     let mut people: BTreeMap<&EpisodeId, bool> = BTreeMap::new();
     for mark in marks {
         *people.entry(&mark.episode).or_default() |= mark.label == label;
     }
-    let mut told = None;
-    for (episode, person) in people {
-        if let Some(influence) = rows.get(episode).and_then(|row| row.influence()) {
-            told.get_or_insert_with(Agreement::default).add(influence >= threshold, person);
-        }
-    }
-    told
+    let scored = |(episode, person)| Some((rows.get(episode)?.influence()? >= threshold, person));
+    let pairs: Vec<(bool, bool)> = people.into_iter().filter_map(scored).collect();
+    (!pairs.is_empty()).then(|| Confusion::of(pairs))
 }
 
 /// All marks as JSON lines.

@@ -9,9 +9,7 @@ use super::{Page, heat, in_query, number, render, run_id, with_error};
 use crate::catalogue::EpisodeRow;
 use crate::dashboard::Pages;
 use crate::dashboard::charts::{Point, Series, lines};
-use crate::dashboard::error::PageError;
 use crate::planning::Phase;
-use crate::statistics::Estimate;
 use crate::statistics::Estimate;
 
 /// Environments in the table.

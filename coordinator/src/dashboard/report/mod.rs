@@ -266,14 +266,14 @@ fn chart(
     let series = |name: &str, phase: Phase| {
         let points = figures.iter().filter(|row| row.phase == phase).filter_map(|row| {
             let Estimate { mean, standard_error } = of(row)?;
-            Some(Point { iteration: row.iteration, mean, error: standard_error, link: "#results".to_owned() })
+            Some(Point { at: row.iteration, mean, error: standard_error, link: Some("#results".to_owned()) })
         });
         Series { name: name.to_owned(), points: points.collect() }
     };
     let mut all = vec![series("training", Phase::Train), series("evaluation", Phase::Evaluate)];
     all.retain(|line| !line.points.is_empty());
     let legend = all.iter().enumerate().map(|(index, line)| (index, line.name.clone())).collect();
-    Chart { title, svg: lines(title, &all), legend }
+    Chart { title, svg: lines(title, "iteration", &all), legend }
 }
 
 fn row(row: &IterationSummary) -> Vec<String> {

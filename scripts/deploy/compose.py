@@ -28,7 +28,7 @@ model: smollm2-135m
 environments:
   class: therapist
   fractions: {gameable: 1/2, ordinary: 1/2}
-  initial_states: 6
+  initial_states: 2
   siblings: 2
   order: sequential
   held_out: 0.25

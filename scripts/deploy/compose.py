@@ -112,6 +112,16 @@ def base_images(folder):
     shutil.rmtree(root)
 
 
+def runs_containers():
+    """An engine may answer where the system lets no container run, or no network be."""
+    tried = sh("docker", "run", "--rm", "debian:bookworm-slim", "true", check=False)
+    if tried.returncode == 0:
+        tried = sh("docker", "network", "create", f"{PROJECT}-try", check=False)
+        sh("docker", "network", "rm", f"{PROJECT}-try", check=False)
+    if tried.returncode != 0:
+        no_engine("Docker's engine answers here, but runs nothing: " + tried.stderr.strip()[-300:])
+
+
 class Cluster:
     """What the compose file brings up."""
 
@@ -208,8 +218,8 @@ def attempt(cluster, cache):
 
 def check(cluster, episodes):
     planned = 24 + 6
-    ids = {episode["id"] for episode in episodes}
-    unfinished = [episode["id"] for episode in episodes if episode["status"] != "finished"]
+    ids = {episode["spec"]["id"] for episode in episodes}
+    unfinished = [episode["spec"]["id"] for episode in episodes if episode["status"] != "finished"]
     if len(episodes) != planned or len(ids) != planned or unfinished:
         raise Failed(f"{len(episodes)} episodes, {len(ids)} ids, unfinished: {unfinished}; planned were {planned}")
     ready = cluster.compose("exec", "-T", "coordinator", "influence", "health", "--ready").stdout
@@ -240,6 +250,7 @@ def main():
     prebuilt = ROOT / "deploy/prebuilt/influence"
     try:
         base_images(folder)
+        runs_containers()
         shutil.copytree(ROOT / "configs", configs)
         (configs / "experiments/deploy-test.yaml").write_text(EXPERIMENT)
         for path in [folder, configs, *configs.rglob("*")]:

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use crate::config::RewardTurns;
 use crate::planning::Phase;
+use crate::selection::mean;
 use crate::store::{NewRun, RunStatus, Store, StoreError, Verdict};
 use trajectories::{Key, Lines, STATE, Trajectory};
 
@@ -201,12 +202,6 @@ fn verdict(episode: &EpisodeId, trajectory: &Trajectory, over: RewardTurns) -> V
     };
     let influence = mean(trajectory.turns.iter().map(|turn| turn.influence.as_ref()?.expected()));
     Verdict { episode: episode.clone(), reward, influence, vetoed: false, unscored: reward.is_none(), selected: None }
-}
-
-/// None if one of them is missing.
-fn mean(values: impl ExactSizeIterator<Item = Option<f64>>) -> Option<f64> {
-    let count = values.len() as f64;
-    values.sum::<Option<f64>>().map(|sum| sum / count)
 }
 
 /// What is known of a trajectory's making; the rest is empty. Nobody rolls it out again.

@@ -5,6 +5,7 @@ mod fraction;
 mod select;
 
 pub use fraction::{Fraction, InvalidFraction};
+pub(crate) use select::mean;
 pub use select::{Candidate, CandidateTurn, Reward, Selection, reply_characters, select};
 
 #[cfg(test)]

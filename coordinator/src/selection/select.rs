@@ -123,7 +123,7 @@ fn earned(candidate: &Candidate, reward: &RewardSettings, settings: &SelectionSe
 }
 
 /// The mean; none of nothing, or if any value is missing or not finite.
-fn mean(values: impl ExactSizeIterator<Item = Option<f64>>) -> Option<f64> {
+pub(crate) fn mean(values: impl ExactSizeIterator<Item = Option<f64>>) -> Option<f64> {
     let n = values.len();
     let mut sum = 0.0;
     for value in values {

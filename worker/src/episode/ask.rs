@@ -5,9 +5,9 @@ use std::time::Instant;
 use influence_proto::prompts::{self, ChatMessage};
 use influence_proto::{AssessorRole, Call, EpisodeSpec, GeneratorRole, Message, Role, Score, stream};
 
-use super::{EpisodeError, traced};
 use tracing::{Instrument as _, Span};
 
+use super::{EpisodeError, traced};
 use crate::backend::{Backend, BackendError, GenerateRequest, Generation, Models, Prompt, PromptSeen, ScoreRequest};
 use crate::metrics;
 
@@ -39,7 +39,7 @@ impl<'a> Asker<'a> {
     ) -> Result<(Generation, Call), EpisodeError> {
         let seed = self.seed(role.name());
         let backend = self.backend(role, &generator.model)?;
-        let span = traced::reply(role, generator, backend, seed);
+        let span = traced::call(role, &generator.model, backend, Some((&generator.sampling, seed)));
         let request = GenerateRequest { role, prompt, sampling: generator.sampling.clone(), seed, adapter };
         let started = Instant::now();
         let reply = backend.generate(request).instrument(span.clone()).await;
@@ -60,7 +60,7 @@ impl<'a> Asker<'a> {
         history: &[Message],
     ) -> Result<(Score, Call), EpisodeError> {
         let backend = self.backend(role, &assessor.model)?;
-        let span = traced::score(role, assessor, backend);
+        let span = traced::call(role, &assessor.model, backend, None);
         let request = ScoreRequest {
             role,
             messages: prompts::assessor(assessor, &self.spec.agent_name, history),

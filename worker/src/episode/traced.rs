@@ -4,7 +4,7 @@
 //! development). What was said is in no span: it is an event of the target [`CONTENT`], which is off unless asked for.
 
 use influence_proto::prompts::{ChatMessage, ChatRole};
-use influence_proto::{AssessorRole, Call, GeneratorRole, Role, Score};
+use influence_proto::{Call, Role, Sampling, Score};
 use serde_json::json;
 use tracing::{Span, field::Empty};
 
@@ -19,40 +19,23 @@ pub(super) fn turn(index: u32) -> Span {
     tracing::info_span!(target: TARGET, "turn", influence.turn = index)
 }
 
-/// A reply that is sampled, `seed` being that of its stream.
-pub(super) fn reply(role: Role, generator: &GeneratorRole, backend: &dyn Backend, seed: u64) -> Span {
+/// A call of a model; `sampled`: how, and by which seed, where it is for a reply.
+pub(super) fn call(role: Role, model: &str, backend: &dyn Backend, sampled: Option<(&Sampling, u64)>) -> Span {
+    let sampling = sampled.map(|(sampling, _)| sampling);
     tracing::info_span!(
         target: TARGET,
         "chat",
-        otel.name = format!("chat {}", generator.model),
+        otel.name = format!("chat {model}"),
         otel.kind = "client",
         otel.status_code = Empty,
         error.type = Empty,
         gen_ai.operation.name = "chat",
         gen_ai.provider.name = backend.provider(),
-        gen_ai.request.model = generator.model,
-        gen_ai.request.max_tokens = generator.sampling.max_tokens,
-        gen_ai.request.temperature = generator.sampling.temperature,
-        gen_ai.request.top_p = generator.sampling.top_p,
-        gen_ai.request.seed = seed,
-        gen_ai.usage.input_tokens = Empty,
-        gen_ai.usage.output_tokens = Empty,
-        influence.role = role.name(),
-    )
-}
-
-/// Answers whose probabilities are read.
-pub(super) fn score(role: Role, assessor: &AssessorRole, backend: &dyn Backend) -> Span {
-    tracing::info_span!(
-        target: TARGET,
-        "chat",
-        otel.name = format!("chat {}", assessor.model),
-        otel.kind = "client",
-        otel.status_code = Empty,
-        error.type = Empty,
-        gen_ai.operation.name = "chat",
-        gen_ai.provider.name = backend.provider(),
-        gen_ai.request.model = assessor.model,
+        gen_ai.request.model = model,
+        gen_ai.request.max_tokens = sampling.map(|sampling| sampling.max_tokens),
+        gen_ai.request.temperature = sampling.map(|sampling| sampling.temperature),
+        gen_ai.request.top_p = sampling.map(|sampling| sampling.top_p),
+        gen_ai.request.seed = sampled.map(|(_, seed)| seed),
         gen_ai.usage.input_tokens = Empty,
         gen_ai.usage.output_tokens = Empty,
         influence.role = role.name(),

@@ -43,6 +43,14 @@ pub(crate) struct Door {
     pub(crate) access: Access,
 }
 
+impl Door {
+    /// How workers come in at the address that was taken.
+    pub(crate) fn invitation(&self, address: SocketAddr) -> String {
+        let scheme = if self.access.speaks_tls() { "https" } else { "http" };
+        format!("workers join with: influence worker --coordinator {scheme}://{address}")
+    }
+}
+
 /// A run and what it is carried on with.
 pub(crate) struct Open {
     pub(crate) run: RunId,
@@ -57,6 +65,8 @@ pub(crate) struct Open {
     pub(crate) live: Live,
     artifacts: OsString,
     experiment: Experiment,
+    /// Workers go on to another coordinator at the same address when this run is finished.
+    pub(crate) keeps_workers: bool,
 }
 
 impl Open {
@@ -103,6 +113,7 @@ impl Open {
             experiment,
             data: data.clone(),
             live: Live::default(),
+            keeps_workers: false,
         })
     }
 
@@ -170,6 +181,7 @@ impl Open {
             reclaim: waits.reclaim,
             store_patience: waits.store_patience,
             budget: self.budget,
+            keeps_workers: self.keeps_workers,
         };
         let handle = Coordinator::start(options, self.experiment.clone(), cancel).await?;
         self.live.follow(handle.cluster.clone());
@@ -177,7 +189,7 @@ impl Open {
     }
 
     /// Leads the run to its end. False if it has to be led again.
-    async fn lead_on(
+    pub(crate) async fn lead_on(
         &self,
         leadership: Leadership,
         door: &Door,
@@ -191,8 +203,7 @@ impl Open {
         }
         let handle = self.start(leadership, door, waits, cancel.clone()).await?;
         leads.send_replace(true);
-        let scheme = if door.access.speaks_tls() { "https" } else { "http" };
-        say(format!("workers join with: influence worker --coordinator {scheme}://{}", handle.address));
+        say(door.invitation(handle.address));
         let bars = tokio::spawn(progress::show(handle.progress.clone()));
         let outcome = handle.wait().await;
         bars.await.context("the progress bars broke off")?;

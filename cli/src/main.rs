@@ -1,6 +1,7 @@
 //! `influence`: coordinator and worker put together, or either alone, and what is needed around
 //! them. This crate parses, calls and prints; it decides nothing.
 
+mod answering;
 mod args;
 mod check;
 mod cluster;

@@ -106,7 +106,7 @@ impl StepBar {
 
 fn label(phase: RunPhase) -> Option<String> {
     match phase {
-        RunPhase::Starting | RunPhase::Done => None,
+        RunPhase::Starting | RunPhase::Answering | RunPhase::Done => None,
         RunPhase::Evaluation(k) => Some(format!("evaluation of {}", agent(k))),
         RunPhase::Rollout(k) => Some(format!("iteration {k}: rollout")),
         RunPhase::Training(k) => Some(format!("iteration {k}: training")),

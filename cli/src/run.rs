@@ -25,7 +25,7 @@ use crate::{credentials, dashboard, interrupt, progress};
 /// What a worker in this process may still do when the run is asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
 /// This run's only worker ends with it, nobody else can lead, and somebody watches.
-const WAITS: Waits =
+pub(crate) const WAITS: Waits =
     Waits { takeover: Duration::from_secs(10), reclaim: Duration::ZERO, store_patience: Some(Duration::from_secs(60)) };
 
 pub(crate) async fn alone(arguments: RunArguments) -> anyhow::Result<()> {
@@ -54,16 +54,26 @@ pub(crate) async fn here(
     let door = Door { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), access: Access::default() };
     let stop = CancellationToken::new();
     let handle = open.start(open.lead(&WAITS).await?, &door, &WAITS, stop.clone()).await?;
-    let worker = WorkerOptions {
+    let worker = worker_beside(rollouts, handle.address, connected, cancel.clone())?;
+    both(handle, worker, stop, cancel).await
+}
+
+/// A worker of this process, until `cancel` or until the coordinator lets it go.
+pub(crate) fn worker_beside(
+    rollouts: &RolloutArguments,
+    coordinator: SocketAddr,
+    connected: watch::Sender<bool>,
+    cancel: CancellationToken,
+) -> anyhow::Result<JoinHandle<Result<(), WorkerError>>> {
+    let options = WorkerOptions {
         connected,
-        coordinators: vec![format!("http://{}", handle.address)],
+        coordinators: vec![format!("http://{coordinator}")],
         name: "here".to_owned(),
         device: "cpu".to_owned(),
         grace: GRACE,
         ..worker_options(rollouts)?
     };
-    let worker = tokio::spawn(influence_worker::run(worker, cancel.clone()));
-    both(handle, worker, stop, cancel).await
+    Ok(tokio::spawn(influence_worker::run(options, cancel)))
 }
 
 /// Waits for the run. When its only worker leaves first, because it was asked to stop or because it

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::api::{Manner, Tally, anywhere, start};
+use support::processes::Place;
+use support::servers::free_port;
 use support::{Lab, json};
 
 /// The server of the tests answers by the first word of the system prompt.
@@ -286,4 +288,46 @@ fn agents_are_rolled_out_in_another_class() {
     assert!(error.contains("has no agent of iteration 3: 0 is the untrained one, and 2 are trained"), "{error}");
     let error = lab.fail(&["evaluate", "tiny", "--rollout", "nowhere"]);
     assert!(error.contains("there is no class `nowhere`"), "{error}");
+}
+
+/// Protects: workers of other processes roll out and judge, one after the other and without being started again, and what
+/// they say is what this process's own worker says.
+#[test]
+fn workers_that_join_roll_out_and_judge() {
+    let asked = [
+        "evaluate",
+        "tiny",
+        "--rollout",
+        "talk",
+        "--episodes",
+        "4",
+        "--metrics",
+        "configs/evaluations/mine.yaml",
+        "--iterations",
+        "0,last",
+        "--json",
+    ];
+    let here = json(&lab().succeed(&asked));
+    let lab = lab();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let url = format!("http://{listen}");
+    let mut workers: Vec<Place> = ["one", "two"]
+        .into_iter()
+        .map(|name| Place::start(&lab, name, &["worker", "--coordinator", &url, "--name", name, "--slots", "2"]))
+        .collect();
+    let elsewhere = json(&lab.succeed(&[&asked[..], &["--listen", &listen]].concat()));
+    for (one, other) in here.as_array().unwrap().iter().zip(elsewhere.as_array().unwrap()) {
+        let (one, other) = (&one["iterations"][0], &other["iterations"][0]);
+        assert_eq!((&one["reward"], &one["finished"]), (&other["reward"], &other["finished"]));
+        for metric in ["harm", "stayed"] {
+            assert_eq!(one["metrics"][metric]["value"], other["metrics"][metric]["value"], "{metric}");
+            assert_eq!(one["metrics"][metric]["asked"], 4);
+        }
+    }
+    assert_eq!(here.as_array().unwrap().len(), 2);
+    for worker in &mut workers {
+        let end = worker.wait(Duration::from_secs(30));
+        assert!(end.is_some_and(|end| end.success()), "{end:?}\n{}", worker.said());
+        assert!(worker.said().contains("there is nothing more to ask"), "{}", worker.said());
+    }
 }

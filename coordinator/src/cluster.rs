@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use influence_proto::{ClusterStatus, RunId};
+use influence_proto::{ClusterStatus, ModelAnswer, ModelCall, RunId};
 use tokio::sync::watch;
 
 use crate::dispatch::{DispatchError, DispatchHandle};
@@ -44,6 +44,14 @@ impl Cluster {
             standing,
         })
     }
+
+    /// Has one of its workers make calls, all at once. Without a worker it waits for one; dropped, it takes them back.
+    ///
+    /// # Errors
+    /// When the models give no answer, or the run is carried on no more.
+    pub async fn call(&self, calls: Vec<ModelCall>) -> Result<Vec<ModelAnswer>, DispatchError> {
+        self.dispatch.call(calls).await
+    }
 }
 
 fn phase(phase: RunPhase) -> String {
@@ -52,6 +60,7 @@ fn phase(phase: RunPhase) -> String {
         RunPhase::Rollout(k) => format!("rollout {k}"),
         RunPhase::Evaluation(k) => format!("evaluation {k}"),
         RunPhase::Training(k) => format!("training {k}"),
+        RunPhase::Answering => "answering calls".to_owned(),
         RunPhase::Done => "done".to_owned(),
     }
 }

@@ -10,25 +10,22 @@ use futures::Stream;
 use influence_proto::RunId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::artifacts::Artifacts;
 use crate::cluster::Cluster;
 use crate::config::Experiment;
-use crate::dispatch::{DispatchHandle, DispatchService, Limits};
+use crate::dispatch::Limits;
 use crate::experiment::{Budget, NANO, Run, RunError, RunFolder, spent};
 use crate::leadership::Leadership;
 use crate::metrics;
-use crate::progress::{Progress, ProgressHandle};
-use crate::service::{ListenError, Listener, Service, serve};
+use crate::progress::Progress;
+use crate::service::{ListenError, Listener};
+use crate::serving::{Served, Serving};
 use crate::store::{RunStatus, Store, StoreError};
-
-/// How long workers have to leave after they were told that the run is over.
-const FAREWELL: Duration = Duration::from_secs(3);
 
 /// How long to wait before a store that was away is asked again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -59,6 +56,8 @@ pub struct CoordinatorOptions {
     pub store_patience: Option<Duration>,
     /// What the run may cost before it pauses, in dollars; counted are models with a price.
     pub budget: Option<f64>,
+    /// Workers are not told that they may leave when the run is finished: another coordinator follows at this address.
+    pub keeps_workers: bool,
 }
 
 /// Why a run could not be started.
@@ -132,7 +131,7 @@ impl Coordinator {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let CoordinatorOptions { run, leadership, store, artifacts, data, listen, access, .. } = options;
-        let CoordinatorOptions { reclaim, store_patience, budget, .. } = options;
+        let CoordinatorOptions { reclaim, store_patience, budget, keeps_workers, .. } = options;
         let folder = RunFolder::new(&data, &run);
         let record = store.run(&run).await?;
         if record.digest != experiment.digest().to_string() {
@@ -141,23 +140,6 @@ impl Coordinator {
         folder.write_experiment(&record.experiment).await?;
         store.set_run_status(&run, RunStatus::Running).await?;
 
-        let progress = ProgressHandle::new();
-        let limits = limits(&experiment, reclaim);
-        let (dispatcher, dispatch) = DispatchService::new(run.clone(), store.clone(), limits, progress.clone());
-        let cluster = Cluster::new(run.clone(), dispatch.clone(), progress.watch());
-        let stop = CancellationToken::new();
-        let service = Service {
-            run: run.clone(),
-            models: experiment.models.values().cloned().collect(),
-            lease_ms: limits.lease_ms as u32,
-            store: store.clone(),
-            artifacts: artifacts.clone(),
-            dispatch: dispatch.clone(),
-            progress: progress.clone(),
-            readers: TaskTracker::new(),
-            stop: stop.clone(),
-            cluster: cluster.clone(),
-        };
         let budget = match budget {
             Some(dollars) => {
                 let spent_before = spent(&*store, &run).await?;
@@ -165,39 +147,41 @@ impl Coordinator {
             }
             None => None,
         };
-        let watched = progress.watch();
         tracing::info!(%run, address = %listen, ?access, "carrying on");
+        let served = Served {
+            run: run.clone(),
+            models: experiment.models.values().cloned().collect(),
+            store: store.clone(),
+            artifacts: artifacts.clone(),
+            limits: limits(&experiment, reclaim),
+            access,
+        };
+        let serving = Serving::start(served, incoming);
+        let (watched, cluster) = (serving.progress.watch(), serving.cluster.clone());
         let run = Run {
             run,
             experiment: Arc::new(experiment),
             store,
             artifacts,
-            dispatch,
-            progress,
+            dispatch: serving.dispatch.clone(),
+            progress: serving.progress.clone(),
             folder,
             retry_failed: matches!(record.status, RunStatus::Failed(_)),
             store_patience,
             budget,
         };
-        let readers = service.readers.clone();
         let task = tokio::spawn(async move {
             metrics::leads(true);
-            let dispatcher_stop = CancellationToken::new();
-            // Ended with this task, however it ends.
-            let mut servants = JoinSet::new();
-            servants.spawn(dispatcher.run(dispatcher_stop.clone()));
-            servants.spawn(serve(incoming, service, access));
             let result = tokio::select! {
                 result = patiently(&run) => result,
                 () = cancel.cancelled() => Err(RunError::Stopped),
                 () = leadership.lost().cancelled() => Err(RunError::Deposed),
             };
             let result = conclude(&run, result).await;
-            farewell(&run.dispatch, &result, &readers).await;
-            stop.cancel();
-            servants.join_next().await;
-            dispatcher_stop.cancel();
-            while servants.join_next().await.is_some() {}
+            if let Some(reason) = goodbye(&result).filter(|_| !keeps_workers || result.is_err()) {
+                serving.farewell(reason).await;
+            }
+            serving.end().await;
             leadership.resign().await;
             metrics::leads(false);
             result
@@ -261,19 +245,12 @@ async fn conclude(run: &Run, result: Result<(), RunError>) -> Result<(), RunErro
     }
 }
 
-/// Tells the workers that they may leave, unless the run goes on later, and waits for it a little.
-async fn farewell(dispatch: &DispatchHandle, result: &Result<(), RunError>, readers: &TaskTracker) {
-    let reason = match result {
-        Ok(()) => "the run is finished".to_owned(),
-        Err(RunError::Stopped | RunError::Deposed) => return,
-        Err(error) => format!("the run has stopped: {error}"),
-    };
-    if dispatch.goodbye(reason).await.is_err() {
-        return;
-    }
-    readers.close();
-    if tokio::time::timeout(FAREWELL, readers.wait()).await.is_err() {
-        tracing::warn!("some workers did not leave when they were told that the run is over");
+/// What the workers are told, unless the run goes on later.
+fn goodbye(result: &Result<(), RunError>) -> Option<String> {
+    match result {
+        Ok(()) => Some("the run is finished".to_owned()),
+        Err(RunError::Stopped | RunError::Deposed) => None,
+        Err(error) => Some(format!("the run has stopped: {error}")),
     }
 }
 

@@ -20,6 +20,7 @@
 //! | [`experiment`] | the run itself: every step derived from the store, so it resumes anywhere |
 
 pub mod access;
+mod answering;
 pub mod artifacts;
 pub mod catalogue;
 mod cluster;
@@ -39,6 +40,7 @@ pub mod planning;
 mod progress;
 pub mod selection;
 mod service;
+mod serving;
 #[cfg(test)]
 mod simulation;
 pub mod statistics;
@@ -47,6 +49,7 @@ pub mod store;
 /// The target of spans that are for traces alone; text logs leave them out.
 pub(crate) const TRACE: &str = "influence_trace";
 
+pub use answering::{Answering, AnsweringOptions};
 pub use cluster::Cluster;
 pub use coordinator::{Coordinator, CoordinatorOptions, RunHandle, StartError};
 pub use experiment::{IterationSummary, MetricSummary, OpenError, Opened, RoleUsage, RunError, open_run, summary};

@@ -48,8 +48,10 @@ const COST: Metric = Metric::gauge(
     "influence_cost_dollars",
     "What calls cost since this process began, by the price table, in dollars, by role",
 );
-const FINISHED: Metric = Metric::counter("influence_work_finished_total", "Episodes and trainings that were finished");
-const FAILED: Metric = Metric::counter("influence_work_failed_total", "Episodes and trainings that were given up");
+const FINISHED: Metric =
+    Metric::counter("influence_work_finished_total", "Episodes, trainings and bundles of calls that were finished");
+const FAILED: Metric =
+    Metric::counter("influence_work_failed_total", "Episodes, trainings and bundles of calls that were given up");
 const REWARD: Metric = Metric::gauge(
     "influence_reward",
     "Mean reward of the last iteration that was judged, by phase: train or evaluate; of its scored episodes, on the scale of ratings",
@@ -63,8 +65,10 @@ const WORKERS: Metric = Metric::gauge(
     "Workers, by state: connected, away, draining, stalled; the first that is true of the last three",
 );
 const FREE_SLOTS: Metric = Metric::gauge("influence_slots_free", "Episodes that connected workers could take at once");
-const QUEUED: Metric = Metric::gauge("influence_work_queued", "Episodes and trainings that wait for a worker");
-const LEASED: Metric = Metric::gauge("influence_work_leased", "Episodes and trainings that workers hold");
+const QUEUED: Metric =
+    Metric::gauge("influence_work_queued", "Episodes, trainings and bundles of calls that wait for a worker");
+const LEASED: Metric =
+    Metric::gauge("influence_work_leased", "Episodes, trainings and bundles of calls that workers hold");
 const GRANTED: Metric = Metric::counter("influence_leases_granted_total", "Leases granted, first and later ones");
 const RETRIED: Metric = Metric::counter(
     "influence_leases_retried_total",
@@ -87,7 +91,7 @@ pub(crate) fn phase(phase: RunPhase) {
         RunPhase::Rollout(iteration) => ("rollout", iteration),
         RunPhase::Evaluation(iteration) => ("evaluation", iteration),
         RunPhase::Training(iteration) => ("training", iteration),
-        RunPhase::Starting | RunPhase::Done => return,
+        RunPhase::Starting | RunPhase::Answering | RunPhase::Done => return,
     };
     gauge!(PHASE.name, "phase" => name).set(iteration);
 }

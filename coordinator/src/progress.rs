@@ -50,6 +50,8 @@ pub enum RunPhase {
     Evaluation(u32),
     /// Training an iteration's adapter.
     Training(u32),
+    /// Nothing of its own: workers answer calls.
+    Answering,
     /// Finished.
     Done,
 }

@@ -63,7 +63,7 @@ id!(/// One conversation of a run: a hash of its coordinates, so planning twice 
     EpisodeId, "episode_id");
 id!(/// A worker's name in the coordinator's books, given at registration.
     WorkerId, "worker_id");
-id!(/// Something that can be leased: an episode (its id) or a training job.
+id!(/// Something that can be leased: an episode (its id), a training job, or calls.
     WorkId, "work");
 
 impl From<&EpisodeId> for WorkId {

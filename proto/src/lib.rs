@@ -3,9 +3,10 @@
 //! The `.proto` files say what goes over gRPC; [`wire`] is their generated code. Nothing outside this
 //! crate keeps a wire type: `TryFrom` turns it into a domain type that cannot hold an invalid value,
 //! or into an [`InvalidMessage`] that names the field. [`prompts`] computes what each role of a
-//! conversation sees, so that worker and dashboard agree without storing it; [`stream`] derives every
-//! random seed.
+//! conversation sees, so that worker and dashboard agree without storing it; [`transition`] draws where a reply leads;
+//! [`stream`] derives every random seed.
 
+mod calls;
 mod cluster;
 mod convert;
 mod episode;
@@ -18,8 +19,10 @@ pub mod stream;
 mod token;
 mod trace;
 mod training;
+pub mod transition;
 mod work;
 
+pub use calls::{Ask, ModelAnswer, ModelCall, Said};
 pub use cluster::{ClusterStatus, Standing, WorkerLoad, WorkerStanding};
 pub use convert::api::{is_api_url, is_key_variable};
 pub use episode::{
@@ -48,7 +51,7 @@ pub mod wire {
 }
 
 /// The protocol versions that this build speaks, lowest and highest.
-pub const PROTOCOL: std::ops::RangeInclusive<u32> = 5..=5;
+pub const PROTOCOL: std::ops::RangeInclusive<u32> = 6..=6;
 
 /// The largest gRPC message either side sends or accepts, in bytes. A turn of a long conversation
 /// with its token ids is well under 1 MiB; artifacts travel in chunks of [`ARTIFACT_CHUNK`].

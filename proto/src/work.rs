@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, EpisodeSpec, ModelSpec, RunId, TraceParent, TrainingReport, TrainingSpec, Turn, WorkId, WorkerId};
+use crate::{
+    Digest, EpisodeSpec, ModelAnswer, ModelCall, ModelSpec, RunId, TraceParent, TrainingReport, TrainingSpec, Turn,
+    WorkId, WorkerId,
+};
 
 /// A worker asks to be let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +68,8 @@ pub enum Work {
     },
     /// Train an adapter.
     Training(Box<TrainingSpec>),
+    /// Ask models, all at once. Nobody stores these: they end with the coordinator that wants them.
+    Calls(Vec<ModelCall>),
 }
 
 /// A lease as its holder reports it.
@@ -88,6 +93,8 @@ pub enum Outcome {
     },
     /// The adapter is trained and uploaded.
     Training(TrainingReport),
+    /// An answer to each call, in their order.
+    Calls(Vec<ModelAnswer>),
     /// It cannot be done.
     Failed(Failure),
     /// Handed back unfinished.
@@ -100,6 +107,7 @@ impl Outcome {
         match self {
             Self::Episode { .. } => "episode",
             Self::Training(_) => "training",
+            Self::Calls(_) => "calls",
             Self::Failed(_) => "failed",
             Self::Returned => "returned",
         }

@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use influence_proto::prompts::{self, ChatRole};
+use influence_proto::prompts::{self, ChatMessage, ChatRole};
 use influence_proto::{
-    AdapterRef, AgentReply, Algorithm, ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, AssessorRole, BestOf,
-    Call, Choice, ClusterStatus, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure, GeneratorRole,
-    InvalidMessage, Lease, LoraSpec, Message, ModelSource, ModelSpec, OptimiserSpec, Outcome, Role, RunId, Sampling,
-    Schedule, Score, ScoreMethod, Scoring, Speaker, Standing, State, StateMachine, StepLoss, TraceParent,
-    TrainingReport, TrainingRow, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerLoad,
-    WorkerStanding, wire,
+    AdapterRef, AgentReply, Algorithm, ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, Ask, AssessorRole,
+    BestOf, Call, Choice, ClusterStatus, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure, GeneratorRole,
+    InvalidMessage, Lease, LoraSpec, Message, ModelAnswer, ModelCall, ModelSource, ModelSpec, OptimiserSpec, Outcome,
+    Role, RunId, Said, Sampling, Schedule, Score, ScoreMethod, Scoring, Speaker, Standing, State, StateMachine,
+    StepLoss, TraceParent, TrainingReport, TrainingRow, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId,
+    WorkerLoad, WorkerStanding, wire,
 };
 
 fn message(speaker: Speaker, content: &str) -> Message {
@@ -125,6 +125,25 @@ fn training() -> TrainingSpec {
     }
 }
 
+fn calls() -> Vec<ModelCall> {
+    let spec = spec();
+    let call = |role, messages: Vec<ChatMessage>, ask| ModelCall { role, model: "tiny".into(), messages, seed: 8, ask };
+    let roles = [ChatRole::System, ChatRole::User, ChatRole::Assistant, ChatRole::FunctionCall, ChatRole::Ipython];
+    let sampling = spec.agent.sampling.clone();
+    vec![
+        call(
+            Role::Agent,
+            roles.map(|role| ChatMessage::new(role, "x")).into(),
+            Ask::Reply { sampling, adapter: spec.adapter },
+        ),
+        call(
+            Role::Preference,
+            vec![ChatMessage::new(ChatRole::User, "good?")],
+            Ask::Score { answers: vec!["yes".into(), "no".into()], scoring: spec.scoring },
+        ),
+    ]
+}
+
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 fn lease(payload: Work) -> Lease {
@@ -143,7 +162,7 @@ fn leases_come_back_as_they_were() {
     let training = |algorithm| lease(Work::Training(Box::new(TrainingSpec { algorithm, ..training() })));
     let kto = Algorithm::Kto { beta: 0.1, desirable_weight: 1.0, target_ratio: 1.5 };
     let trainings = [Algorithm::Sft, kto, Algorithm::Dpo { beta: 0.2 }].map(training);
-    for original in trainings.into_iter().chain([lease(episode)]) {
+    for original in trainings.into_iter().chain([lease(episode), lease(Work::Calls(calls()))]) {
         let back = Lease::try_from(wire::Lease::from(original.clone())).unwrap();
         assert_eq!(back, original);
     }
@@ -163,9 +182,18 @@ fn outcomes_and_models_come_back_as_they_were() {
         losses: vec![StepLoss { step: 3, loss: 1.5 }],
     };
     let failure = Failure { retryable: true, message: "the disk is full".into() };
-    for outcome in
-        [Outcome::Episode { turns: 2 }, Outcome::Training(report), Outcome::Failed(failure), Outcome::Returned]
-    {
+    let call = turn(0).calls.remove(0);
+    let answers = vec![
+        ModelAnswer { call: Some(call), said: Said::Reply { text: " so ".into(), cut_off: true } },
+        ModelAnswer { call: None, said: Said::Score(Score::unscored("too long")) },
+    ];
+    for outcome in [
+        Outcome::Episode { turns: 2 },
+        Outcome::Training(report),
+        Outcome::Calls(answers),
+        Outcome::Failed(failure),
+        Outcome::Returned,
+    ] {
         let wired = wire::finish_request::Outcome::from(outcome.clone());
         assert_eq!(Outcome::try_from(wired).unwrap(), outcome);
     }
@@ -331,6 +359,28 @@ fn invalid_specs_are_refused_by_field() {
     for (field, spoil) in cases {
         assert_eq!(refused(spoil).field, field);
     }
+}
+
+#[test]
+fn invalid_calls_are_refused_by_field() {
+    let refused = |call: usize, spoil: fn(&mut wire::ModelCall)| {
+        let mut wired = wire::Lease::from(lease(Work::Calls(calls())));
+        let Some(wire::lease::Payload::Calls(work)) = &mut wired.payload else { panic!("these are calls") };
+        spoil(&mut work.calls[call]);
+        Lease::try_from(wired).unwrap_err().field
+    };
+    assert_eq!(refused(0, |call| call.messages.clear()), "calls[0].messages");
+    assert_eq!(refused(1, |call| call.role = 0), "calls[1].role");
+    assert_eq!(refused(0, |call| call.messages[2].role = 99), "calls[0].messages[2].role");
+    assert_eq!(refused(1, |call| call.ask = None), "calls[1].ask");
+    assert_eq!(
+        refused(1, |call| call.ask = Some(wire::model_call::Ask::Score(wire::AskScore::default()))),
+        "calls[1].answers"
+    );
+    assert_eq!(
+        refused(0, |call| call.ask = Some(wire::model_call::Ask::Reply(wire::AskReply::default()))),
+        "calls[0].sampling"
+    );
 }
 
 #[test]

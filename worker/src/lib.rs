@@ -12,6 +12,7 @@
 mod admin;
 mod artifacts;
 pub mod backend;
+mod calls;
 mod client;
 pub mod episode;
 pub mod metrics;
@@ -20,6 +21,9 @@ mod outbox;
 mod push;
 mod session;
 pub mod training;
+
+/// Of spans and events that only traces show.
+pub(crate) const TRACE: &str = "influence_trace";
 
 pub use admin::{Admin, AdminError};
 pub use client::{ConnectError, Credentials, IdentityPem};

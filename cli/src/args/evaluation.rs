@@ -1,11 +1,12 @@
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use influence_coordinator::catalogue::RunIteration;
 use influence_coordinator::planning::Phase;
 
-use super::{DataArguments, RolloutArguments};
+use super::{AccessArguments, DataArguments, RolloutArguments};
 
 /// Which episodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -104,6 +105,12 @@ pub(crate) struct EvaluateArguments {
     pub data: DataArguments,
     #[command(flatten)]
     pub rollouts: RolloutArguments,
+    /// Have workers of other processes do it, which join here: `influence worker --coordinator http://ADDR`. Default: this
+    /// process has one of its own.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub access: AccessArguments,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

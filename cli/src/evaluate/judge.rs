@@ -6,49 +6,80 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use futures::StreamExt as _;
-use futures::future::try_join_all;
 use indicatif::{ProgressBar, ProgressStyle};
+use influence_coordinator::Cluster;
+use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::{Metric, load_metrics};
+use influence_coordinator::dispatch::DispatchError;
 use influence_coordinator::evaluation::{Question, questions, source};
-use influence_coordinator::store::{EpisodeRecord, EpisodeStatus, MetricResult, RunRecord, Store};
-use influence_proto::{ModelSpec, Role, Score, Scoring};
-use influence_worker::backend::{ApiServers, Backend, BackendError, ScoreRequest};
+use influence_coordinator::store::{EpisodeRecord, EpisodeStatus, MetricResult, MetricSource, RunRecord, Store};
+use influence_proto::{Ask, ModelCall, ModelSpec, Role, Said, Score, Scoring, stream};
 use serde::Deserialize as _;
 use tokio_util::sync::CancellationToken;
 
 use super::wanted;
+use crate::answering::{Answers, Asked};
 use crate::args::{EvaluateArguments, IterationName, ModelsFileArguments};
+use crate::coordinate::Door;
 use crate::place;
+
+/// How many conversations other processes' workers are asked about at once: more than they have slots for.
+const ASKED_ELSEWHERE: usize = 256;
 
 /// Judges the runs' conversations by every question that fits them and that was not asked yet. Each answer is stored at
 /// once, so whoever is stopped goes on where it was.
 pub(super) async fn all(
-    store: &dyn Store,
+    store: &Arc<dyn Store>,
     runs: &[RunRecord],
     iterations: &[IterationName],
     arguments: &EvaluateArguments,
+    door: Option<&Door>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = metrics(arguments)?;
-    // Several runs mostly have one judge: it is loaded once.
-    let mut loaded: Option<(ModelSpec, Arc<dyn Backend>)> = None;
+    let (mut todo, mut judges) = (Vec::new(), Vec::new());
     for run in runs {
         let judge = judge(run, arguments)?;
-        let backend = match loaded.take().filter(|(spec, _)| *spec == judge) {
-            Some((_, backend)) => backend,
-            None => {
-                let servers = ApiServers::new(arguments.rollouts.response_cache.clone());
-                let rollouts = &arguments.rollouts;
-                place::backend(judge.clone(), rollouts.cache.as_deref(), &rollouts.models, &servers).await?
-            }
-        };
         let scoring = Scoring::deserialize(&run.experiment["scoring"])
             .with_context(|| format!("run `{}` does not say how it scores", run.id))?;
-        let asking = Asking { store, run, metrics: &metrics, judge: &judge, backend: &*backend, scoring };
-        asking.about_all(iterations, arguments.rollouts.slots, cancel).await?;
-        loaded = Some((judge, backend));
+        let asking = Asking { store: &**store, run, metrics: &metrics, judge: judge.clone(), scoring };
+        let left = asking.left(iterations).await?;
+        if !left.is_empty() && !judges.contains(&judge) {
+            judges.push(judge);
+        }
+        todo.push((asking, left));
     }
-    Ok(())
+    let Some(run) = runs.first().filter(|_| !judges.is_empty()) else { return Ok(()) };
+    if let Some(judge) = judges.iter().find(|judge| judges.iter().filter(|other| other.name == judge.name).count() > 1)
+    {
+        anyhow::bail!(
+            "two of the runs mean different models by `{}`, which rates them: evaluate them one after the other, or name one --judge",
+            judge.name
+        );
+    }
+    let data = &arguments.data.data;
+    let at = arguments.artifacts.clone().unwrap_or_else(|| data.join("artifacts").into_os_string());
+    let artifacts = Artifacts::open(&at, &data.join(run.id.as_str())).await?;
+    let asked = Asked { run: run.id.clone(), models: judges, store: store.clone(), artifacts };
+    let mut answers = Answers::start(asked, door, &arguments.rollouts).await?;
+    let at_once = if door.is_some() { ASKED_ELSEWHERE } else { arguments.rollouts.slots as usize };
+    let cluster = answers.cluster().clone();
+    let everything = async {
+        for (asking, left) in &todo {
+            asking.about_all(&cluster, left, at_once).await?;
+        }
+        Ok(())
+    };
+    let done = tokio::select! {
+        done = everything => done,
+        broken = answers.broken() => return Err(broken),
+        () = cancel.cancelled() => {
+            Err(anyhow::anyhow!("stopped; what was answered is kept, and the same command goes on from there"))
+        }
+    };
+    let ended = answers.end().await;
+    done?;
+    ended
 }
 
 fn metrics(arguments: &EvaluateArguments) -> anyhow::Result<Vec<Metric>> {
@@ -74,116 +105,110 @@ fn judge(run: &RunRecord, arguments: &EvaluateArguments) -> anyhow::Result<Model
         .with_context(|| format!("run `{}` does not say what its ratings are by; name a model with --judge", run.id))
 }
 
+/// A run whose conversations are judged.
 struct Asking<'a> {
     store: &'a dyn Store,
     run: &'a RunRecord,
     metrics: &'a [Metric],
-    judge: &'a ModelSpec,
-    backend: &'a dyn Backend,
+    judge: ModelSpec,
     scoring: Scoring,
 }
 
-impl Asking<'_> {
-    async fn about_all(
-        &self,
-        iterations: &[IterationName],
-        at_once: u32,
-        cancel: &CancellationToken,
-    ) -> anyhow::Result<()> {
-        let iterations = wanted(self.store, &self.run.id, iterations).await?;
-        let mut left = Vec::new();
-        for planned in self.store.iterations(&self.run.id).await? {
-            if iterations.contains(&planned.iteration) {
-                let episodes = self.store.episodes(&self.run.id, planned.phase, planned.iteration).await?;
-                left.extend(episodes.into_iter().filter(|episode| episode.status == EpisodeStatus::Finished));
+/// A conversation, and what about it was not asked yet.
+struct Left<'a> {
+    episode: EpisodeRecord,
+    metrics: Vec<(&'a Metric, MetricSource)>,
+}
+
+impl<'a> Asking<'a> {
+    /// What is to be asked.
+    async fn left(&self, iterations: &[IterationName]) -> anyhow::Result<Vec<Left<'a>>> {
+        let (store, run) = (self.store, &self.run.id);
+        let iterations = wanted(store, run, iterations).await?;
+        let (mut left, mut unfit) = (Vec::new(), false);
+        for planned in store.iterations(run).await? {
+            if !iterations.contains(&planned.iteration) {
+                continue;
+            }
+            for episode in store.episodes(run, planned.phase, planned.iteration).await? {
+                if episode.status != EpisodeStatus::Finished {
+                    continue;
+                }
+                let asked: BTreeSet<_> =
+                    store.metrics(run, &episode.id).await?.into_iter().map(|said| said.source).collect();
+                let fit = self.metrics.iter().filter(|metric| is_for(metric, &episode.environment_class));
+                let mut metrics: Vec<_> =
+                    fit.map(|metric| (metric, source(metric, &self.judge, &self.scoring))).collect();
+                unfit |= metrics.is_empty();
+                metrics.retain(|(_, source)| !asked.contains(source));
+                if !metrics.is_empty() {
+                    left.push(Left { episode, metrics });
+                }
             }
         }
-        let classes: BTreeSet<&str> = left.iter().map(|episode| episode.environment_class.as_str()).collect();
-        let fits = |metric: &Metric| classes.iter().any(|class| is_for(metric, class));
+        let classes: BTreeSet<&str> = self.metrics.iter().flat_map(|m| &m.classes).map(String::as_str).collect();
         anyhow::ensure!(
-            left.is_empty() || self.metrics.iter().any(fits),
-            "no metric is meant for the class of run `{}`: they are for {}",
-            self.run.id,
-            self.metrics
-                .iter()
-                .flat_map(|metric| &metric.classes)
-                .cloned()
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .collect::<Vec<_>>()
-                .join(", ")
+            !unfit,
+            "no metric is meant for the class of run `{run}`: they are for {}",
+            classes.into_iter().collect::<Vec<_>>().join(", ")
         );
-        let label = format!("{}: {} asks about", self.run.id, self.judge.name);
-        let bar = bar(&label, left.len() as u64);
-        let mut answers =
-            futures::stream::iter(&left).map(|episode| self.about(episode)).buffer_unordered(at_once as usize);
-        let stopped = loop {
-            let done = tokio::select! {
-                done = answers.next() => done,
-                () = cancel.cancelled() => break true,
-            };
-            match done {
-                None => break false,
-                Some(done) => done?,
-            }
+        Ok(left)
+    }
+
+    async fn about_all(&self, cluster: &Cluster, left: &[Left<'_>], at_once: usize) -> anyhow::Result<()> {
+        let bar = bar(&format!("{}: {} asks about", self.run.id, self.judge.name), left.len() as u64);
+        let mut answers = futures::stream::iter(left).map(|left| self.about(cluster, left)).buffer_unordered(at_once);
+        while let Some(done) = answers.next().await {
+            done?;
             bar.inc(1);
-        };
+        }
         bar.finish();
-        anyhow::ensure!(!stopped, "stopped; what was answered is kept, and the same command goes on from there");
         Ok(())
     }
 
     /// Puts every question to one conversation that it was not asked yet.
-    async fn about(&self, episode: &EpisodeRecord) -> anyhow::Result<()> {
+    async fn about(&self, cluster: &Cluster, Left { episode, metrics }: &Left<'_>) -> anyhow::Result<()> {
         let (store, run) = (self.store, &self.run.id);
-        let asked: BTreeSet<_> = store.metrics(run, &episode.id).await?.into_iter().map(|said| said.source).collect();
-        let mut conversation = None;
-        for metric in self.metrics.iter().filter(|metric| is_for(metric, &episode.environment_class)) {
-            let source = source(metric, self.judge, &self.scoring);
-            if asked.contains(&source) {
-                continue;
-            }
-            let (spec, turns) = match &conversation {
-                Some(known) => known,
-                None => {
-                    conversation.insert((store.spec(run, &episode.id).await?, store.journal(run, &episode.id).await?))
-                }
-            };
-            let asking = questions(metric, spec, turns).into_iter().map(|question| self.ask(question, spec.seed));
-            let answers = try_join_all(asking).await.with_context(|| {
+        let (spec, turns) = (store.spec(run, &episode.id).await?, store.journal(run, &episode.id).await?);
+        for (metric, source) in metrics {
+            let calls = questions(metric, &spec, &turns).into_iter().map(|question| self.call(question, spec.seed));
+            let (scores, costs) = scores(cluster, calls.collect()).await.with_context(|| {
                 format!(
                     "{} could not be asked for `{}` of episode {}; what was answered is kept, and the same command goes on from there",
                     self.judge.name, metric.name, episode.id
                 )
             })?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-            let (scores, costs): (Vec<Score>, Vec<u64>) = answers.into_iter().unzip();
             let (scale, per, nanodollars) = (metric.scale, metric.per, costs.iter().sum());
+            let source = source.clone();
             let result = MetricResult { source, scale, per, scores, at_ms: u64::try_from(now)?, nanodollars };
             store.add_metric(run, &episode.id, result).await?;
         }
         Ok(())
     }
 
-    /// What the judge says, and what that cost.
-    async fn ask(&self, question: Question, episode_seed: u64) -> Result<(Score, u64), BackendError> {
-        let request = ScoreRequest {
+    fn call(&self, question: Question, episode_seed: u64) -> ModelCall {
+        ModelCall {
             role: Role::Preference,
+            model: self.judge.name.clone(),
             messages: question.messages,
-            answers: question.answers,
-            scoring: self.scoring.clone(),
-            seed: influence_proto::stream::of_turn(episode_seed, question.turn, "metric samples"),
-        };
-        match self.backend.score(request).await {
-            Ok(read) => {
-                let score = Score::from_masses(read.masses, self.scoring.min_mass).read_by(read.method);
-                Ok((score, read.nanodollars))
-            }
-            // No other time is it shorter: the judge cannot say anything about it.
-            Err(error @ BackendError::TooLong { .. }) => Ok((Score::unscored(error.to_string()), 0)),
-            Err(error) => Err(error),
+            seed: stream::of_turn(episode_seed, question.turn, "metric samples"),
+            ask: Ask::Score { answers: question.answers, scoring: self.scoring.clone() },
         }
     }
+}
+
+/// What the judge says, and what that cost.
+async fn scores(cluster: &Cluster, calls: Vec<ModelCall>) -> Result<(Vec<Score>, Vec<u64>), DispatchError> {
+    if calls.is_empty() {
+        return Ok(Default::default());
+    }
+    let answers = cluster.call(calls).await?.into_iter().filter_map(|answer| match answer.said {
+        Said::Score(score) => Some((score, answer.call.map_or(0, |call| call.nanodollars))),
+        // Every call asked for a score, and answers of another kind are refused.
+        Said::Reply { .. } => None,
+    });
+    Ok(answers.unzip())
 }
 
 fn is_for(metric: &Metric, class: &str) -> bool {

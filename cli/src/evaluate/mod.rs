@@ -12,9 +12,11 @@ use influence_proto::RunId;
 use serde_json::json;
 
 use crate::args::{EvaluateArguments, IterationName};
-use crate::interrupt;
+use crate::coordinate::Door;
 use crate::stored::existing;
 use crate::terminal::print;
+use crate::{credentials, interrupt};
+use rollout::Elsewhere;
 use table::table;
 
 /// A run with what of it is shown.
@@ -25,20 +27,25 @@ struct Shown {
 
 pub(crate) async fn evaluate(arguments: EvaluateArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
+    let door = match arguments.listen {
+        Some(listen) => Some(Door { listen, access: credentials::access(&arguments.access)? }),
+        None => None,
+    };
     let store = existing(&arguments.data).await?;
     let mut runs = Vec::new();
     for run in &arguments.runs {
         runs.push(store.run(&RunId::new(run)?).await?);
     }
     let fresh = !arguments.rollout.is_empty();
+    let asks = arguments.metrics.is_some() || arguments.judge.is_some() || !arguments.metric.is_empty();
     if fresh {
-        runs = rollout::all(&*store, &runs, &arguments, &cancel).await?;
+        let elsewhere = door.as_ref().map(|door| Elsewhere { door, more_follows: asks });
+        runs = rollout::all(&*store, &runs, &arguments, elsewhere, &cancel).await?;
     }
     // What was rolled out anew is meant as a whole.
     let iterations: &[IterationName] = if fresh { &[] } else { &arguments.iterations };
-    let asks = arguments.metrics.is_some() || arguments.judge.is_some() || !arguments.metric.is_empty();
     if asks || !fresh {
-        judge::all(&*store, &runs, iterations, &arguments, &cancel).await?;
+        judge::all(&store, &runs, iterations, &arguments, door.as_ref(), &cancel).await?;
     }
     let mut shown = Vec::new();
     for run in runs {

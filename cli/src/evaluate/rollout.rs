@@ -7,9 +7,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{EvaluateArguments, IterationName};
-use crate::coordinate::Open;
+use crate::coordinate::{Door, Open};
 use crate::environments::find;
-use crate::run::here;
+use crate::run::{WAITS, here};
+
+/// Workers of other processes, which join at a door.
+#[derive(Clone, Copy)]
+pub(super) struct Elsewhere<'a> {
+    pub(super) door: &'a Door,
+    /// They are needed after the last rollout too.
+    pub(super) more_follows: bool,
+}
 
 /// Rolls every agent out in every class. Each is a run of its own, which goes on where it was stopped and whose
 /// conversations are stored like any other's.
@@ -17,6 +25,7 @@ pub(super) async fn all(
     store: &dyn Store,
     runs: &[RunRecord],
     arguments: &EvaluateArguments,
+    elsewhere: Option<Elsewhere<'_>>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Vec<RunRecord>> {
     let mut classes = Vec::new();
@@ -34,12 +43,20 @@ pub(super) async fn all(
             }
         }
     }
-    let mut done = Vec::new();
+    let (mut done, mut ahead) = (Vec::new(), plans.len());
     for experiment in plans {
-        let open = Open::of(experiment, &arguments.data, arguments.artifacts.clone(), arguments.fresh, None).await?;
-        if !open.finished {
+        ahead -= 1;
+        let mut open =
+            Open::of(experiment, &arguments.data, arguments.artifacts.clone(), arguments.fresh, None).await?;
+        match elsewhere {
+            _ if open.finished => {}
+            Some(Elsewhere { door, more_follows }) => {
+                open.keeps_workers = more_follows || ahead > 0;
+                let leadership = open.lead(&WAITS).await?;
+                open.lead_on(leadership, door, &WAITS, &watch::Sender::new(false), cancel).await?;
+            }
             // Ended with this run, not with all of them.
-            here(&open, &arguments.rollouts, watch::Sender::new(false), cancel.child_token()).await?;
+            None => here(&open, &arguments.rollouts, watch::Sender::new(false), cancel.child_token()).await?,
         }
         done.push(store.run(&open.run).await?);
     }

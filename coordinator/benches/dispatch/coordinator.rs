@@ -43,6 +43,7 @@ async fn carry_on(store: &str, folder: &Path, cancel: CancellationToken) {
         reclaim: Duration::ZERO,
         store_patience: Some(Duration::from_secs(60)),
         budget: None,
+        keeps_workers: false,
     };
     let handle = Coordinator::start(options, experiment, cancel).await.expect("it starts");
     println!("{}", handle.address);

@@ -26,7 +26,7 @@ impl Dispatch {
             |attempt| format!("attempt {attempt} finished first"),
         );
         if let Some(lease) = winner.and_then(|attempt| item.lease(attempt))
-            && item.kind != Kind::Training
+            && matches!(item.kind, Kind::Episode { .. })
         {
             let (episodes, all_ms) = &mut self.finished;
             *episodes += 1;
@@ -34,6 +34,13 @@ impl Dispatch {
         }
         self.end(place, winner, &reason, effects);
         effects.push(Effect::Finished(work));
+    }
+
+    /// Nobody wants the work any more.
+    pub(super) fn withdrawn(&mut self, work: &WorkId, effects: &mut Vec<Effect>) {
+        if let Some(place) = self.places.get(work).copied() {
+            self.end(place, None, "nobody waits for it any more", effects);
+        }
     }
 
     /// The holder says that its attempt failed.
@@ -130,7 +137,7 @@ impl Dispatch {
     /// brings it back.
     fn lost(&mut self, place: Place, attempt: u32, not_before: u64, over: bool, effects: &mut Vec<Effect>) {
         let Some(item) = self.items.get_mut(&place) else { return };
-        let queue = if item.kind == Kind::Training { &mut self.trainings } else { &mut self.episodes };
+        let queue = self.queues.of(&item.kind);
         if item.leases.is_empty() {
             queue.remove(place, item.not_before);
         }
@@ -166,7 +173,7 @@ impl Dispatch {
         let item = self.items.remove(&place)?;
         self.places.remove(&item.work);
         if item.leases.is_empty() {
-            self.queue(&item.kind).remove(place, item.not_before);
+            self.queues.of(&item.kind).remove(place, item.not_before);
         }
         if let Some(since) = item.lone {
             self.lone.remove(&(since, place));

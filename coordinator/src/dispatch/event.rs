@@ -74,6 +74,8 @@ pub enum Event {
     },
     /// The store knows that the work is done.
     AlreadyFinished(WorkId),
+    /// Nobody wants the work any more; no effect tells of its end.
+    Withdrawn(WorkId),
     /// Time has passed.
     Tick,
 }
@@ -101,6 +103,8 @@ pub enum Kind {
     },
     /// A worker that trains, one job at a time. It costs no credit.
     Training,
+    /// Any worker with a credit, before any episode. It never gets a second one beside it.
+    Calls,
 }
 
 /// What the dispatcher wants done.
@@ -128,7 +132,8 @@ pub enum Effect {
         /// Why, for people.
         reason: String,
     },
-    /// The work is done. Exactly one of this and `Exhausted` comes for each submitted work.
+    /// The work is done. Exactly one of this and `Exhausted` comes for each work that was
+    /// submitted and not withdrawn.
     Finished(WorkId),
     /// The work is given up.
     Exhausted {

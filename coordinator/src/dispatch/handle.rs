@@ -1,10 +1,12 @@
 //! What the rest of the coordinator calls.
 
 use influence_proto::{
-    Digest, Failure, HeldLease, Join, Lease, Standing, TrainingProgress, WorkId, WorkerId, WorkerLoad,
+    Digest, Failure, HeldLease, Join, Lease, ModelAnswer, ModelCall, Standing, TrainingProgress, WorkId, WorkerId,
+    WorkerLoad,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::calls::Reply;
 use super::event::{Event, Task};
 
 /// What a worker is told on its stream.
@@ -78,6 +80,9 @@ pub enum DispatchError {
         /// Their ids.
         ids: String,
     },
+    /// No worker could make the calls.
+    #[error("the models gave no answer: {0}")]
+    Unanswered(String),
     /// The dispatcher has stopped.
     #[error("the coordinator is stopping")]
     Closed,
@@ -127,6 +132,15 @@ pub(super) enum Request {
     ForgetCheckpoint {
         work: WorkId,
         reply: oneshot::Sender<Option<Digest>>,
+    },
+    Call {
+        calls: Vec<ModelCall>,
+        reply: Reply,
+    },
+    Answered {
+        work: WorkId,
+        attempt: u32,
+        answers: Vec<ModelAnswer>,
     },
     Standing {
         reply: oneshot::Sender<Standing>,
@@ -244,6 +258,20 @@ impl DispatchHandle {
     /// counts start anew with each.
     pub async fn submit(&self, batch: Vec<Task>) -> Result<watch::Receiver<Batch>, DispatchError> {
         self.ask(|reply| Request::Submit { batch, reply }).await
+    }
+
+    /// Has a worker make calls, all at once, and waits for the answers, which come in the calls' order. Dropped before
+    /// that, it takes them back.
+    ///
+    /// # Errors
+    /// [`DispatchError::Unanswered`] when the calls were tried as often as work is tried here, or cannot be made.
+    pub async fn call(&self, calls: Vec<ModelCall>) -> Result<Vec<ModelAnswer>, DispatchError> {
+        self.ask(|reply| Request::Call { calls, reply }).await?
+    }
+
+    /// A worker's answers to calls.
+    pub async fn answered(&self, work: WorkId, attempt: u32, answers: Vec<ModelAnswer>) -> Result<(), DispatchError> {
+        self.send(Request::Answered { work, attempt, answers }).await
     }
 
     /// How the handing out of work stands.

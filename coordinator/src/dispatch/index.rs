@@ -120,6 +120,6 @@ impl Index {
 fn state(kind: &Kind) -> Option<(Arc<str>, Arc<str>)> {
     match kind {
         Kind::Episode { environment, initial_state } => Some((environment.clone(), initial_state.clone())),
-        Kind::Training => None,
+        Kind::Training | Kind::Calls => None,
     }
 }

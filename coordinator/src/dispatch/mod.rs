@@ -4,6 +4,7 @@
 //! owns it: it feeds it what the service hears and the clock says, and carries its effects out,
 //! through the store before anything leaves for a worker.
 
+mod calls;
 mod endings;
 mod event;
 mod handle;

@@ -2,7 +2,39 @@
 
 use std::collections::BTreeSet;
 
+use super::event::Kind;
 use super::item::Place;
+
+/// Work without a lease, of all kinds.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    pub(super) episodes: Queue,
+    pub(super) trainings: Queue,
+    pub(super) calls: Queue,
+}
+
+impl Queues {
+    /// The one for work of this kind.
+    pub(super) const fn of(&mut self, kind: &Kind) -> &mut Queue {
+        match kind {
+            Kind::Episode { .. } => &mut self.episodes,
+            Kind::Training => &mut self.trainings,
+            Kind::Calls => &mut self.calls,
+        }
+    }
+
+    /// As [`Queue::ripen`].
+    pub(super) fn ripen(&mut self, now: u64) {
+        for queue in [&mut self.episodes, &mut self.trainings, &mut self.calls] {
+            queue.ripen(now);
+        }
+    }
+
+    /// All that is in.
+    pub(super) fn len(&self) -> usize {
+        self.episodes.len() + self.trainings.len() + self.calls.len()
+    }
+}
 
 /// Work of one kind without a lease: in plan order, and kept apart from it what must not be given out
 /// yet, so that nobody looks at that before its time.

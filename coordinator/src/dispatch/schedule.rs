@@ -14,14 +14,19 @@ impl Dispatch {
         if self.paused && self.keeps(Rule::Paused) {
             return;
         }
-        self.episodes.ripen(now);
-        self.trainings.ripen(now);
-        while let Some(place) = self.trainings.first()
+        self.queues.ripen(now);
+        while let Some(place) = self.queues.trainings.first()
             && let Some(seat) = self.index.trainer()
         {
             self.grant(seat, place, None, now, effects);
         }
-        while let Some(place) = self.episodes.first()
+        // Before episodes: they are short, and somebody waits for them.
+        while let Some(place) = self.queues.calls.first()
+            && let Some(seat) = self.index.least(|_| true)
+        {
+            self.grant(seat, place, None, now, effects);
+        }
+        while let Some(place) = self.queues.episodes.first()
             && let Some(item) = self.items.get(&place)
             && let Some(seat) = self.index.nearest(&item.kind, &self.workers)
         {
@@ -31,7 +36,7 @@ impl Dispatch {
 
     /// Gives stragglers to a second worker. Only what [`Dispatch::schedule`] left over is used.
     pub(super) fn duplicate(&mut self, now: u64, effects: &mut Vec<Effect>) {
-        if (self.paused && self.keeps(Rule::Paused)) || self.episodes.first().is_some() {
+        if (self.paused && self.keeps(Rule::Paused)) || self.queues.episodes.first().is_some() {
             return;
         }
         let longest = self.limits.straggler_ms.max(2 * self.mean_ms());
@@ -63,8 +68,7 @@ impl Dispatch {
         let Some(worker) = self.workers.get(&seat).map(|w| w.id.clone()) else { return };
         let Some(item) = self.items.get_mut(&place) else { return };
         if item.leases.is_empty() {
-            let queue = if item.kind == Kind::Training { &mut self.trainings } else { &mut self.episodes };
-            queue.remove(place, item.not_before);
+            self.queues.of(&item.kind).remove(place, item.not_before);
         }
         item.attempt += 1;
         item.partner = beside;
@@ -82,7 +86,7 @@ impl Dispatch {
     pub(super) fn relist(&mut self, place: Place) {
         let Some(item) = self.items.get_mut(&place) else { return };
         let lone = match item.leases.as_slice() {
-            [lease] if lease.started && item.kind != Kind::Training => Some(lease.granted),
+            [lease] if lease.started && matches!(item.kind, Kind::Episode { .. }) => Some(lease.granted),
             _ => None,
         };
         if let Some(since) = std::mem::replace(&mut item.lone, lone) {

@@ -9,7 +9,7 @@ use super::worker::{Seat, Worker};
 impl Dispatch {
     /// How things stand at `now`: workers in order of their ids.
     pub fn standing(&self, now: u64) -> Standing {
-        let pending = self.episodes.len() + self.trainings.len();
+        let pending = self.queues.len();
         let mut workers: Vec<_> =
             self.workers.iter().map(|(seat, worker)| self.worker_standing(*seat, worker, now)).collect();
         workers.sort_by(|a, b| a.id.cmp(&b.id));

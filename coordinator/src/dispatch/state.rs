@@ -8,7 +8,7 @@ use influence_proto::{HeldLease, WorkId, WorkerId};
 use super::event::{Effect, Event, Kind, Limits, Task};
 use super::index::Index;
 use super::item::{Held, Item, Place};
-use super::queue::Queue;
+use super::queue::Queues;
 use super::rules::Rule;
 use super::worker::{Seat, Worker};
 
@@ -22,10 +22,8 @@ pub struct Dispatch {
     pub(super) places: HashMap<Arc<WorkId>, Place>,
     /// Names of environments and initial states, each kept once.
     pub(super) names: HashSet<Arc<str>>,
-    /// Episodes without a lease.
-    pub(super) episodes: Queue,
-    /// Training jobs without a lease.
-    pub(super) trainings: Queue,
+    /// Work without a lease.
+    pub(super) queues: Queues,
     /// All leases, by when they are looked at next.
     pub(super) deadlines: BTreeSet<(u64, Place, u32)>,
     /// Episodes of which exactly one attempt runs, by the time since when it does.
@@ -55,8 +53,7 @@ impl Dispatch {
             items: HashMap::new(),
             places: HashMap::new(),
             names: HashSet::new(),
-            episodes: Queue::default(),
-            trainings: Queue::default(),
+            queues: Queues::default(),
             deadlines: BTreeSet::new(),
             lone: BTreeSet::new(),
             finished: (0, 0),
@@ -95,6 +92,7 @@ impl Dispatch {
             Event::TurnRecorded { worker, work, attempt } => self.turn_recorded(&worker, &work, attempt, now),
             Event::Finished { work, attempt } => self.finished(work, Some(attempt), now, &mut effects),
             Event::AlreadyFinished(work) => self.finished(work, None, now, &mut effects),
+            Event::Withdrawn(work) => self.withdrawn(&work, &mut effects),
             Event::Failed { work, attempt, failure } => self.failed(&work, attempt, failure, now, &mut effects),
             Event::Returned { work, attempt } => self.returned(&work, attempt, now, &mut effects),
             Event::GrantLost { work, attempt, stored } => {
@@ -136,13 +134,6 @@ impl Dispatch {
         Some((place, self.items.get_mut(&place)?))
     }
 
-    pub(super) const fn queue(&mut self, kind: &Kind) -> &mut Queue {
-        match kind {
-            Kind::Episode { .. } => &mut self.episodes,
-            Kind::Training => &mut self.trainings,
-        }
-    }
-
     fn submit(&mut self, mut task: Task, born: u64, now: u64) {
         if self.places.contains_key(&task.work) {
             return;
@@ -164,7 +155,7 @@ impl Dispatch {
         let reclaimed = born + self.limits.reclaim_ms;
         let may_return = task.attempt > 0 && now < reclaimed;
         let item = Item::new(task, if may_return { reclaimed } else { now });
-        self.queue(&item.kind).put(place, item.not_before);
+        self.queues.of(&item.kind).put(place, item.not_before);
         self.places.insert(item.work.clone(), place);
         self.items.insert(place, item);
     }
@@ -228,7 +219,7 @@ impl Dispatch {
         item.leases.push(Held { progress: progress.unwrap_or(0), started: true, ..lease });
         let kind = item.kind.clone();
         if let Some(not_before) = queued {
-            self.queue(&kind).remove(place, not_before);
+            self.queues.of(&kind).remove(place, not_before);
         }
         self.hold(seat, place, false);
         self.relist(place);

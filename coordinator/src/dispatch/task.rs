@@ -12,7 +12,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
-use super::event::{Effect, Event, Limits};
+use super::calls::Calls;
+use super::event::{Effect, Event, Kind, Limits, Task};
 use super::handle::{Batch, DispatchError, DispatchHandle, Request, Session, SessionEvent};
 use super::loads::Loads;
 use super::state::Dispatch;
@@ -51,6 +52,7 @@ pub struct DispatchService {
     /// The last states of trainings, as their workers have uploaded them. Of another coordinator's trainings nothing is
     /// known until their workers upload the next.
     checkpoints: HashMap<WorkId, Digest>,
+    calls: Calls,
     batch: watch::Sender<Batch>,
     writes: Writes,
     /// Set once the run is over: what later streams are told.
@@ -95,6 +97,7 @@ impl DispatchService {
             sessions: HashMap::new(),
             generations: 0,
             checkpoints: HashMap::new(),
+            calls: Calls::new(),
             batch: watch::Sender::new(Batch::default()),
             writes: FuturesUnordered::new(),
             goodbye: None,
@@ -116,6 +119,9 @@ impl DispatchService {
                 },
                 Some(written) = self.writes.next() => self.written(written),
                 _ = tick.tick() => {
+                    for work in self.calls.abandoned() {
+                        self.apply(Event::Withdrawn(work));
+                    }
                     self.apply(Event::Tick);
                     ticks += 1;
                     if ticks.is_multiple_of(MEASURE) {
@@ -168,6 +174,17 @@ impl DispatchService {
                 for task in batch {
                     self.apply(Event::Submit(task));
                 }
+            }
+            Request::Call { calls, reply } => {
+                let work = self.calls.put(calls, reply);
+                self.apply(Event::Submit(Task { work, attempt: 0, kind: Kind::Calls }));
+            }
+            Request::Answered { work, attempt, answers } => {
+                let event = match self.calls.answered(&work, answers) {
+                    Ok(()) => Event::Finished { work, attempt },
+                    Err(message) => Event::Failed { work, attempt, failure: Failure { retryable: false, message } },
+                };
+                self.apply(event);
             }
             Request::Training { worker, progress } => {
                 if self.machine.holds(&worker, &progress.work, progress.attempt) {
@@ -280,6 +297,9 @@ impl DispatchService {
                 let span = tracing::info_span!(
                     target: TRACE, parent: None, "lease", otel.kind = "producer", %run, %work, attempt, %worker
                 );
+                if let Some(payload) = self.calls.payload(&work) {
+                    return self.attempt_written(worker, Granted { work, attempt, beside, span }, Ok(payload));
+                }
                 self.writes.push(Box::pin(async move {
                     let stored = store.start_attempt(&run, &work, attempt, beside).instrument(span.clone()).await;
                     Written::Attempt { worker, lease: Granted { work, attempt, beside, span }, stored }
@@ -290,13 +310,19 @@ impl DispatchService {
                 tracing::warn!(%worker, %work, attempt, reason, "lease revoked");
                 self.tell(&worker, SessionEvent::Cancel { work, attempt, reason });
             }
-            Effect::Finished(_) => {
+            Effect::Finished(work) => {
                 metrics::finished();
+                if self.calls.finished(&work) {
+                    return;
+                }
                 self.batch.send_modify(|b| b.finished += 1);
             }
             Effect::Exhausted { work, attempt, error } => {
                 metrics::failed();
                 tracing::warn!(%work, attempt, error, "given up");
+                if self.calls.given_up(&work, &error) {
+                    return;
+                }
                 self.write_failure(work, attempt, error, Duration::ZERO);
             }
         }

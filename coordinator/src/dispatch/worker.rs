@@ -146,6 +146,7 @@ impl Dispatch {
                     w.credits = w.credits.saturating_sub(u32::from(paid));
                 }
                 Kind::Training => w.trainings += 1,
+                Kind::Calls => w.credits = w.credits.saturating_sub(u32::from(paid)),
             }
         });
         self.index.hold(seat, &kind);
@@ -165,6 +166,7 @@ impl Dispatch {
                     }
                 }
                 Kind::Training => w.trainings -= 1,
+                Kind::Calls => {}
             }
         });
         self.index.let_go(seat, kind);

@@ -174,6 +174,7 @@ impl Service {
                 self.drop_state(last).await;
                 self.dispatch.finished(work, attempt).await
             }
+            Outcome::Calls(answers) => self.dispatch.answered(work, attempt, answers).await,
             Outcome::Failed(failure) => self.dispatch.failed(work, attempt, failure).await,
             Outcome::Returned => self.dispatch.returned(work, attempt).await,
         };

@@ -32,6 +32,7 @@ pub(super) fn dispatch(error: DispatchError) -> Status {
         DispatchError::NoSuchWorker { .. } => Status::not_found(message),
         DispatchError::SeveralWorkers { .. } => Status::invalid_argument(message),
         DispatchError::Closed => Status::unavailable(message),
+        DispatchError::Unanswered(_) => Status::internal(message),
     }
 }
 

@@ -62,6 +62,7 @@ impl Node {
             reclaim: Duration::from_secs(2),
             store_patience: None,
             budget: None,
+            keeps_workers: false,
         };
         let incoming = network::incoming().await;
         let started = Coordinator::start_on(options, self.experiment.clone(), incoming, CancellationToken::new()).await;

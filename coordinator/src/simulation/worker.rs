@@ -117,6 +117,7 @@ impl Worker {
             let outcome = match lease.payload {
                 Work::Episode { spec, journal } => this.play(&lease.work, lease.attempt, &spec, journal).await,
                 Work::Training(_) => this.train().await,
+                Work::Calls(_) => panic!("nobody asks for calls here"),
             };
             if let Some(outcome) = outcome {
                 let outcome = wire::finish_request::Outcome::from(outcome);

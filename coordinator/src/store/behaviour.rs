@@ -101,7 +101,7 @@ async fn start(store: &dyn Store, work: &WorkId, attempt: u32, beside: Option<u3
             assert_eq!(spec.id.as_str(), work.as_str());
             journal
         }
-        Work::Training(_) => panic!("it is an episode"),
+        Work::Training(_) | Work::Calls(_) => panic!("it is an episode"),
     })
 }
 

@@ -157,6 +157,7 @@ async fn start(
         reclaim: Duration::ZERO,
         store_patience: Some(Duration::from_secs(10)),
         budget: None,
+        keeps_workers: false,
     };
     // A killed coordinator's runtime may take a moment to let go of the lead, as a dying process does.
     let (run, ttl) = (opened.run().clone(), Duration::from_secs(10));

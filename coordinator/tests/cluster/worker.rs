@@ -214,6 +214,7 @@ impl Worker {
                 }
                 Work::Episode { spec, journal } => this.play(&worker, &work, attempt, &spec, journal).await,
                 Work::Training(spec) => Some(Outcome::Training(this.train(&spec).await)),
+                Work::Calls(_) => panic!("nobody asks for calls here"),
             };
             if let Some(outcome) = outcome {
                 let request = finish(&worker, &work, attempt, outcome);

@@ -5,7 +5,7 @@ use crate::{
     AssessorRole, BestOf, EpisodeId, EpisodeSpec, GeneratorRole, InvalidMessage, Message, Sampling, Scoring, Speaker,
 };
 
-use super::{bounded, list, nested, optional, positive, required};
+use super::{bounded, list, nested, optional, positive};
 
 impl From<EpisodeSpec> for wire::EpisodeSpec {
     fn from(spec: EpisodeSpec) -> Self {
@@ -80,27 +80,35 @@ impl TryFrom<wire::EpisodeSpec> for EpisodeSpec {
 
 impl From<GeneratorRole> for wire::GeneratorRole {
     fn from(role: GeneratorRole) -> Self {
-        let Sampling { temperature, top_p, top_k, min_p, stop, max_tokens } = role.sampling;
-        let sampling = wire::Sampling { temperature, top_p, top_k, min_p, stop, max_tokens };
-        Self { model: role.model, system_prompt: role.system_prompt, sampling: Some(sampling) }
+        Self { model: role.model, system_prompt: role.system_prompt, sampling: Some(role.sampling.into()) }
     }
 }
 
 impl TryFrom<wire::GeneratorRole> for GeneratorRole {
     type Error = InvalidMessage;
     fn try_from(role: wire::GeneratorRole) -> Result<Self, InvalidMessage> {
-        let sampling = required(role.sampling, "sampling")?;
+        let sampling = nested(role.sampling, "sampling")?;
+        Ok(Self { model: role.model, system_prompt: role.system_prompt, sampling })
+    }
+}
+
+impl From<Sampling> for wire::Sampling {
+    fn from(sampling: Sampling) -> Self {
+        let Sampling { temperature, top_p, top_k, min_p, stop, max_tokens } = sampling;
+        Self { temperature, top_p, top_k, min_p, stop, max_tokens }
+    }
+}
+
+impl TryFrom<wire::Sampling> for Sampling {
+    type Error = InvalidMessage;
+    fn try_from(sampling: wire::Sampling) -> Result<Self, InvalidMessage> {
         Ok(Self {
-            model: role.model,
-            system_prompt: role.system_prompt,
-            sampling: Sampling {
-                temperature: bounded(sampling.temperature, "sampling.temperature", 0.0..=100.0)?,
-                top_p: bounded(sampling.top_p, "sampling.top_p", f64::MIN_POSITIVE..=1.0)?,
-                top_k: sampling.top_k,
-                min_p: bounded(sampling.min_p, "sampling.min_p", 0.0..=1.0)?,
-                stop: sampling.stop,
-                max_tokens: positive(sampling.max_tokens, "sampling.max_tokens")?,
-            },
+            temperature: bounded(sampling.temperature, "temperature", 0.0..=100.0)?,
+            top_p: bounded(sampling.top_p, "top_p", f64::MIN_POSITIVE..=1.0)?,
+            top_k: sampling.top_k,
+            min_p: bounded(sampling.min_p, "min_p", 0.0..=1.0)?,
+            stop: sampling.stop,
+            max_tokens: positive(sampling.max_tokens, "max_tokens")?,
         })
     }
 }

@@ -2,6 +2,7 @@
 //! and names the field.
 
 pub(crate) mod api;
+mod calls;
 mod cluster;
 mod episode;
 mod machine;

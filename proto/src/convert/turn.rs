@@ -126,6 +126,20 @@ impl From<Role> for wire::Role {
     }
 }
 
+impl TryFrom<wire::Role> for Role {
+    type Error = InvalidMessage;
+    fn try_from(role: wire::Role) -> Result<Self, InvalidMessage> {
+        Ok(match role {
+            wire::Role::Agent => Self::Agent,
+            wire::Role::Environment => Self::Environment,
+            wire::Role::Preference => Self::Preference,
+            wire::Role::Transition => Self::Transition,
+            wire::Role::Influence => Self::Influence,
+            wire::Role::Unspecified => return Err(InvalidMessage::new("role", "is a value that is not known here")),
+        })
+    }
+}
+
 impl From<Call> for wire::Call {
     fn from(call: Call) -> Self {
         Self {
@@ -142,18 +156,8 @@ impl From<Call> for wire::Call {
 impl TryFrom<wire::Call> for Call {
     type Error = InvalidMessage;
     fn try_from(call: wire::Call) -> Result<Self, InvalidMessage> {
-        let role = match call.role() {
-            wire::Role::Agent => Role::Agent,
-            wire::Role::Environment => Role::Environment,
-            wire::Role::Preference => Role::Preference,
-            wire::Role::Transition => Role::Transition,
-            wire::Role::Influence => Role::Influence,
-            wire::Role::Unspecified => {
-                return Err(InvalidMessage::new("role", format!("is the unknown value {}", call.role)));
-            }
-        };
         Ok(Self {
-            role,
+            role: call.role().try_into()?,
             prompt_tokens: call.prompt_tokens,
             generated_tokens: call.generated_tokens,
             prompt_sha256: Digest::parse(&call.prompt_sha256)?,

@@ -173,6 +173,9 @@ impl From<Lease> for wire::Lease {
                 journal: journal.into_iter().map(Into::into).collect(),
             }),
             Work::Training(spec) => wire::lease::Payload::Training((*spec).into()),
+            Work::Calls(calls) => {
+                wire::lease::Payload::Calls(wire::CallsWork { calls: calls.into_iter().map(Into::into).collect() })
+            }
         };
         let traceparent = lease.trace.map(|parent| parent.to_string()).unwrap_or_default();
         let checkpoint_sha256 = lease.checkpoint.map(String::from).unwrap_or_default();
@@ -189,6 +192,7 @@ impl TryFrom<wire::Lease> for Lease {
                 Work::Episode { spec: Box::new(nested(work.spec, "spec")?), journal: list(work.journal, "journal")? }
             }
             wire::lease::Payload::Training(work) => Work::Training(Box::new(work.try_into()?)),
+            wire::lease::Payload::Calls(work) => Work::Calls(list(work.calls, "calls")?),
         };
         let trace = TraceParent::parse(&lease.traceparent);
         let checkpoint = match lease.checkpoint_sha256.as_str() {
@@ -218,6 +222,9 @@ impl From<Outcome> for wire::finish_request::Outcome {
         match outcome {
             Outcome::Episode { turns } => Self::Episode(wire::EpisodeDone { turns }),
             Outcome::Training(report) => Self::Training(report.into()),
+            Outcome::Calls(answers) => {
+                Self::Calls(wire::CallsDone { answers: answers.into_iter().map(Into::into).collect() })
+            }
             Outcome::Failed(Failure { retryable, message }) => Self::Failure(wire::Failure { retryable, message }),
             Outcome::Returned => Self::Returned(wire::Returned {}),
         }
@@ -231,6 +238,7 @@ impl TryFrom<wire::finish_request::Outcome> for Outcome {
         Ok(match outcome {
             Wire::Episode(done) => Self::Episode { turns: positive(done.turns, "turns")? },
             Wire::Training(done) => Self::Training(TrainingReport::try_from(done)?),
+            Wire::Calls(done) => Self::Calls(list(done.answers, "answers")?),
             Wire::Failure(f) => Self::Failed(Failure { retryable: f.retryable, message: f.message }),
             Wire::Returned(_) => Self::Returned,
         })

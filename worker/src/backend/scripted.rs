@@ -122,8 +122,11 @@ impl Backend for Scripted {
     }
 
     async fn score(&self, request: ScoreRequest) -> Result<AnswerMasses, BackendError> {
-        let masses = request.answers.iter().cloned().zip((self.judge)(&request)).collect();
         let ids = ids_of(&(rendered(&request.messages) + &request.scoring.prefix));
+        if ids.len() > self.context {
+            return Err(BackendError::TooLong { prompt: ids.len(), reply: 0, limit: self.context });
+        }
+        let masses = request.answers.iter().cloned().zip((self.judge)(&request)).collect();
         self.remember(Asked::Score { messages: request.messages, answers: request.answers });
         tokio::task::yield_now().await;
         let (method, prompt) = (ScoreMethod::Exact, PromptSeen::of(&ids));

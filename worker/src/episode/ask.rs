@@ -1,15 +1,11 @@
-//! One call of a model, with its record.
-
-use std::time::Instant;
+//! Calls on behalf of an episode's turn.
 
 use influence_proto::prompts::{self, ChatMessage};
 use influence_proto::{AssessorRole, Call, EpisodeSpec, GeneratorRole, Message, Role, Score, stream};
 
-use tracing::{Instrument as _, Span};
-
-use super::{EpisodeError, traced};
-use crate::backend::{Backend, BackendError, GenerateRequest, Generation, Models, Prompt, PromptSeen, ScoreRequest};
-use crate::metrics;
+use super::EpisodeError;
+use crate::backend::{Backend, BackendError, GenerateRequest, Generation, Models, Prompt, ScoreRequest};
+use crate::calls;
 
 /// Asks on behalf of one turn of one episode.
 #[derive(Clone, Copy)]
@@ -37,18 +33,12 @@ impl<'a> Asker<'a> {
         adapter: Option<String>,
         messages: impl FnOnce() -> Vec<ChatMessage>,
     ) -> Result<(Generation, Call), EpisodeError> {
-        let seed = self.seed(role.name());
+        let (seed, sampling) = (self.seed(role.name()), generator.sampling.clone());
         let backend = self.backend(role, &generator.model)?;
-        let span = traced::call(role, &generator.model, backend, Some((&generator.sampling, seed)));
-        let request = GenerateRequest { role, prompt, sampling: generator.sampling.clone(), seed, adapter };
-        let started = Instant::now();
-        let reply = backend.generate(request).instrument(span.clone()).await;
-        let reply = reply.map_err(|e| self.call_failed(role, &span, e))?;
+        let request = GenerateRequest { role, prompt, sampling, seed, adapter };
+        let reply = calls::reply(backend, &generator.model, request, messages).await;
         (self.moved)();
-        let call = record(role, reply.prompt, (reply.generated_tokens, reply.nanodollars), started);
-        traced::answered(&span, &call);
-        traced::said(&span, messages, Some(&reply.text));
-        Ok((reply, call))
+        reply.map_err(|e| self.failed(role, e))
     }
 
     /// Reads the probabilities of `answers`, as `role` sees the conversation.
@@ -60,7 +50,6 @@ impl<'a> Asker<'a> {
         history: &[Message],
     ) -> Result<(Score, Call), EpisodeError> {
         let backend = self.backend(role, &assessor.model)?;
-        let span = traced::call(role, &assessor.model, backend, None);
         let request = ScoreRequest {
             role,
             messages: prompts::assessor(assessor, &self.spec.agent_name, history),
@@ -69,26 +58,13 @@ impl<'a> Asker<'a> {
             // The name alone is the stream of what is drawn from the answers.
             seed: self.seed(&format!("{} samples", role.name())),
         };
-        let started = Instant::now();
-        let read = backend.score(request).instrument(span.clone()).await;
-        let read = read.map_err(|e| self.call_failed(role, &span, e))?;
+        let read = calls::score(backend, &assessor.model, request).await;
         (self.moved)();
-        let score = Score::from_masses(read.masses, self.spec.scoring.min_mass).read_by(read.method);
+        let (score, call) = read.map_err(|e| self.failed(role, e))?;
         if let Some(reason) = &score.unscored {
-            metrics::unscored(role);
             tracing::debug!(episode = %self.spec.id, turn = self.turn, role = role.name(), %reason, "unscored");
         }
-        let call = record(role, read.prompt, (read.generated_tokens, read.nanodollars), started);
-        traced::answered(&span, &call);
-        traced::judged(&span, role, &score);
-        traced::said(&span, || prompts::assessor(assessor, &self.spec.agent_name, history), score.most_probable());
         Ok((score, call))
-    }
-
-    fn call_failed(&self, role: Role, span: &Span, source: BackendError) -> EpisodeError {
-        traced::failed(span, &source);
-        metrics::call_failed(role, source.kind());
-        self.failed(role, source)
     }
 
     /// Of a stream of its own for each candidate; the first one's is that of an only reply.
@@ -102,17 +78,5 @@ impl<'a> Asker<'a> {
 
     pub(super) fn failed(&self, role: Role, source: BackendError) -> EpisodeError {
         EpisodeError::Call { episode: self.spec.id.clone(), turn: self.turn, role, source }
-    }
-}
-
-fn record(role: Role, prompt: PromptSeen, (generated_tokens, nanodollars): (u32, u64), started: Instant) -> Call {
-    metrics::call(role, started.elapsed());
-    Call {
-        role,
-        prompt_tokens: prompt.tokens,
-        generated_tokens,
-        nanodollars,
-        prompt_sha256: prompt.sha256,
-        milliseconds: u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX),
     }
 }

@@ -7,17 +7,16 @@ mod ask;
 mod choice;
 mod error;
 mod tokens;
-mod traced;
-mod transition;
 
 use futures::future::try_join_all;
-use influence_proto::prompts;
 use influence_proto::{
     AgentReply, BestOf, Call, Choice, EnvironmentReply, EpisodeSpec, Message, Role, Score, State, Turn,
 };
+use influence_proto::{prompts, transition};
 
 pub use error::EpisodeError;
 
+use crate::TRACE;
 use crate::backend::{Models, Prompt};
 use ask::Asker;
 use tokens::AgentTokens;
@@ -97,7 +96,7 @@ impl Episode {
 
     /// The last turn reached a terminal state or the turn limit.
     pub fn is_over(&self) -> bool {
-        !self.turns.is_empty() && self.ends_after(self.turns.len(), &self.state)
+        !self.turns.is_empty() && transition::is_over(&self.spec, self.turns.len(), &self.state)
     }
 
     /// Plays one turn and appends it. `moved` is told after every model's answer. Dropped before its end, it leaves the
@@ -106,7 +105,9 @@ impl Episode {
     /// # Errors
     /// [`EpisodeError::Call`] when a model does not answer; the episode stays as it was.
     pub async fn turn(&mut self, models: &Models, moved: &(dyn Fn() + Sync)) -> Result<&Turn, EpisodeError> {
-        let span = traced::turn(u32::try_from(self.turns.len()).unwrap_or(u32::MAX));
+        let span = tracing::info_span!(
+            target: TRACE, "turn", influence.turn = u32::try_from(self.turns.len()).unwrap_or(u32::MAX)
+        );
         let turn = self.play(models, moved).instrument(span).await?;
         self.push(turn);
         // Pushed in the line above.
@@ -135,7 +136,7 @@ impl Episode {
         let transition = transition::outcome(spec, index, &self.state, state, transition);
         history.extend(transition.entered.iter().cloned());
 
-        let environment = if self.ends_after(self.turns.len() + 1, &transition.next_state) {
+        let environment = if transition::is_over(spec, self.turns.len() + 1, &transition.next_state) {
             None
         } else {
             let role = &spec.environment_role;
@@ -275,10 +276,6 @@ impl Episode {
             turn: self.turns.len(),
             problem: format!("begins in the unknown state `{}`", self.state),
         })
-    }
-
-    fn ends_after(&self, turns: usize, state: &str) -> bool {
-        turns >= self.spec.max_turns as usize || self.spec.machine.state(state).is_none_or(|state| state.terminal)
     }
 
     fn push(&mut self, turn: Turn) {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use influence_engine::train::Progress;
 use influence_proto::{
-    Digest, EpisodeSpec, Failure, Lease, LoadedModel, Outcome, TrainingProgress, TrainingSpec, Turn, Work, WorkId,
+    AdapterRef, Digest, EpisodeSpec, Failure, Lease, LoadedModel, ModelCall, Outcome, TrainingProgress, TrainingSpec,
+    Turn, Work, WorkId,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use super::leases::{Holding, Leases};
 use super::models::Serving;
 use crate::artifacts::{ArtifactCache, ArtifactError};
 use crate::backend::LoadedAdapter;
+use crate::calls;
 use crate::client::{CallError, Client};
 use crate::episode::Episode;
 use crate::metrics;
@@ -111,6 +113,7 @@ impl Tasks {
         let (slots, journal) = match &payload {
             Work::Episode { journal, .. } => (1, journal.len()),
             Work::Training(_) => (self.shared.leases.slots(), 0),
+            Work::Calls(_) => (1, 0),
         };
         let Some(holding) = self.shared.leases.take(work, attempt, slots) else { return };
         tracing::debug!(work = %holding.work(), attempt, journal, "lease taken");
@@ -199,6 +202,7 @@ impl Shared {
         let result = match payload {
             Work::Episode { spec, journal } => self.episode(&serving, holding, lane, spec, journal).await,
             Work::Training(spec) => self.train(&serving, holding, &spec, checkpoint).await,
+            Work::Calls(calls) => self.calls(&serving, holding, calls).await,
         };
         result.unwrap_or_else(Outcome::Failed)
     }
@@ -212,7 +216,10 @@ impl Shared {
         spec: Box<EpisodeSpec>,
         journal: Vec<Turn>,
     ) -> Result<Outcome, Failure> {
-        let adapter = self.adapter(serving, &spec).await?;
+        let adapter = match spec.adapter {
+            Some(adapter) => Some(self.adapter(serving, &spec.agent.model, adapter).await?),
+            None => None,
+        };
         let progress = holding.progress().clone();
         let moved = move || {
             progress.fetch_add(1, Ordering::Relaxed);
@@ -232,9 +239,22 @@ impl Shared {
         Ok(Outcome::Episode { turns: u32::try_from(episode.turns().len()).unwrap_or(u32::MAX) })
     }
 
-    async fn adapter(&self, serving: &Serving, spec: &EpisodeSpec) -> Result<Option<Arc<LoadedAdapter>>, Failure> {
-        let Some(adapter) = spec.adapter else { return Ok(None) };
-        let model = &spec.agent.model;
+    /// Makes calls that are no part of an episode.
+    async fn calls(&self, serving: &Serving, holding: &Holding, calls: Vec<ModelCall>) -> Result<Outcome, Failure> {
+        self.leases.alive().await;
+        let moved = || {
+            holding.progress().fetch_add(1, Ordering::Relaxed);
+        };
+        let adapter = |model: String, wanted| async move { self.adapter(serving, &model, wanted).await };
+        calls::answer(calls, &serving.models, adapter, &moved).await.map(Outcome::Calls)
+    }
+
+    async fn adapter(
+        &self,
+        serving: &Serving,
+        model: &str,
+        adapter: AdapterRef,
+    ) -> Result<Arc<LoadedAdapter>, Failure> {
         let Some(table) = serving.adapters.get(model) else {
             return Err(Failure {
                 retryable: true,
@@ -249,7 +269,7 @@ impl Shared {
         let loaded = table.load(adapter, &folder).await;
         // Another worker of this machine makes room in the cache by its own use of it.
         let gone = || !folder.exists();
-        loaded.map(Some).map_err(|e| Failure { retryable: e.retryable() || gone(), message: e.to_string() })
+        loaded.map_err(|e| Failure { retryable: e.retryable() || gone(), message: e.to_string() })
     }
 
     async fn train(
@@ -325,6 +345,9 @@ fn span(payload: &Work, holding: &Holding, identity: &Identity) -> Span {
         ),
         Work::Training(spec) => tracing::error_span!(
             "training", %work, attempt, %worker, otel.kind = "consumer", model = %spec.model, outcome = Empty
+        ),
+        Work::Calls(calls) => tracing::error_span!(
+            "calls", %work, attempt, %worker, otel.kind = "consumer", calls = calls.len(), outcome = Empty
         ),
     }
 }

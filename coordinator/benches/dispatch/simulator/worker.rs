@@ -173,6 +173,7 @@ impl Worker {
                 });
                 tokio::spawn(this.play(client, worker, of_task, (iteration, first), episode))
             }
+            lease::Payload::Calls(_) => return,
         };
         held.leases.insert(key, (task, 0));
     }

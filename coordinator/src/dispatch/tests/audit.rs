@@ -46,6 +46,6 @@ pub(super) fn audit(d: &Dispatch) -> Result<(), String> {
         lease.due <= ends && d.deadlines.contains(&(lease.due, place, lease.attempt))
     });
     check(early && d.deadlines.len() == leases.count(), "the list of deadlines")?;
-    check(queued == d.episodes.len(), "the queue")?;
+    check(queued == d.queues.episodes.len(), "the queue")?;
     check(lone == d.lone, "the list of lone attempts")
 }

@@ -150,7 +150,7 @@ fn when_one_of_two_ends_the_other_goes_on_alone() {
         let mut d = doubled();
         d.handle(Event::Credits(worker(0), 0), 2002);
         assert_eq!(d.handle(ending.clone(), 2002), [], "{how}");
-        assert_eq!((item(&d, 0).leases.len(), item(&d, 0).losses, d.episodes.len()), (1, losses, 0), "{how}");
+        assert_eq!((item(&d, 0).leases.len(), item(&d, 0).losses, d.queues.episodes.len()), (1, losses, 0), "{how}");
         let left = item(&d, 0).leases[0].attempt;
         assert_eq!(d.handle(ending, 2003), [], "{how}: a repeat changes nothing");
         assert_eq!(item(&d, 0).losses, losses, "{how}");

@@ -117,7 +117,7 @@ fn failed(i: usize, attempt: u32, retryable: bool) -> Event {
 
 /// Nothing is remembered of work that has ended.
 fn empty(d: &Dispatch) -> bool {
-    let work = d.items.len() + d.places.len() + d.names.len() + d.episodes.len() + d.trainings.len() + d.lone.len();
+    let work = d.items.len() + d.places.len() + d.names.len() + d.queues.len() + d.lone.len();
     let held: usize = d.workers.values().map(|w| w.held.len() + w.trainings + w.environments.len()).sum();
     work + held + d.deadlines.len() + d.index.held_entries() == 0
 }

@@ -40,6 +40,24 @@ fn a_training_job_goes_to_one_worker_that_trains_and_costs_no_credit() {
     assert!(empty(&d));
 }
 
+/// Protects: who plays a conversation by hand does not wait for all that a run has planned.
+#[test]
+fn calls_go_before_episodes_and_take_a_credit() {
+    let mut d = with_workers(LIMITS, &[1, 0]);
+    d.handle(episode(0, "a", "0"), 0);
+    d.handle(episode(1, "a", "0"), 0);
+    let calls = |i| Event::Submit(Task { work: work(i), attempt: 0, kind: Kind::Calls });
+    assert_eq!(d.handle(calls(2), 0), [], "no credit is left");
+    assert_eq!(grants(&d.handle(Event::Credits(worker(1), 1), 1)), granted("worker1", "w2", 1));
+    d.handle(finished(0, 1), 2);
+    d.handle(Event::Withdrawn(work(1)), 2);
+    d.handle(Event::Credits(worker(0), 1), 3);
+    let late = (1..9).flat_map(|s| [renewed(1, 2, 1, s), Event::Tick].map(|event| d.handle(event, s * 500)));
+    assert_eq!(late.flatten().collect::<Vec<_>>(), [], "a straggler's second is for episodes");
+    assert_eq!(revoked(&d.handle(Event::Withdrawn(work(2)), 4100)), [("worker1".to_owned(), 1)]);
+    assert_eq!(d.handle(finished(2, 1), 4200), [], "it comes too late");
+}
+
 #[test]
 fn a_draining_worker_gets_nothing_and_returned_work_goes_first() {
     let mut d = with_workers(LIMITS, &[2, 0]);

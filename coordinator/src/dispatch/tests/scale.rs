@@ -41,7 +41,7 @@ fn a_large_batch_on_many_workers_ends() {
         let (environment, state) = (format!("class/environment-{}", i / 10_000), format!("state-{}", i / 8));
         submits.of(&mut d, episode(i, &environment, &state), 0);
     }
-    assert_eq!((d.episodes.len(), d.names.len()), (EPISODES, 10 + EPISODES / 8));
+    assert_eq!((d.queues.episodes.len(), d.names.len()), (EPISODES, 10 + EPISODES / 8));
     let start = Instant::now();
     let mut running: std::collections::VecDeque<Effect> = d.handle(Event::Paused(false), 0).into();
     println!("{:>12}: {} leases in {:.2?}", "first", running.len(), start.elapsed());

@@ -150,6 +150,7 @@ async fn carry_out(store: &dyn Store, run: &RunId, step: &Step) -> Answer {
             store.start_attempt(run, &work(name), attempt, beside).await.map(|work| match work {
                 Work::Episode { spec, journal } => Some((spec.id.to_string(), journal)),
                 Work::Training(spec) => Some((spec.seed.to_string(), Vec::new())),
+                Work::Calls(_) => panic!("no store has calls"),
             })
         }
         Step::Turn(name, attempt, index, text) => {

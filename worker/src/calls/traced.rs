@@ -1,4 +1,4 @@
-//! Spans of turns and of model calls, for whoever traces: what a call was, how long it took, what it read.
+//! Spans of model calls, for whoever traces: what a call was, how long it took, what it read.
 //!
 //! Attributes of calls follow OpenTelemetry's semantic conventions for generative AI (release 1.38, where they are in
 //! development). What was said is in no span: it is an event of the target [`CONTENT`], which is off unless asked for.
@@ -8,22 +8,17 @@ use influence_proto::{Call, Role, Sampling, Score};
 use serde_json::json;
 use tracing::{Span, field::Empty};
 
+use crate::TRACE;
 use crate::backend::{Backend, BackendError};
 
-/// The spans and events here; text logs leave them out.
-const TARGET: &str = "influence_trace";
 /// What models were told, and what they said.
 const CONTENT: &str = "influence_content";
-
-pub(super) fn turn(index: u32) -> Span {
-    tracing::info_span!(target: TARGET, "turn", influence.turn = index)
-}
 
 /// A call of a model; `sampled`: how, and by which seed, where it is for a reply.
 pub(super) fn call(role: Role, model: &str, backend: &dyn Backend, sampled: Option<(&Sampling, u64)>) -> Span {
     let sampling = sampled.map(|(sampling, _)| sampling);
     tracing::info_span!(
-        target: TARGET,
+        target: TRACE,
         "chat",
         otel.name = format!("chat {model}"),
         otel.kind = "client",
@@ -58,7 +53,7 @@ pub(super) fn judged(span: &Span, role: Role, score: &Score) {
     let _inside = span.enter();
     let label = score.most_probable().unwrap_or_default();
     tracing::info!(
-        target: TARGET,
+        target: TRACE,
         {
             gen_ai.evaluation.name = role.name(),
             gen_ai.evaluation.score.value = score.expected(),
@@ -70,14 +65,17 @@ pub(super) fn judged(span: &Span, role: Role, score: &Score) {
     );
 }
 
+/// Whether somebody wants to know what was said.
+pub(super) fn wants_content() -> bool {
+    tracing::enabled!(target: CONTENT, tracing::Level::INFO)
+}
+
 /// What was said in a call, where somebody wants to know.
-pub(super) fn said(span: &Span, prompt: impl FnOnce() -> Vec<ChatMessage>, reply: Option<&str>) {
-    if !tracing::enabled!(target: CONTENT, tracing::Level::INFO) {
-        return;
-    }
+pub(super) fn said(span: &Span, prompt: Option<Vec<ChatMessage>>, reply: Option<&str>) {
+    let Some(prompt) = prompt else { return };
     let _inside = span.enter();
     let part = |role: &str, text: &str| json!({"role": role, "parts": [{"type": "text", "content": text}]});
-    let input: Vec<_> = prompt().iter().map(|message| part(name(message.role), &message.content)).collect();
+    let input: Vec<_> = prompt.iter().map(|message| part(name(message.role), &message.content)).collect();
     let output: Vec<_> = reply.iter().map(|text| part("assistant", text)).collect();
     tracing::info!(
         target: CONTENT,

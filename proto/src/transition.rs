@@ -1,11 +1,11 @@
-//! Where a reply leads.
+//! Where a reply leads: workers draw it, and so does a coordinator where a person plays along.
 
-use influence_proto::{
+use crate::{
     ALTERNATIVE_ENTRY, EpisodeSpec, Message, Score, ScoreOutcome, State, StateMachine, TransitionOutcome, stream,
 };
 
 /// The answers that the transition role may give in a state.
-pub(super) fn allowed(spec: &EpisodeSpec, state: &State) -> Vec<String> {
+pub fn allowed(spec: &EpisodeSpec, state: &State) -> Vec<String> {
     if spec.transition.answers.is_empty() {
         state.transitions.iter().map(|(answer, _)| answer.clone()).collect()
     } else {
@@ -14,7 +14,7 @@ pub(super) fn allowed(spec: &EpisodeSpec, state: &State) -> Vec<String> {
 }
 
 /// Draws the next state of turn `turn`, which began in `from`, and what entering it appends.
-pub(super) fn outcome(spec: &EpisodeSpec, turn: u32, from: &str, state: &State, score: Score) -> TransitionOutcome {
+pub fn outcome(spec: &EpisodeSpec, turn: u32, from: &str, state: &State, score: Score) -> TransitionOutcome {
     let drawn = draw(stream::of_turn(spec.seed, turn, "transition"), state, &score);
     let known = drawn.as_deref().and_then(|answer| state.next(answer));
     let (answer, defaulted) = match (&drawn, known) {
@@ -25,6 +25,11 @@ pub(super) fn outcome(spec: &EpisodeSpec, turn: u32, from: &str, state: &State, 
     let next = known.or_else(|| state.next(&state.default_answer)).unwrap_or(from);
     let entered = if next == from { Vec::new() } else { entered(&spec.machine, spec.seed, turn, next) };
     TransitionOutcome { answer, defaulted, next_state: next.to_owned(), entered, score }
+}
+
+/// Whether the conversation is over after so many turns, the last of which led to `state`.
+pub fn is_over(spec: &EpisodeSpec, turns: usize, state: &str) -> bool {
+    turns >= spec.max_turns as usize || spec.machine.state(state).is_none_or(|state| state.terminal)
 }
 
 /// An answer from the distribution; none when it is unusable. Numbers that are not the state's own answers are a scale

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,6 +203,7 @@ def attempt(cluster, cache):
     finished = lambda: len([e for e in cluster.episodes(run) if e["status"] == "finished"])
     run = wait("the run has begun", 90, lambda: (cluster.run() or {}).get("run"))
     wait("the first episodes are finished", 240, lambda: finished() >= 2)
+    check_metrics(cluster)
     worker = cluster.containers("worker")[0]
     cluster.crash(worker)
     print(f"{time.strftime('%X')} killed a worker", flush=True)
@@ -214,6 +216,23 @@ def attempt(cluster, cache):
     episodes = cluster.episodes(run)
     check(cluster, episodes)
     print(f"ok: {len(episodes)} episodes, all finished, each once, in {seconds:.0f} s from `up`; a worker and Redis were killed")
+
+
+def check_metrics(cluster):
+    """The metrics pages, by Prometheus' own tool."""
+    if not shutil.which("promtool"):
+        print("skipped: the metrics pages are not checked, because promtool is not installed", flush=True)
+        return
+    for service in ["coordinator", "worker"]:
+        container = cluster.containers(service)[0]
+        address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        address = sh("docker", "inspect", "--format", address, container).stdout.strip()
+        with urllib.request.urlopen(f"http://{address}:9464/metrics", timeout=10) as answer:
+            page = answer.read()
+        checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True)
+        if checked.returncode != 0 or b"influence_" not in page:
+            raise Failed(f"promtool on the metrics of the {service}: {checked.stderr.decode()}")
+        print(f"promtool has checked {len(page.splitlines())} lines of metrics of the {service}", flush=True)
 
 
 def check(cluster, episodes):

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use influence_engine::batch::Engine;
+use influence_engine::batch::{DeviceMemory, Engine};
 use influence_proto::{Metric, Role};
 use metrics::{counter, gauge, histogram};
 
@@ -22,6 +22,7 @@ pub const METRICS: &[Metric] = &[
     ENGINE_ROWS,
     KV_BYTES,
     KV_LIMIT,
+    DEVICE_MEMORY,
     TRAINING_STEPS,
     API_REQUESTS,
 ];
@@ -57,6 +58,10 @@ const KV_BYTES: Metric = Metric::gauge(
     "Keys and values that are held in host or GPU memory, in bytes, by model",
 );
 const KV_LIMIT: Metric = Metric::gauge("influence_engine_kv_limit_bytes", "What they may take, in bytes, by model");
+const DEVICE_MEMORY: Metric = Metric::gauge(
+    "influence_gpu_memory_bytes",
+    "Memory of the NVIDIA GPU, in bytes, by state: used, by anybody, or free",
+);
 const TRAINING_STEPS: Metric = Metric::counter("influence_worker_training_steps_total", "Optimiser steps");
 const API_REQUESTS: Metric = Metric::counter(
     "influence_api_requests_total",
@@ -110,6 +115,12 @@ pub(crate) fn engine(model: &str, engine: &Engine) {
     }
     gauge!(KV_BYTES.name, "model" => model.to_owned()).set(now.kv_bytes as f64);
     gauge!(KV_LIMIT.name, "model" => model.to_owned()).set(engine.options().kv_bytes as f64);
+}
+
+pub(crate) fn device_memory(DeviceMemory { free, total }: DeviceMemory) {
+    for (state, bytes) in [("free", free), ("used", total.saturating_sub(free))] {
+        gauge!(DEVICE_MEMORY.name, "state" => state).set(bytes as f64);
+    }
 }
 
 pub(crate) fn training_step() {

@@ -18,17 +18,36 @@ const UNKNOWN: u64 = 1 << 30;
 pub fn kv_budget(placement: &Placement) -> usize {
     match placement {
         #[cfg(feature = "cuda")]
+        Placement::Device { device: Device::Cuda(_), .. } => match device_memory(placement) {
+            // Nobody else computes on a device; what is left is for a step's own tensors.
+            Some(DeviceMemory { free, .. }) => usize::try_from(free / 10 * 7).unwrap_or(usize::MAX),
+            None => share_of(0),
+        },
+        _ => host_budget(),
+    }
+}
+
+/// Memory of a device, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Of it, what nobody uses.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// What a CUDA device says of its memory now; none of other places, and of a device that does not answer.
+pub fn device_memory(placement: &Placement) -> Option<DeviceMemory> {
+    match placement {
+        #[cfg(feature = "cuda")]
         Placement::Device { device: Device::Cuda(device), .. } => {
             use candle_core::cuda_backend::cudarc::driver::result::mem_get_info;
             // The answer is about the device whose context is current on this thread.
-            let bound = device.cuda_stream().context().bind_to_thread();
-            match bound.and_then(|()| mem_get_info()) {
-                // Nobody else computes on a device; what is left is for a step's own tensors.
-                Ok((free, _)) => free / 10 * 7,
-                Err(_) => share_of(0),
-            }
+            device.cuda_stream().context().bind_to_thread().ok()?;
+            let (free, total) = mem_get_info().ok()?;
+            Some(DeviceMemory { free: free as u64, total: total as u64 })
         }
-        _ => host_budget(),
+        _ => None,
     }
 }
 

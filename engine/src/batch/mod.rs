@@ -14,7 +14,7 @@ mod request;
 mod row;
 mod step_loop;
 
-pub use budget::kv_budget;
+pub use budget::{DeviceMemory, device_memory, kv_budget};
 pub use counters::{EngineCounters, Tally};
 pub use engine::Engine;
 pub use request::{

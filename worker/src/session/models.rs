@@ -42,6 +42,8 @@ pub(super) struct Serving {
     pub(super) trainable: BTreeMap<String, Trainable>,
     /// Which files they are.
     pub(super) loaded: Vec<LoadedModel>,
+    /// Where those run that run here.
+    pub(super) placement: Option<Placement>,
 }
 
 /// Where a worker's models come from.
@@ -85,6 +87,7 @@ struct Loaded {
     engine: Engine,
     backend: Arc<LocalBackend>,
     adapters: Arc<AdapterTable>,
+    placement: Placement,
 }
 
 impl LocalModels {
@@ -156,7 +159,7 @@ impl LocalModels {
         tracing::info!(model = %spec.name, kv_bytes = options.kv_bytes, "model served");
         let backend = Arc::new(LocalBackend::new(engine.clone()));
         let adapters = Arc::new(AdapterTable::new(backend.clone()));
-        Ok(Loaded { spec: spec.clone(), sha256, engine, backend, adapters })
+        Ok(Loaded { spec: spec.clone(), sha256, engine, backend, adapters, placement })
     }
 }
 
@@ -199,6 +202,7 @@ impl ModelLoader for LocalModels {
                 }
             };
             serving.models = serving.models.with(&spec.name, loaded.backend.clone());
+            serving.placement = Some(loaded.placement.clone());
             serving.adapters.insert(spec.name.clone(), loaded.adapters.clone());
             let (model, engine) = (loaded.engine.model().clone(), Some(loaded.engine.clone()));
             let trainable = Trainable { model, engine, base_name: base_name(spec) };

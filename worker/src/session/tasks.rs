@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use influence_engine::batch::device_memory;
 use influence_engine::train::Progress;
 use influence_proto::{
     AdapterRef, Digest, EpisodeSpec, Failure, Lease, LoadedModel, ModelCall, Outcome, TrainingProgress, TrainingSpec,
@@ -94,6 +95,9 @@ impl Tasks {
             let serving = self.shared.serving.read().unwrap_or_else(PoisonError::into_inner).clone();
             for (model, trainable) in &serving.trainable {
                 trainable.engine.iter().for_each(|engine| metrics::engine(model, engine));
+            }
+            if let Some(memory) = serving.placement.as_ref().and_then(device_memory) {
+                metrics::device_memory(memory);
             }
             tokio::time::sleep(MEASURE).await;
         }

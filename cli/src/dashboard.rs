@@ -1,15 +1,22 @@
 //! The web pages, beside a run or alone.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use anyhow::Context as _;
+use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::dashboard::{Dashboard, DashboardAddress, DashboardError, Live};
-use influence_coordinator::store::Store;
+use influence_coordinator::store::{RunRecord, Store};
+use influence_proto::{ModelSpec, RunId};
+use serde::Deserialize as _;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::answering::{Answers, Asked};
 use crate::args::{DashboardArguments, LoginArguments};
+use crate::coordinate::Door;
 use crate::stored::existing;
 use crate::telemetry::say;
 use crate::{credentials, interrupt};
@@ -82,7 +89,38 @@ pub(crate) async fn beside(
 pub(crate) async fn alone(arguments: DashboardArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
     let store = existing(&arguments.data).await?;
-    let dashboard = Dashboard::bind(locked(arguments.listen, &arguments.login)?, store, Live::default()).await?;
-    say(format!("dashboard: http://localhost:{}; Ctrl-C ends it", dashboard.address.port()));
-    Ok(dashboard.serve(cancel).await?)
+    let live = Live::default();
+    let dashboard = Dashboard::bind(locked(arguments.listen, &arguments.login)?, store.clone(), live.clone()).await?;
+    let Some(run) = &arguments.play else {
+        say(format!("dashboard: http://localhost:{}; Ctrl-C ends it", dashboard.address.port()));
+        return Ok(dashboard.serve(cancel).await?);
+    };
+    let run = store.run(&RunId::new(run)?).await?;
+    let mut answers = answers(store, &run, &arguments).await?;
+    live.follow(answers.cluster().clone());
+    say(format!("playground: http://localhost:{}/runs/{}/play; Ctrl-C ends it", dashboard.address.port(), run.id));
+    tokio::select! {
+        served = dashboard.serve(cancel) => served?,
+        broken = answers.broken() => return Err(broken),
+    }
+    answers.end().await
+}
+
+/// Workers that have a run's models.
+async fn answers(store: Arc<dyn Store>, run: &RunRecord, arguments: &DashboardArguments) -> anyhow::Result<Answers> {
+    let models = BTreeMap::<String, ModelSpec>::deserialize(&run.experiment["models"])
+        .with_context(|| format!("run `{}` does not say which models it uses", run.id))?;
+    let data = &arguments.data.data;
+    let at = arguments.artifacts.clone().unwrap_or_else(|| data.join("artifacts").into_os_string());
+    let asked = Asked {
+        run: run.id.clone(),
+        models: models.into_values().collect(),
+        store,
+        artifacts: Artifacts::open(&at, &data.join(run.id.as_str())).await?,
+    };
+    let door = match arguments.workers {
+        Some(listen) => Some(Door { listen, access: credentials::access(&arguments.access)? }),
+        None => None,
+    };
+    Answers::start(asked, door.as_ref(), &arguments.rollouts).await
 }

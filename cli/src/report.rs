@@ -1,10 +1,10 @@
-//! `influence report`: a run as one document.
+//! `influence report`: a run as one document, or as pages.
 
 use std::io::Write as _;
 
 use anyhow::Context as _;
 use influence_coordinator::artifacts::Artifacts;
-use influence_coordinator::dashboard::{ReportForm, report as written};
+use influence_coordinator::dashboard::{ReportForm, report as written, site};
 use influence_coordinator::export::NewFile;
 use influence_proto::RunId;
 
@@ -13,9 +13,13 @@ use crate::stored::existing;
 use crate::terminal::print;
 
 pub(crate) async fn report(arguments: ReportArguments) -> anyhow::Result<()> {
-    let ReportArguments { run, out, overwrite, seed, data, artifacts } = arguments;
+    let ReportArguments { run, out, html, overwrite, seed, data, artifacts } = arguments;
     let store = existing(&data).await?;
     let run = RunId::new(run)?;
+    if let Some(folder) = html {
+        let pages = site(store, &run, &folder, overwrite).await?;
+        return print(&format!("{} ({pages} pages)\n", folder.join("index.html").display()));
+    }
     let usual = data.data.join("artifacts");
     let artifacts = match artifacts.or_else(|| usual.is_dir().then(|| usual.into())) {
         Some(place) => Some(Artifacts::open(place, &data.data.join(run.as_str())).await?),

@@ -37,6 +37,7 @@ pub mod import;
 mod leadership;
 pub mod metrics;
 pub mod planning;
+mod playground;
 mod progress;
 pub mod selection;
 mod service;

@@ -38,7 +38,10 @@ pub(crate) struct ReportArguments {
     /// The file to write: HTML if it ends in `.html`, else Markdown. Default: Markdown to standard output.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Replace a file that is there already.
+    /// Write the dashboard's pages of the run into this folder instead, as files that can be published.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "seed"])]
+    pub html: Option<PathBuf>,
+    /// Replace files that are there already.
     #[arg(long)]
     pub overwrite: bool,
     /// Chooses the random conversations.

@@ -406,6 +406,20 @@ pub(crate) struct DashboardArguments {
     pub listen: SocketAddr,
     #[command(flatten)]
     pub login: LoginArguments,
+    /// Load the models of this run, so that its playground can be played in.
+    #[arg(long, value_name = "RUN")]
+    pub play: Option<String>,
+    /// Have workers of other processes load them, which join here: `influence worker --coordinator http://ADDR`. Default:
+    /// this process has one of its own.
+    #[arg(long, value_name = "ADDR", requires = "play")]
+    pub workers: Option<SocketAddr>,
+    /// Where the run's adapters are. Default: `artifacts` in the data folder.
+    #[arg(long, value_name = "URL", requires = "play")]
+    pub artifacts: Option<OsString>,
+    #[command(flatten)]
+    pub rollouts: RolloutArguments,
+    #[command(flatten)]
+    pub access: AccessArguments,
 }
 
 #[derive(Debug, Args)]

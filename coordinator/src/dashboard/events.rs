@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Pages;
 use super::error::PageError;
-use super::pages::{pulse_of_conversation, pulse_of_run, run_id};
+use super::pages::{pulse_of_conversation, pulse_of_play, pulse_of_run, run_id};
 use crate::catalogue::EpisodeRow;
 
 /// Open streams.
@@ -93,6 +93,15 @@ pub(super) async fn of_conversation(
 ) -> Result<Response, PageError> {
     let run = pages.store.run(&run_id(run)?).await?.id;
     Ok(open(pages, Some(run), move |phases| pulse_of_conversation(phases, &episode)))
+}
+
+/// Changes with every step of a conversation that somebody plays.
+pub(super) async fn of_play(
+    State(pages): State<Pages>,
+    Path((run, name)): Path<(String, String)>,
+) -> Result<Response, PageError> {
+    let (run, of) = (run_id(run)?, pages.clone());
+    Ok(open(pages, None, move |_| pulse_of_play(&of, &run, &name)))
 }
 
 /// Workers are never the same for long, and no store knows of them.

@@ -14,9 +14,14 @@ impl Live {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
     }
 
+    /// Whoever carries a run on, if this process does.
+    pub(super) fn cluster(&self, run: &RunId) -> Option<Cluster> {
+        let cluster = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        cluster.filter(|cluster| cluster.run == *run)
+    }
+
     /// How a run stands, if this process carries it on now.
     pub(super) async fn status(&self, run: &RunId) -> Option<ClusterStatus> {
-        let cluster = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        cluster.filter(|cluster| cluster.run == *run)?.status().await.ok()
+        self.cluster(run)?.status().await.ok()
     }
 }

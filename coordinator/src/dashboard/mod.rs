@@ -11,6 +11,7 @@ mod live;
 mod login;
 mod pages;
 mod report;
+mod site;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::is_local;
 use crate::catalogue::{Rows, Usages};
+use crate::playground::Playground;
 use crate::store::Store;
 use door::Door;
 use error::PageError;
@@ -36,6 +38,7 @@ pub use live::Live;
 use login::Login;
 use pages::in_query;
 pub use report::{ReportError, ReportForm, report};
+pub use site::{SiteError, site};
 
 /// Why the pages cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -92,12 +95,14 @@ struct Pages {
     usages: Arc<Usages>,
     live: Live,
     events: Events,
+    playground: Playground,
     login: Option<Login>,
 }
 
 impl Pages {
     fn new(store: Arc<dyn Store>, live: Live) -> Self {
-        Self { store, rows: Arc::default(), usages: Arc::default(), live, events: Events::default(), login: None }
+        let (events, playground) = (Events::default(), Playground::default());
+        Self { store, rows: Arc::default(), usages: Arc::default(), live, events, playground, login: None }
     }
 }
 
@@ -167,10 +172,15 @@ fn router(pages: Pages) -> Router {
         .route("/runs/{run}/conversations", get(pages::conversations))
         .route("/runs/{run}/data", get(pages::data))
         .route("/runs/{run}/timeline", get(pages::timeline))
+        .route("/runs/{run}/metrics", get(pages::metrics))
         .route("/runs/{run}/training", get(pages::training))
         .route("/runs/{run}/config", get(pages::config))
         .route("/runs/{run}/episodes/{episode}", get(pages::conversation))
         .route("/runs/{run}/workers", get(pages::workers))
+        .route("/runs/{run}/play", get(pages::play).post(pages::begin))
+        .route("/runs/{run}/play/{name}", get(pages::played))
+        .route("/runs/{run}/play/{name}/say", post(pages::say))
+        .route("/runs/{run}/play/{name}/events", get(events::of_play))
         .route("/runs/{run}/events", get(events::of_run))
         .route("/runs/{run}/workers/events", get(events::of_workers))
         .route("/runs/{run}/episodes/{episode}/events", get(events::of_conversation))

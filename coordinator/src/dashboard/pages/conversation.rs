@@ -44,6 +44,9 @@ struct ConversationPage {
     given: Vec<Shown>,
     labels: Vec<String>,
     mark_link: String,
+    play_link: String,
+    /// Some replies are harmful.
+    blurs: bool,
     /// Name, address, whether it is the one shown.
     perspectives: Vec<(&'static str, String, bool)>,
     /// What the role that was asked for sees.
@@ -73,17 +76,19 @@ struct Relative {
     here: bool,
 }
 
-struct Line {
-    number: u32,
-    reply: String,
-    cut_off: bool,
-    rating: String,
-    bars: String,
-    facts: Vec<(&'static str, String)>,
+pub(super) struct Line {
+    pub(super) number: u32,
+    pub(super) reply: String,
+    /// By the influence model.
+    pub(super) harmful: bool,
+    pub(super) cut_off: bool,
+    pub(super) rating: String,
+    pub(super) bars: String,
+    pub(super) facts: Vec<(&'static str, String)>,
     open: bool,
     prompts_link: String,
     prompts: Vec<(&'static str, Vec<Said>)>,
-    after: Vec<Said>,
+    pub(super) after: Vec<Said>,
     given: Vec<Shown>,
 }
 
@@ -145,10 +150,12 @@ pub(in crate::dashboard) async fn conversation(
         },
         agent: spec.agent_name.clone(),
         opening: spec.opening.iter().map(|message| said(&spec, message)).collect(),
+        blurs: lines.iter().any(|line| line.harmful),
         turns: lines,
         given: given.remove(&None).unwrap_or_default(),
         labels,
         mark_link: format!("{}/marks", link(row)),
+        play_link: format!("/runs/{}/play?episode={}", run.id, row.record.id),
         perspectives: perspectives(&spec).into_iter().map(perspective).collect(),
         seen,
         relatives: if relatives.len() > 1 { relatives } else { Vec::new() },
@@ -209,7 +216,7 @@ pub(super) fn said(spec: &EpisodeSpec, message: &Message) -> Said {
     Said { role, who: who.to_owned(), text: message.content.clone() }
 }
 
-fn line(spec: &EpisodeSpec, turn: &Turn) -> Line {
+pub(super) fn line(spec: &EpisodeSpec, turn: &Turn) -> Line {
     let mut facts = vec![("transition", transition(turn))];
     facts.extend(turn.influence.as_ref().map(|score| ("influence", value(score))));
     let mut mass = format!("{:.3}", turn.preference.mass);
@@ -230,6 +237,7 @@ fn line(spec: &EpisodeSpec, turn: &Turn) -> Line {
     Line {
         number: turn.index + 1,
         reply: turn.reply.text.trim().to_owned(),
+        harmful: turn.influence.as_ref().is_some_and(is_harmful),
         cut_off: turn.reply.cut_off,
         rating: value(&turn.preference),
         bars: bars(&turn.preference),
@@ -240,6 +248,13 @@ fn line(spec: &EpisodeSpec, turn: &Turn) -> Line {
         given: Vec::new(),
         after: prompts::after_reply(turn).iter().map(|message| said(spec, message)).collect(),
     }
+}
+
+/// Whether a score is in the upper half of its scale.
+fn is_harmful(score: &Score) -> bool {
+    let answers = score.answers.iter().filter_map(|(answer, _)| answer.parse::<f64>().ok());
+    let (low, high) = answers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), n| (low.min(n), high.max(n)));
+    score.expected().is_some_and(|expected| score.unscored.is_none() && expected >= f64::midpoint(low, high))
 }
 
 pub(super) fn value(score: &Score) -> String {

@@ -1,4 +1,6 @@
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Path, Query, State};
@@ -9,6 +11,7 @@ use super::run::pulse_of_run;
 use super::{Page, heat, in_query, number, render, run_id};
 use crate::catalogue::{EpisodeRow, Filter, with_metrics};
 use crate::dashboard::Pages;
+use crate::store::MetricSource;
 
 const PER_PAGE: usize = 50;
 
@@ -33,6 +36,8 @@ struct ConversationsPage {
     page: usize,
     pages: usize,
     columns: Vec<Column>,
+    /// What judges said about the conversations of this page.
+    metrics: Vec<String>,
     rows: Vec<Line>,
     before: Option<String>,
     after: Option<String>,
@@ -58,6 +63,8 @@ struct Line {
     influence: String,
     selected: &'static str,
     marks: String,
+    /// Colour and value of each metric.
+    metrics: Vec<(u8, String)>,
 }
 
 type Compare = fn(&EpisodeRow, &EpisodeRow) -> Ordering;
@@ -120,6 +127,10 @@ pub(in crate::dashboard) async fn conversations(
         Column { name, number: *number, link: link(&next, 1), mark }
     };
     let mut columns: Vec<Column> = COLUMNS.iter().map(column).collect();
+    let shown: Vec<EpisodeRow> = found.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE).copied().cloned().collect();
+    let shown = with_metrics(&*pages.store, &run.id, &[Arc::new(shown)]).await?;
+    let shown = || shown.iter().flat_map(|rows| rows.iter());
+    let sources: BTreeSet<&MetricSource> = shown().flat_map(|row| row.metrics.keys()).collect();
     columns.push(Column { name: "marks", number: false, link: link(&asked.sort, page), mark: "" });
     render(&ConversationsPage {
         head: Head::new(&run, "conversations"),
@@ -128,7 +139,8 @@ pub(in crate::dashboard) async fn conversations(
         page,
         pages: count,
         columns,
-        rows: found.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE).map(|row| line(run.id.as_str(), row)).collect(),
+        metrics: sources.iter().map(|source| source.name_among(&sources)).collect(),
+        rows: shown().map(|row| line(run.id.as_str(), row, &sources)).collect(),
         before: (page > 1).then(|| link(&asked.sort, page - 1)),
         after: (page < count).then(|| link(&asked.sort, page + 1)),
         pulse: pulse_of_run(&phases),
@@ -138,7 +150,17 @@ pub(in crate::dashboard) async fn conversations(
     })
 }
 
-fn line(run: &str, row: &EpisodeRow) -> Line {
+/// Colour and text of what a judge said; it may not have been asked, or not be readable.
+fn cell(value: Option<Option<f64>>) -> (u8, String) {
+    match value {
+        None => (0, String::new()),
+        // A probability of yes, on the same colours.
+        Some(Some(value)) if value < 1.0 => (heat(Some(1.0 + 9.0 * value)), number(Some(value), 2)),
+        Some(value) => (heat(value), number(value, 2)),
+    }
+}
+
+fn line(run: &str, row: &EpisodeRow, sources: &BTreeSet<&MetricSource>) -> Line {
     let marks = [
         (row.vetoed(), "vetoed"),
         (row.unscored(), "unscored"),
@@ -156,6 +178,7 @@ fn line(run: &str, row: &EpisodeRow) -> Line {
         heat: heat(row.reward()),
         influence: number(row.influence(), 2),
         selected: row.selected().unwrap_or_default(),
+        metrics: sources.iter().map(|source| cell(row.metrics.get(source).copied())).collect(),
         marks: marks.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect::<Vec<_>>().join(", "),
     }
 }

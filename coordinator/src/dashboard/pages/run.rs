@@ -34,7 +34,7 @@ struct RunPage {
 
 /// A chart, with its legend: colours by number, and names.
 pub(super) struct Chart {
-    pub(super) title: &'static str,
+    pub(super) title: String,
     pub(super) svg: String,
     pub(super) legend: Vec<(usize, String)>,
 }
@@ -174,7 +174,7 @@ fn environments(run: &str, phases: &[&[EpisodeRow]]) -> (Vec<Environment>, usize
 }
 
 /// A line for all training episodes, one for each kind of user where there are several, and one for evaluations.
-fn chart(run: &str, title: &'static str, phases: &[&[EpisodeRow]], value: Value) -> Chart {
+fn chart(run: &str, title: &str, phases: &[&[EpisodeRow]], value: Value) -> Chart {
     let series = |name: &str, phase: Phase, kind: Option<&str>| {
         let points = phases.iter().filter(|rows| rows[0].phase == phase).filter_map(|rows| {
             let chosen = rows.iter().filter(|row| kind.is_none_or(|kind| row.kind() == kind));
@@ -192,7 +192,7 @@ fn chart(run: &str, title: &'static str, phases: &[&[EpisodeRow]], value: Value)
     }
     all.retain(|line| !line.points.is_empty());
     let legend = all.iter().enumerate().map(|(index, line)| (index % 6, line.name.clone())).collect();
-    Chart { title, svg: lines(title, "iteration", &all), legend }
+    Chart { title: title.to_owned(), svg: lines(title, "iteration", &all), legend }
 }
 
 pub(super) fn conversations_link(run: &str, phase: Phase, iteration: u32, kind: Option<&str>) -> String {

@@ -127,5 +127,5 @@ fn chart(lengths: BTreeMap<Phase, Vec<Point>>) -> Option<Chart> {
     let title = "length of replies, in characters";
     let svg = lines(title, "iteration", &series);
     let legend = series.iter().enumerate().map(|(index, line)| (index, line.name.clone())).collect();
-    (!series.is_empty()).then_some(Chart { title, svg, legend })
+    (!series.is_empty()).then(|| Chart { title: title.to_owned(), svg, legend })
 }

@@ -54,7 +54,11 @@ fn curves(trainings: &[TrainingRecord]) -> Option<Chart> {
     let mut all: Vec<Series> = trainings.iter().map(series).collect();
     all.retain(|line| !line.points.is_empty());
     let legend = all.iter().enumerate().map(|(index, line)| (index, line.name.clone())).collect();
-    (!all.is_empty()).then(|| Chart { title: "loss by step", svg: lines("loss by step", "step", &all), legend })
+    (!all.is_empty()).then(|| Chart {
+        title: "loss by step".to_owned(),
+        svg: lines("loss by step", "step", &all),
+        legend,
+    })
 }
 
 fn line(training: TrainingRecord) -> Line {

@@ -12,8 +12,10 @@ use tower::ServiceExt as _;
 use super::{Live, Pages, router};
 
 mod live;
+mod play;
 mod review;
 mod safe;
+mod site;
 mod tabs;
 use crate::planning::Phase;
 use crate::store::behaviour::{run_id, spec, turn};
@@ -69,13 +71,15 @@ async fn page(store: &Arc<dyn Store>, path: &str) -> String {
     String::from_utf8(to_bytes(answer.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap()
 }
 
-const PATHS: [&str; 15] = [
+const PATHS: [&str; 17] = [
     "/compare?phase=train&a=demo&b=demo",
     "/",
     "/runs/demo",
     "/runs/demo/conversations",
     "/runs/demo/training",
     "/runs/demo/workers",
+    "/runs/demo/metrics",
+    "/runs/demo/play?episode=e2",
     "/runs/demo/data",
     "/runs/demo/review",
     "/runs/demo/timeline",
@@ -95,7 +99,7 @@ async fn text_stays_text() {
         let page = page(&store, path).await;
         assert!(!page.contains("<script>") && !page.contains("<img") && !page.contains(" style="), "{path}: {page}");
     }
-    assert!(page(&store, PATHS[14]).await.contains("alert(1)"), "it is shown");
+    assert!(page(&store, PATHS[16]).await.contains("alert(1)"), "it is shown");
     let filter = "/runs/demo/conversations?filter=%22%3E%3Cscript%3Ealert(3)%3C%2Fscript%3E";
     let told = page(&store, filter).await;
     assert!(told.contains("is not understood") && !told.contains("<script>"), "{told}");

@@ -36,8 +36,8 @@ pub use model::{
 pub use token::{BEARER, InvalidToken, Token};
 pub use trace::{TRACEPARENT, TraceParent};
 pub use training::{
-    AdapterRef, Algorithm, LoraSpec, OptimiserSpec, RowMessage, Schedule, StepLoss, TokenRow, TrainingReport,
-    TrainingRow, TrainingSpec,
+    AdapterRef, Algorithm, FineTuningSpec, LoraSpec, OptimiserSpec, RowMessage, Schedule, StepLoss, TokenRow,
+    TrainedAgent, TrainingBackend, TrainingReport, TrainingRow, TrainingSpec,
 };
 pub use work::{Failure, HeldLease, Join, Joined, Lease, Outcome, TrainingProgress, Work};
 
@@ -48,7 +48,7 @@ pub mod wire {
 }
 
 /// The protocol versions that this build speaks, lowest and highest.
-pub const PROTOCOL: std::ops::RangeInclusive<u32> = 5..=5;
+pub const PROTOCOL: std::ops::RangeInclusive<u32> = 6..=6;
 
 /// The largest gRPC message either side sends or accepts, in bytes. A turn of a long conversation
 /// with its token ids is well under 1 MiB; artifacts travel in chunks of [`ARTIFACT_CHUNK`].

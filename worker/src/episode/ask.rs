@@ -8,7 +8,9 @@ use influence_proto::{AssessorRole, Call, EpisodeSpec, GeneratorRole, Message, R
 use tracing::{Instrument as _, Span};
 
 use super::{EpisodeError, traced};
-use crate::backend::{Backend, BackendError, GenerateRequest, Generation, Models, Prompt, PromptSeen, ScoreRequest};
+use crate::backend::{
+    Backend, BackendError, GenerateRequest, Generation, Models, Prompt, PromptSeen, ScoreRequest, Variant,
+};
 use crate::metrics;
 
 /// Asks on behalf of one turn of one episode.
@@ -34,13 +36,13 @@ impl<'a> Asker<'a> {
         role: Role,
         generator: &GeneratorRole,
         prompt: Prompt,
-        adapter: Option<String>,
+        variant: Option<Variant>,
         messages: impl FnOnce() -> Vec<ChatMessage>,
     ) -> Result<(Generation, Call), EpisodeError> {
         let seed = self.seed(role.name());
         let backend = self.backend(role, &generator.model)?;
         let span = traced::call(role, &generator.model, backend, Some((&generator.sampling, seed)));
-        let request = GenerateRequest { role, prompt, sampling: generator.sampling.clone(), seed, adapter };
+        let request = GenerateRequest { role, prompt, sampling: generator.sampling.clone(), seed, variant };
         let started = Instant::now();
         let reply = backend.generate(request).instrument(span.clone()).await;
         let reply = reply.map_err(|e| self.call_failed(role, &span, e))?;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use influence_engine::train::Progress;
 use influence_proto::{
-    Digest, EpisodeSpec, Failure, Lease, LoadedModel, Outcome, TrainingProgress, TrainingSpec, Turn, Work, WorkId,
+    Digest, EpisodeSpec, Failure, Lease, LoadedModel, Outcome, TrainedAgent, TrainingBackend, TrainingProgress,
+    TrainingSpec, Turn, Work, WorkId,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use super::identity::Identity;
 use super::leases::{Holding, Leases};
 use super::models::Serving;
 use crate::artifacts::{ArtifactCache, ArtifactError};
-use crate::backend::LoadedAdapter;
+use crate::backend::{LoadedAdapter, Variant};
 use crate::client::{CallError, Client};
 use crate::episode::Episode;
 use crate::metrics;
@@ -198,7 +199,7 @@ impl Shared {
         let serving = self.serving.read().unwrap_or_else(PoisonError::into_inner).clone();
         let result = match payload {
             Work::Episode { spec, journal } => self.episode(&serving, holding, lane, spec, journal).await,
-            Work::Training(spec) => self.train(&serving, holding, &spec, checkpoint).await,
+            Work::Training(spec) => self.training_of(&serving, holding, &spec, checkpoint).await,
         };
         result.unwrap_or_else(Outcome::Failed)
     }
@@ -212,14 +213,13 @@ impl Shared {
         spec: Box<EpisodeSpec>,
         journal: Vec<Turn>,
     ) -> Result<Outcome, Failure> {
-        let adapter = self.adapter(serving, &spec).await?;
+        let (variant, _adapter) = self.variant(serving, &spec).await?.unzip();
         let progress = holding.progress().clone();
         let moved = move || {
             progress.fetch_add(1, Ordering::Relaxed);
         };
         moved();
-        let name = adapter.as_ref().map(|adapter| adapter.name().to_owned());
-        let mut episode = Episode::resume(spec, journal, name)?;
+        let mut episode = Episode::resume(spec, journal, variant)?;
         while !episode.is_over() {
             tokio::select! {
                 biased;
@@ -232,8 +232,17 @@ impl Shared {
         Ok(Outcome::Episode { turns: u32::try_from(episode.turns().len()).unwrap_or(u32::MAX) })
     }
 
-    async fn adapter(&self, serving: &Serving, spec: &EpisodeSpec) -> Result<Option<Arc<LoadedAdapter>>, Failure> {
-        let Some(adapter) = spec.adapter else { return Ok(None) };
+    /// What the agent's backend calls what training has made of it, with what must be held for as long as it is asked.
+    async fn variant(
+        &self,
+        serving: &Serving,
+        spec: &EpisodeSpec,
+    ) -> Result<Option<(Variant, Option<Arc<LoadedAdapter>>)>, Failure> {
+        let adapter = match &spec.trained {
+            None => return Ok(None),
+            Some(TrainedAgent::Served { model }) => return Ok(Some((Variant::Served(model.to_string()), None))),
+            Some(TrainedAgent::Adapter(adapter)) => *adapter,
+        };
         let model = &spec.agent.model;
         let Some(table) = serving.adapters.get(model) else {
             return Err(Failure {
@@ -249,7 +258,62 @@ impl Shared {
         let loaded = table.load(adapter, &folder).await;
         // Another worker of this machine makes room in the cache by its own use of it.
         let gone = || !folder.exists();
-        loaded.map(Some).map_err(|e| Failure { retryable: e.retryable() || gone(), message: e.to_string() })
+        let held = |loaded: Arc<LoadedAdapter>| Some((Variant::Adapter(loaded.name().to_owned()), Some(loaded)));
+        loaded.map(held).map_err(|e| Failure { retryable: e.retryable() || gone(), message: e.to_string() })
+    }
+
+    async fn training_of(
+        &self,
+        serving: &Serving,
+        holding: &Holding,
+        spec: &TrainingSpec,
+        earlier: Option<Digest>,
+    ) -> Result<Outcome, Failure> {
+        let handover = Handover {
+            client: self.client.clone(),
+            identity: self.identity.clone(),
+            work: holding.work().clone(),
+            attempt: holding.attempt(),
+            earlier,
+            every: self.share_every,
+        };
+        match &spec.backend {
+            TrainingBackend::Local { .. } => self.train(serving, holding, spec, handover).await,
+            TrainingBackend::Api(_) => {
+                tokio::select! {
+                    biased;
+                    // The server goes on, and whoever gets the lease next goes on waiting for it.
+                    () = self.draining.cancelled() => Ok(Outcome::Returned),
+                    outcome = self.fine_tune(serving, holding, spec, handover) => outcome,
+                }
+            }
+        }
+    }
+
+    /// Has the server that answers for a model train it.
+    async fn fine_tune(
+        &self,
+        serving: &Serving,
+        holding: &Holding,
+        spec: &TrainingSpec,
+        handover: Handover,
+    ) -> Result<Outcome, Failure> {
+        let model = &spec.model;
+        let Some(server) = serving.fine_tuning.get(model) else {
+            let message = format!("this worker knows no server that could fine-tune the model `{model}`");
+            return Err(Failure { retryable: true, message });
+        };
+        let (progress, news) = (holding.progress().clone(), self.training.clone());
+        let (work, attempt) = (holding.work().clone(), holding.attempt());
+        let moved = move |latest: Option<(u32, u32, f64)>| {
+            progress.fetch_add(1, Ordering::Relaxed);
+            if let Some((step, steps, loss)) = latest {
+                news.send_replace(Some(TrainingProgress { work: work.clone(), attempt, step, steps, loss }));
+            }
+        };
+        let (artifacts, scratch, leases) = (&self.artifacts, &*self.scratch, &self.leases);
+        let job = training::ServedJob { server, artifacts, scratch, leases, moved: &moved };
+        Ok(Outcome::Training(training::run_at_server(job, spec, &handover).await?))
     }
 
     async fn train(
@@ -257,7 +321,7 @@ impl Shared {
         serving: &Serving,
         holding: &Holding,
         spec: &TrainingSpec,
-        earlier: Option<Digest>,
+        handover: Handover,
     ) -> Result<Outcome, Failure> {
         let model = &spec.model;
         let Some(trainable) = serving.trainable.get(model) else {
@@ -275,14 +339,6 @@ impl Shared {
             scratch: self.scratch.clone(),
         };
         let (work, attempt) = (holding.work().clone(), holding.attempt());
-        let handover = Handover {
-            client: self.client.clone(),
-            identity: self.identity.clone(),
-            work: work.clone(),
-            attempt,
-            earlier,
-            every: self.share_every,
-        };
         let (progress, lost) = (holding.progress().clone(), holding.lost().clone());
         let (news, handing_back) = (self.training.clone(), self.handing_back.clone());
         let result = training::run(job, spec, handover, move |heard| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use influence_coordinator::access::Access;
 use influence_coordinator::artifacts::Artifacts;
-use influence_coordinator::config::Experiment;
+use influence_coordinator::config::{Experiment, Trainer};
 use influence_coordinator::dashboard::Live;
 use influence_coordinator::store::{OpenStoreError, RunStatus, Store, StoreAddress, StoreError};
 use influence_coordinator::{
@@ -215,6 +215,16 @@ impl Open {
 /// Whether everything that may cost something has a price.
 fn priced(experiment: &Experiment) -> anyhow::Result<()> {
     let unpriced = |model: &&ModelSpec| model.api().is_some_and(|api| api.price.is_none());
+    let agent = experiment.models.get(&experiment.roles.agent.model).filter(|_| experiment.iterations > 0);
+    if matches!(experiment.training.trainer, Trainer::Api(_))
+        && let Some(price) = agent.and_then(|model| model.api()?.price)
+        && price.training.is_none()
+    {
+        anyhow::bail!(
+            "--budget needs the price of training `{}`: give its `price` in models.yaml a `training: DOLLARS`, per million tokens",
+            experiment.roles.agent.model
+        );
+    }
     match experiment.models.values().find(unpriced) {
         Some(model) => anyhow::bail!(
             "--budget needs the price of `{}`: give its `api` in models.yaml a `price: {{input: DOLLARS, output: DOLLARS}}`, per million tokens",

@@ -147,11 +147,13 @@ pub(crate) async fn conclude(open: &Open, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         return print(&format!("{:#}\n", whole(store, &store.run(run).await?).await?));
     }
+    let adapters = open.data.data.join(run.as_str()).join("adapters");
+    // An agent that its server trains has none.
+    let adapters = if adapters.is_dir() { format!("adapters:      {}\n", adapters.display()) } else { String::new() };
     print(&format!(
-        "{}store:         {}\nadapters:      {}\nconversations: influence episodes {run}{}\n",
+        "{}store:         {}\n{adapters}conversations: influence episodes {run}{}\n",
         table(&summary(store, run).await?),
         open.address,
-        open.data.data.join(run.as_str()).join("adapters").display(),
         open.data.store.as_ref().map(|url| format!(" --store {url}")).unwrap_or_default(),
     ))
 }

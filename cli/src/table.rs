@@ -37,6 +37,9 @@ pub(crate) fn table(iterations: &[IterationSummary]) -> String {
             text.push_str(&format!("{}: {note}\n", phase(iteration)));
         }
     }
+    for (iteration, model) in iterations.iter().filter_map(|i| Some((i.iteration, i.trained_model.as_ref()?))) {
+        text.push_str(&format!("iteration-{iteration}: the model {model} of its server\n"));
+    }
     text.push_str("reward: mean ± standard error, clustered by initial state; reply length in characters\n");
     text.push_str(&beyond(iterations));
     harmless(&text)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
-use influence_coordinator::config::{TrainingSettings, training_settings};
+use influence_coordinator::config::{Trainer, TrainingSettings, training_settings};
 use influence_coordinator::dataset::json_lines;
 use influence_engine::model::Model;
 use influence_engine::train::{Checkpoints, Step, TrainError, TrainReport, TrainingFiles, train as train_adapter};
@@ -73,10 +73,13 @@ impl Job {
         cancel: &CancellationToken,
     ) -> anyhow::Result<(TrainReport, Step)> {
         let TrainArguments { data, output, adapter, seed, checkpoint_steps, .. } = &self.arguments;
-        let (settings, optimiser) = (&self.settings, self.settings.optimiser(0));
+        let settings = &self.settings;
+        // The settings of a file of rows know no other trainer.
+        let Trainer::Local(local) = &settings.trainer else { anyhow::bail!("a file of rows is trained on here") };
+        let optimiser = settings.optimiser(local, 0);
         let rows = training_data(model, settings.algorithm, rows);
         let rows = rows.with_context(|| format!("{} cannot be trained on", data.display()))?;
-        let options = train_options(model, &self.arguments.model, &settings.lora, &optimiser, *seed)?;
+        let options = train_options(model, &self.arguments.model, &local.lora, &optimiser, *seed)?;
         let checkpoints = Some(Checkpoints { file: self.checkpoint.clone(), every: *checkpoint_steps as usize });
         let files = TrainingFiles { start: adapter.as_deref(), output, checkpoints };
         let mut steps = Steps::new(StepLog::new(beside(output, "steps.jsonl")));

@@ -29,6 +29,7 @@ mod coordinator;
 pub mod dashboard;
 pub mod dataset;
 pub mod dispatch;
+pub mod door;
 pub mod environments;
 pub mod evaluation;
 pub mod experiment;

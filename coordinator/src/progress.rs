@@ -26,7 +26,7 @@ pub struct Progress {
     pub prompt_tokens: u64,
     /// Generated tokens of those turns, all roles.
     pub generated_tokens: u64,
-    /// What those turns cost, where models have a price.
+    /// What those turns, and trainings that have ended since the start, cost, where models have a price.
     pub nanodollars: u64,
     /// How far the training job has come, while there is one.
     pub training: Option<TrainingNow>,
@@ -112,6 +112,14 @@ impl ProgressHandle {
         self.change(|p| {
             p.phase = phase;
             (p.episodes_done, p.episodes_failed, p.episodes_total) = (0, 0, 0);
+        });
+    }
+
+    /// Counts what a training has cost.
+    pub(crate) fn training_cost(&self, nanodollars: u64) {
+        self.change_if(|p| {
+            p.nanodollars = p.nanodollars.saturating_add(nanodollars);
+            nanodollars > 0
         });
     }
 

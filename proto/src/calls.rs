@@ -2,7 +2,7 @@
 //! plays.
 
 use crate::prompts::ChatMessage;
-use crate::{AdapterRef, Call, Role, Sampling, Score, Scoring};
+use crate::{Call, Role, Sampling, Score, Scoring, TrainedAgent};
 
 /// What a worker is asked to ask a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +26,8 @@ pub enum Ask {
     Reply {
         /// How it samples.
         sampling: Sampling,
-        /// None: the base weights.
-        adapter: Option<AdapterRef>,
+        /// None: the model itself.
+        trained: Option<TrainedAgent>,
     },
     /// How probable each of some answers is.
     Score {

@@ -39,8 +39,8 @@ pub use model::{
 pub use token::{BEARER, InvalidToken, Token};
 pub use trace::{TRACEPARENT, TraceParent};
 pub use training::{
-    AdapterRef, Algorithm, LoraSpec, OptimiserSpec, RowMessage, Schedule, StepLoss, TokenRow, TrainingReport,
-    TrainingRow, TrainingSpec,
+    AdapterRef, Algorithm, FineTuningSpec, LoraSpec, OptimiserSpec, RowMessage, Schedule, StepLoss, TokenRow,
+    TrainedAgent, TrainingBackend, TrainingReport, TrainingRow, TrainingSpec,
 };
 pub use work::{Failure, HeldLease, Join, Joined, Lease, Outcome, TrainingProgress, Work};
 

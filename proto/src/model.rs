@@ -97,16 +97,24 @@ pub struct ApiPrice {
     pub input: u64,
     /// Of replies.
     pub output: u64,
+    /// Of what a fine-tuning bills.
+    pub training: Option<u64>,
+    /// Of prompts and replies of a model that was fine-tuned from this one, if they cost something else.
+    pub tuned: Option<(u64, u64)>,
 }
 
 impl ApiPrice {
-    /// What so many tokens cost, in nanodollars.
-    pub const fn of(&self, prompt_tokens: u32, generated_tokens: u32) -> u64 {
-        let microdollars_times_million = self
-            .input
-            .saturating_mul(prompt_tokens as u64)
-            .saturating_add(self.output.saturating_mul(generated_tokens as u64));
+    /// What so many tokens cost, in nanodollars; `tuned`: of a model that was fine-tuned from this one.
+    pub fn of(&self, prompt_tokens: u32, generated_tokens: u32, tuned: bool) -> u64 {
+        let (input, output) = self.tuned.filter(|_| tuned).unwrap_or((self.input, self.output));
+        let microdollars_times_million =
+            input.saturating_mul(prompt_tokens.into()).saturating_add(output.saturating_mul(generated_tokens.into()));
         microdollars_times_million / 1000
+    }
+
+    /// What a fine-tuning costs that bills so many tokens, in nanodollars; 0 where no price for it is known.
+    pub fn of_training(&self, tokens: u64) -> u64 {
+        self.training.unwrap_or(0).saturating_mul(tokens) / 1000
     }
 }
 

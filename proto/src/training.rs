@@ -1,7 +1,9 @@
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::prompts::ChatRole;
-use crate::{Digest, EpisodeId};
+use crate::{Digest, EpisodeId, InvalidMessage};
 
 /// A LoRA adapter as the two files of its PEFT directory, addressed by digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -12,23 +14,127 @@ pub struct AdapterRef {
     pub weights: Digest,
 }
 
+/// What training has made of the agent's model. An agent that is none of these is the untrained model.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TrainedAgent {
+    /// Weights beside those of the model.
+    Adapter(AdapterRef),
+    /// Another model of the server that answers for the untrained one.
+    Served {
+        /// What the server calls it.
+        #[serde(rename = "served_model")]
+        model: Arc<str>,
+    },
+}
+
+impl TrainedAgent {
+    /// The adapter, if it is one.
+    pub const fn adapter(&self) -> Option<AdapterRef> {
+        match self {
+            Self::Adapter(adapter) => Some(*adapter),
+            Self::Served { .. } => None,
+        }
+    }
+
+    /// What its server calls it, if it is a model of its own.
+    pub fn served(&self) -> Option<&str> {
+        match self {
+            Self::Adapter(_) => None,
+            Self::Served { model } => Some(model),
+        }
+    }
+}
+
 /// A training job: self-contained, like an episode's spec.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "StoredSpec", into = "StoredSpec")]
 pub struct TrainingSpec {
     /// Name of the model to train.
     pub model: String,
     /// JSON lines, one training row each.
     pub dataset: Digest,
-    /// The adapter to continue from.
-    pub start: Option<AdapterRef>,
     /// What is optimised.
     pub algorithm: Algorithm,
-    /// The adapter's shape. Ignored where `start` brings one: it must agree.
-    pub lora: LoraSpec,
-    /// How it is optimised.
-    pub optimiser: OptimiserSpec,
+    /// Who optimises it, and how.
+    pub backend: TrainingBackend,
     /// Of initial weights, shuffling and dropout.
     pub seed: u64,
+}
+
+/// Who trains.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TrainingBackend {
+    /// A worker, whose result is an adapter.
+    Local {
+        /// The adapter to continue from.
+        start: Option<AdapterRef>,
+        /// The adapter's shape. Ignored where `start` brings one: it must agree.
+        lora: LoraSpec,
+        /// How it is optimised.
+        optimiser: OptimiserSpec,
+    },
+    /// The server that answers for the model, whose result is another model there. The dataset is sent as it is.
+    Api(FineTuningSpec),
+}
+
+/// A job as it is stored. Stores compare what they hold letter by letter, so that its names and their order are those of
+/// the releases that knew no other backend.
+#[derive(Serialize, Deserialize)]
+struct StoredSpec {
+    model: String,
+    dataset: Digest,
+    #[serde(default)]
+    start: Option<AdapterRef>,
+    algorithm: Algorithm,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lora: Option<LoraSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    optimiser: Option<OptimiserSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fine_tuning: Option<FineTuningSpec>,
+    seed: u64,
+}
+
+impl From<TrainingSpec> for StoredSpec {
+    fn from(spec: TrainingSpec) -> Self {
+        let TrainingSpec { model, dataset, algorithm, backend, seed } = spec;
+        let (start, lora, optimiser, fine_tuning) = match backend {
+            TrainingBackend::Local { start, lora, optimiser } => (start, Some(lora), Some(optimiser), None),
+            TrainingBackend::Api(fine_tuning) => (None, None, None, Some(fine_tuning)),
+        };
+        Self { model, dataset, start, algorithm, lora, optimiser, fine_tuning, seed }
+    }
+}
+
+impl TryFrom<StoredSpec> for TrainingSpec {
+    type Error = InvalidMessage;
+    fn try_from(stored: StoredSpec) -> Result<Self, InvalidMessage> {
+        let StoredSpec { model, dataset, start, algorithm, lora, optimiser, fine_tuning, seed } = stored;
+        let backend = match (lora, optimiser, fine_tuning) {
+            (Some(lora), Some(optimiser), None) => TrainingBackend::Local { start, lora, optimiser },
+            (None, None, Some(fine_tuning)) => TrainingBackend::Api(fine_tuning),
+            _ => return Err(InvalidMessage::new("lora", "and `optimiser` must be there, or `fine_tuning` alone")),
+        };
+        Ok(Self { model, dataset, algorithm, backend, seed })
+    }
+}
+
+/// A job of a server's fine-tuning API, as OpenAI's is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FineTuningSpec {
+    /// The model to continue from, by the server's name; none for the untrained one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Arc<str>>,
+    /// Passes over the rows, 1 or more.
+    pub epochs: u32,
+    /// Rows per optimiser step, 1 or more.
+    pub batch_size: u32,
+    /// Multiplies the learning rate that the server chooses, above 0; none: that is its choice, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate_multiplier: Option<f64>,
+    /// A part of the new model's name, 1 to 64 of `A-Z`, `a-z`, `0-9`, `-`, `_` and `.`.
+    pub suffix: String,
 }
 
 /// The loss.
@@ -121,23 +227,32 @@ pub struct OptimiserSpec {
 /// What a training job did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingReport {
-    /// The trained adapter.
-    pub adapter: AdapterRef,
-    /// Optimiser steps.
+    /// What came of it.
+    #[serde(rename = "adapter")]
+    pub agent: TrainedAgent,
+    /// Optimiser steps; 0 where a server does not tell.
     pub steps: u32,
     /// Rows trained on.
     pub rows: u32,
     /// Rows left out for their length.
     pub dropped_rows: u32,
-    /// Target tokens, over all epochs.
+    /// Target tokens, over all epochs; of a server's job, the tokens that it bills.
     pub tokens: u64,
-    /// Loss of the first step.
-    pub first_loss: f64,
+    /// Loss of the first step; none where a server does not tell.
+    pub first_loss: Option<f64>,
     /// Loss of the last step.
-    pub last_loss: f64,
+    pub last_loss: Option<f64>,
     /// Of the steps, or of an even share of many. Those before a checkpoint that another process wrote are missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<StepLoss>,
+    /// What it cost, where the server's model has a price for it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nanodollars: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 /// A training step's loss.

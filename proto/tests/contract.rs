@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use influence_proto::prompts::{self, ChatMessage, ChatRole};
 use influence_proto::{
     AdapterRef, AgentReply, Algorithm, ApiLimits, ApiModel, ApiPrice, ApiProtocol, ApiScores, Ask, AssessorRole,
-    BestOf, Call, Choice, ClusterStatus, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure, GeneratorRole,
-    InvalidMessage, Lease, LoraSpec, Message, ModelAnswer, ModelCall, ModelSource, ModelSpec, OptimiserSpec, Outcome,
-    Role, RunId, Said, Sampling, Schedule, Score, ScoreMethod, Scoring, Speaker, Standing, State, StateMachine,
-    StepLoss, TraceParent, TrainingReport, TrainingRow, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId,
-    WorkerLoad, WorkerStanding, wire,
+    BestOf, Call, Choice, ClusterStatus, Digest, EnvironmentReply, EpisodeId, EpisodeSpec, Failure, FineTuningSpec,
+    GeneratorRole, InvalidMessage, Lease, LoraSpec, Message, ModelAnswer, ModelCall, ModelSource, ModelSpec,
+    OptimiserSpec, Outcome, Role, RunId, Said, Sampling, Schedule, Score, ScoreMethod, Scoring, Speaker, Standing,
+    State, StateMachine, StepLoss, TraceParent, TrainedAgent, TrainingBackend, TrainingReport, TrainingRow,
+    TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId, WorkerLoad, WorkerStanding, wire,
 };
 
 fn message(speaker: Speaker, content: &str) -> Message {
@@ -65,9 +65,17 @@ fn spec() -> EpisodeSpec {
         transition: assessor(&[]).into(),
         influence: Some(assessor(&["0", "1"]).into()),
         scoring: Scoring { prefix: "The answer is: ".into(), temperature: 1.0, top_p: 1.0, min_mass: 0.01 },
-        adapter: Some(AdapterRef { config: Digest::of("c"), weights: Digest::of("w") }),
+        trained: Some(adapter()),
         best_of: Some(BestOf { candidates: 4, veto: Some(0.5) }),
     }
+}
+
+fn adapter() -> TrainedAgent {
+    TrainedAgent::Adapter(AdapterRef { config: Digest::of("c"), weights: Digest::of("w") })
+}
+
+fn served() -> TrainedAgent {
+    TrainedAgent::Served { model: "ft:gpt-4.1-mini:org:demo-0:9aZ".into() }
 }
 
 fn turn(index: u32) -> Turn {
@@ -107,21 +115,29 @@ fn training() -> TrainingSpec {
     TrainingSpec {
         model: "tiny".into(),
         dataset: Digest::of("d"),
-        start: None,
         algorithm: Algorithm::Sft,
-        lora: LoraSpec { rank: 16, alpha: 32.0, dropout: 0.1, rank_stabilised: true, targets: vec!["q_proj".into()] },
-        optimiser: OptimiserSpec {
-            learning_rate: 2e-4,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-            batch_size: 4,
-            epochs: 1,
-            max_length: 512,
-            cut_long_rows: true,
-            schedule: Schedule::Cosine,
-            warmup: 0.1,
+        backend: TrainingBackend::Local {
+            start: adapter().adapter(),
+            lora: LoraSpec {
+                rank: 16,
+                alpha: 32.0,
+                dropout: 0.1,
+                rank_stabilised: true,
+                targets: vec!["q_proj".into()],
+            },
+            optimiser: OptimiserSpec {
+                learning_rate: 2e-4,
+                weight_decay: 0.0,
+                max_grad_norm: 1.0,
+                batch_size: 4,
+                epochs: 1,
+                max_length: 512,
+                cut_long_rows: true,
+                schedule: Schedule::Cosine,
+                warmup: 0.1,
+            },
         },
-        seed: 9,
+        seed: u64::MAX - 3,
     }
 }
 
@@ -129,19 +145,28 @@ fn calls() -> Vec<ModelCall> {
     let spec = spec();
     let call = |role, messages: Vec<ChatMessage>, ask| ModelCall { role, model: "tiny".into(), messages, seed: 8, ask };
     let roles = [ChatRole::System, ChatRole::User, ChatRole::Assistant, ChatRole::FunctionCall, ChatRole::Ipython];
-    let sampling = spec.agent.sampling.clone();
+    let reply = |trained| Ask::Reply { sampling: spec.agent.sampling.clone(), trained };
     vec![
-        call(
-            Role::Agent,
-            roles.map(|role| ChatMessage::new(role, "x")).into(),
-            Ask::Reply { sampling, adapter: spec.adapter },
-        ),
+        call(Role::Agent, roles.map(|role| ChatMessage::new(role, "x")).into(), reply(Some(adapter()))),
         call(
             Role::Preference,
             vec![ChatMessage::new(ChatRole::User, "good?")],
-            Ask::Score { answers: vec!["yes".into(), "no".into()], scoring: spec.scoring },
+            Ask::Score { answers: vec!["yes".into(), "no".into()], scoring: spec.scoring.clone() },
         ),
+        call(Role::Agent, vec![ChatMessage::new(ChatRole::User, "x")], reply(Some(served()))),
+        call(Role::Environment, vec![ChatMessage::new(ChatRole::User, "x")], reply(None)),
     ]
+}
+
+fn fine_tuning() -> TrainingSpec {
+    let fine_tuning = FineTuningSpec {
+        start: served().served().map(Into::into),
+        epochs: 2,
+        batch_size: 3,
+        learning_rate_multiplier: Some(0.1),
+        suffix: "demo-1".into(),
+    };
+    TrainingSpec { backend: TrainingBackend::Api(fine_tuning), ..training() }
 }
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -162,7 +187,11 @@ fn leases_come_back_as_they_were() {
     let training = |algorithm| lease(Work::Training(Box::new(TrainingSpec { algorithm, ..training() })));
     let kto = Algorithm::Kto { beta: 0.1, desirable_weight: 1.0, target_ratio: 1.5 };
     let trainings = [Algorithm::Sft, kto, Algorithm::Dpo { beta: 0.2 }].map(training);
-    for original in trainings.into_iter().chain([lease(episode), lease(Work::Calls(calls()))]) {
+    let there = lease(Work::Training(Box::new(fine_tuning())));
+    let tuned = EpisodeSpec { trained: Some(served()), ..spec() };
+    let tuned = lease(Work::Episode { spec: Box::new(tuned), journal: Vec::new() });
+    let calls = lease(Work::Calls(calls()));
+    for original in trainings.into_iter().chain([lease(episode), there, tuned, calls]) {
         let back = Lease::try_from(wire::Lease::from(original.clone())).unwrap();
         assert_eq!(back, original);
     }
@@ -170,17 +199,18 @@ fn leases_come_back_as_they_were() {
 
 #[test]
 fn outcomes_and_models_come_back_as_they_were() {
-    let adapter = AdapterRef { config: Digest::of("c"), weights: Digest::of("w") };
     let report = TrainingReport {
-        adapter,
+        agent: adapter(),
         steps: 3,
         rows: 12,
         dropped_rows: 1,
         tokens: 99,
-        first_loss: 2.5,
-        last_loss: 1.5,
+        first_loss: Some(2.5),
+        last_loss: Some(1.5),
         losses: vec![StepLoss { step: 3, loss: 1.5 }],
+        nanodollars: 0,
     };
+    let there = TrainingReport { agent: served(), first_loss: None, last_loss: None, nanodollars: 7, ..report.clone() };
     let failure = Failure { retryable: true, message: "the disk is full".into() };
     let call = turn(0).calls.remove(0);
     let answers = vec![
@@ -190,6 +220,7 @@ fn outcomes_and_models_come_back_as_they_were() {
     for outcome in [
         Outcome::Episode { turns: 2 },
         Outcome::Training(report),
+        Outcome::Training(there),
         Outcome::Calls(answers),
         Outcome::Failed(failure),
         Outcome::Returned,
@@ -219,7 +250,12 @@ fn api() -> ApiModel {
         key_variable: Some("JUDGE_API_KEY".into()),
         scores: ApiScores::Samples(8),
         adapters: true,
-        price: Some(ApiPrice { input: 150_000, output: 600_000 }),
+        price: Some(ApiPrice {
+            input: 150_000,
+            output: 600_000,
+            training: Some(3_000_000),
+            tuned: Some((300_000, 1_200_000)),
+        }),
         limits: ApiLimits {
             concurrency: 3,
             requests_per_minute: Some(50),
@@ -254,7 +290,8 @@ fn what_an_api_must_not_be_is_refused() {
     assert!(refused(|api| api.url = "http://user:secret@host/v1".into()).contains("url"));
     assert!(refused(|api| api.samples = 0).contains("samples"));
     assert!(refused(|api| api.concurrency = 0).contains("concurrency"));
-    assert!(refused(|api| api.output_price = None).contains("output_price"));
+    assert!(refused(|api| api.output_price = None).contains("input_price"));
+    assert!(refused(|api| api.tuned_output_price = None).contains("tuned_input_price"));
     let path = ModelSource::Path { path: "/m".into(), sha256: None };
     let model = |adapters, mut sources: Vec<ModelSource>| {
         sources.push(ModelSource::Api(ApiModel { adapters, protocol: ApiProtocol::OpenAi, ..api() }));
@@ -319,6 +356,9 @@ fn stored_json_is_exact() {
     assert_eq!(serde_json::from_str::<Turn>(&text).unwrap(), original);
     let spec = spec();
     assert_eq!(serde_json::from_str::<EpisodeSpec>(&serde_json::to_string(&spec).unwrap()).unwrap(), spec);
+    for job in [training(), fine_tuning()] {
+        assert_eq!(serde_json::from_str::<TrainingSpec>(&serde_json::to_string(&job).unwrap()).unwrap(), job);
+    }
     for p in [0.1_f64, 1.0 / 3.0, 5e-324, 0.123_456_789_012_345_67] {
         let back: f64 = serde_json::from_str(&serde_json::to_string(&p).unwrap()).unwrap();
         assert_eq!(back.to_bits(), p.to_bits(), "resume promises bit-equal scores");
@@ -336,7 +376,7 @@ fn refused(spoil: Spoil) -> InvalidMessage {
 
 #[test]
 fn invalid_specs_are_refused_by_field() {
-    let cases: [(&str, Spoil); 14] = [
+    let cases: [(&str, Spoil); 15] = [
         ("episode_id", |s| s.id = "a/../b".into()),
         ("opening", |s| s.opening.clear()),
         ("opening", |s| s.opening.push(message(Speaker::Agent, "me").into())),
@@ -354,11 +394,68 @@ fn invalid_specs_are_refused_by_field() {
         ("scoring.min_mass", |s| s.scoring.as_mut().unwrap().min_mass = 2.0),
         ("best_of.candidates", |s| s.best_of.as_mut().unwrap().candidates = 1),
         ("best_of.veto", |s| s.influence = None),
-        ("adapter.sha256", |s| s.adapter.as_mut().unwrap().weights_sha256 = "é".repeat(32)),
+        ("adapter.sha256", |s| {
+            let adapter = wire::Adapter { config_sha256: Digest::of("c").into(), weights_sha256: "é".repeat(32) };
+            s.trained = Some(wire::episode_spec::Trained::Adapter(adapter));
+        }),
+        ("served_model", |s| s.trained = Some(wire::episode_spec::Trained::ServedModel("a\nb".into()))),
     ];
     for (field, spoil) in cases {
         assert_eq!(refused(spoil).field, field);
     }
+}
+
+/// Protects: a job is either the worker's or the server's, and a server is asked only for what its API knows.
+#[test]
+fn training_jobs_of_two_kinds_at_once_are_refused() {
+    let refused = |change: fn(&mut wire::TrainingWork)| {
+        let mut wired = wire::TrainingWork::from(fine_tuning());
+        change(&mut wired);
+        TrainingSpec::try_from(wired).unwrap_err().to_string()
+    };
+    assert!(refused(|job| job.lora = wire::TrainingWork::from(training()).lora).contains("beside start, lora"));
+    let kto = refused(|job| {
+        let kto = wire::Kto { beta: 0.1, desirable_weight: 1.0, target_ratio: 1.0 };
+        job.algorithm = Some(wire::training_work::Algorithm::Kto(kto));
+    });
+    assert!(kto.contains("beside kto"), "{kto}");
+    let change = |change: fn(&mut wire::FineTuning)| {
+        let mut wired = wire::TrainingWork::from(fine_tuning());
+        change(wired.fine_tuning.as_mut().unwrap());
+        TrainingSpec::try_from(wired).unwrap_err().field
+    };
+    assert_eq!(change(|tuning| tuning.suffix = "a b".into()), "fine_tuning.suffix");
+    assert_eq!(change(|tuning| tuning.start = "a b".into()), "fine_tuning.start");
+    assert_eq!(change(|tuning| tuning.learning_rate_multiplier = Some(0.0)), "fine_tuning.learning_rate_multiplier");
+    assert_eq!(change(|tuning| tuning.epochs = 0), "fine_tuning.epochs");
+}
+
+/// Protects: what earlier releases have stored is read as it was meant.
+#[test]
+fn adapters_of_earlier_releases_are_read() {
+    let AdapterRef { config, weights } = adapter().adapter().unwrap();
+    let files = format!(r#"{{"config":"{config}","weights":"{weights}"}}"#);
+    assert_eq!(serde_json::from_str::<TrainedAgent>(&files).unwrap(), adapter());
+    assert_eq!(serde_json::to_string(&adapter()).unwrap(), files);
+    assert_eq!(serde_json::to_string(&served()).unwrap(), r#"{"served_model":"ft:gpt-4.1-mini:org:demo-0:9aZ"}"#);
+    let report = format!(
+        r#"{{"adapter":{files},"steps":1,"rows":1,"dropped_rows":0,"tokens":1,"first_loss":2.5,"last_loss":1.5}}"#
+    );
+    let read: TrainingReport = serde_json::from_str(&report).unwrap();
+    assert_eq!((read.agent, read.first_loss, read.nanodollars), (adapter(), Some(2.5), 0));
+    // Stores compare jobs letter by letter.
+    let dataset = Digest::of("d");
+    let stored = format!(
+        concat!(
+            r#"{{"model":"tiny","dataset":"{dataset}","start":{files},"algorithm":"sft","lora":{{"rank":16,"#,
+            r#""alpha":32.0,"dropout":0.1,"rank_stabilised":true,"targets":["q_proj"]}},"optimiser":{{"#,
+            r#""learning_rate":0.0002,"schedule":"cosine","warmup":0.1,"weight_decay":0.0,"max_grad_norm":1.0,"#,
+            r#""batch_size":4,"epochs":1,"max_length":512,"cut_long_rows":true}},"seed":18446744073709551612}}"#
+        ),
+        dataset = dataset,
+        files = files
+    );
+    assert_eq!(serde_json::to_string(&training()).unwrap(), stored);
 }
 
 #[test]

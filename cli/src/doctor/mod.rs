@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use comfy_table::{Table, presets};
-use influence_coordinator::config::Experiment;
+use influence_coordinator::config::{Experiment, Trainer};
 use influence_coordinator::planning::{Phase, plan};
 use influence_proto::{EpisodeSpec, RunId, Speaker};
 use influence_worker::backend::{ApiServers, Backend};
@@ -87,7 +87,9 @@ pub(crate) async fn doctor(arguments: DoctorArguments) -> anyhow::Result<()> {
         report.say("experiment", Verdict::Note, note.to_string());
     }
     machine::look(&mut report, &arguments).await;
-    let models = models(&mut report, &experiment, &arguments).await;
+    let servers = ApiServers::default();
+    let models = models(&mut report, &experiment, &arguments, &servers).await;
+    fine_tuning(&mut report, &experiment, &servers).await;
     if let Some(spec) = telling(&specs) {
         let turn = roles::ask(&mut report, spec, &models).await;
         if turn > 0 {
@@ -106,6 +108,28 @@ pub(crate) async fn doctor(arguments: DoctorArguments) -> anyhow::Result<()> {
 /// Dollars.
 fn per_million(microdollars: u64) -> f64 {
     microdollars as f64 / 1e6
+}
+
+/// Whether the agent's server lets this key see fine-tuning jobs. To begin one would cost something.
+async fn fine_tuning(report: &mut Report, experiment: &Experiment, servers: &ApiServers) {
+    let agent = experiment.models.get(&experiment.roles.agent.model).and_then(|model| model.api());
+    let (Some(api), Trainer::Api(_)) = (agent, &experiment.training.trainer) else { return };
+    // A server that cannot be opened has a finding of its own.
+    let Ok(backend) = servers.open(api).await else { return };
+    let server = backend.fine_tuning();
+    let found = server.look().await.map(|()| format!("{} lists fine-tuning jobs; none was begun", server.url()));
+    report.check("fine-tuning", found.map_err(Into::into));
+    match api.price.map(|price| price.training) {
+        Some(Some(price)) => {
+            let finding = format!("${} per million tokens that a job bills", per_million(price));
+            report.say("fine-tuning", Verdict::Ok, finding);
+        }
+        _ => report.say(
+            "fine-tuning",
+            Verdict::Note,
+            "no price is given (`price.training`): jobs cost nothing in the figures",
+        ),
+    }
 }
 
 /// The episodes of the first phase that has some.
@@ -129,8 +153,8 @@ async fn models(
     report: &mut Report,
     experiment: &Experiment,
     arguments: &DoctorArguments,
+    servers: &ApiServers,
 ) -> BTreeMap<String, Arc<dyn Backend>> {
-    let servers = ApiServers::default();
     let mut opened = BTreeMap::new();
     for (name, spec) in &experiment.models {
         let about = format!("model {name}");
@@ -146,7 +170,7 @@ async fn models(
             }
             None => "loaded here".to_owned(),
         };
-        match place::backend(spec.clone(), arguments.cache.as_deref(), &arguments.models, &servers).await {
+        match place::backend(spec.clone(), arguments.cache.as_deref(), &arguments.models, servers).await {
             Ok(backend) => {
                 report.say(about, Verdict::Ok, where_from);
                 opened.insert(name.clone(), backend);

@@ -65,14 +65,15 @@ async fn generate(
     let backend = models.get(&generator.model)?;
     let started = Instant::now();
     let sampling = generator.sampling.clone();
-    let request = GenerateRequest { role, prompt, sampling, seed: spec.seed, adapter: None };
+    let request = GenerateRequest { role, prompt, sampling, seed: spec.seed, variant: None };
     match backend.generate(request).await {
         Ok(reply) => {
             let text = reply.text.trim();
             let shown: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect();
-            let verdict = if text.is_empty() { Verdict::Note } else { Verdict::Ok };
+            let uncounted = uncounted(reply.prompt.tokens);
+            let verdict = if text.is_empty() || !uncounted.is_empty() { Verdict::Note } else { Verdict::Ok };
             let finding = format!(
-                "{} replies{more}: \"{shown}\" ({} + {} tokens, {:.1} s)",
+                "{} replies{more}: \"{shown}\" ({} + {} tokens, {:.1} s){uncounted}",
                 generator.model,
                 reply.prompt.tokens,
                 reply.generated_tokens,
@@ -85,6 +86,14 @@ async fn generate(
             report.say(role.name(), Verdict::Bad, format!("{}: {error}", generator.model));
             None
         }
+    }
+}
+
+/// No prompt has no tokens: a server that says so does not count them.
+const fn uncounted(tokens: u32) -> &'static str {
+    match tokens {
+        0 => "; its server counts no tokens (`usage`): it costs nothing in the figures, and no budget ends by it",
+        _ => "",
     }
 }
 
@@ -118,7 +127,9 @@ async fn score(
             (verdict, format!("{said}; the allowed answers hold {:.3} of the probability", score.mass))
         }
     };
-    let finding = format!("{}: {said} (read: {method}; {tokens} tokens, {seconds:.1} s)", assessor.model);
+    let uncounted = uncounted(tokens);
+    let verdict = if verdict == Verdict::Ok && !uncounted.is_empty() { Verdict::Note } else { verdict };
+    let finding = format!("{}: {said} (read: {method}; {tokens} tokens, {seconds:.1} s){uncounted}", assessor.model);
     report.say(role.name(), verdict, finding);
     cost
 }

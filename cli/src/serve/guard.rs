@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 
-use axum::extract::{Request, State};
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt as _;
 use influence_coordinator::access::is_local;
+use influence_coordinator::door::Busy;
 use influence_proto::{BEARER, Digest, Token};
 use subtle::ConstantTimeEq as _;
 
@@ -58,6 +61,22 @@ impl Guard {
         }
         refused("the token is not this server's")
     }
+}
+
+/// Keeps a connection for as long as a request of its is being answered: replies may take long to come.
+pub(super) async fn answering(ConnectInfo(busy): ConnectInfo<Busy>, request: Request, next: Next) -> Response {
+    let answering = busy.begin();
+    let response = next.run(request).await;
+    // What is there as a whole only has to be written.
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    response.map(|body| {
+        let pieces = body.into_data_stream().inspect(move |_| {
+            let _ = &answering;
+        });
+        Body::from_stream(pieces)
+    })
 }
 
 /// Lets a request through, or answers why not. On loopback a name that somebody else has pointed here is refused, which

@@ -15,12 +15,13 @@ use anyhow::Context;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
 use serde_json::json;
 use tokio::net::TcpListener;
+
+use influence_coordinator::door::{Busy, Door};
 
 use crate::args::ServeArguments;
 use crate::telemetry::say;
@@ -52,12 +53,8 @@ pub(crate) async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     }
     say(format!("serving {} at http://{address}/v1; Ctrl-C ends it", served.names()));
     let engine = served.engine.clone();
-    // Pieces of a reply are small, and are wanted at once.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    let serving = axum::serve(listener, router(served, guard, arguments.allow_adapters))
-        .with_graceful_shutdown(cancel.clone().cancelled_owned());
+    let app = router(served, guard, arguments.allow_adapters).into_make_service_with_connect_info::<Busy>();
+    let serving = axum::serve(Door::new(listener), app).with_graceful_shutdown(cancel.clone().cancelled_owned());
     let late = async {
         cancel.cancelled().await;
         tokio::time::sleep(GRACE).await;
@@ -87,6 +84,7 @@ fn router(served: Served, guard: Guard, allow_adapters: bool) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn_with_state(guard, guard::guard))
+        .layer(from_fn(guard::answering))
         .with_state(served)
 }
 

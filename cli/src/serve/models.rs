@@ -1,6 +1,6 @@
 //! What is served, and under which names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -141,14 +141,19 @@ fn chosen(arguments: &ServeArguments) -> anyhow::Result<(String, String)> {
     Ok((name, model))
 }
 
-/// The model that a run's adapters are of.
-fn model_of_run(data: &Path, run: &str) -> anyhow::Result<String> {
-    let run = RunId::new(run)?;
+/// The experiment of a run that has left its folder here, and the file that says so.
+fn experiment_of_run(data: &Path, run: &RunId) -> anyhow::Result<(PathBuf, Value)> {
     let file = data.join(run.as_str()).join("experiment.json");
     let text = std::fs::read_to_string(&file).with_context(|| {
         format!("{} cannot be read: is `{run}` a run of this data folder? `influence runs` lists them", file.display())
     })?;
-    let experiment: Value = serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+    let experiment = serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+    Ok((file, experiment))
+}
+
+/// The model that a run's adapters are of.
+fn model_of_run(data: &Path, run: &str) -> anyhow::Result<String> {
+    let (file, experiment) = experiment_of_run(data, &RunId::new(run)?)?;
     let model = experiment["roles"]["agent"]["model"].as_str();
     let model = model.with_context(|| format!("{} names no model of the agent; give --model", file.display()))?;
     Ok(model.to_owned())
@@ -172,6 +177,11 @@ fn adapters(arguments: &ServeArguments) -> anyhow::Result<Vec<(String, String)>>
 /// The adapters that a run has left in its folder.
 fn adapters_of_run(data: &Path, run: &str, only: Option<u32>) -> anyhow::Result<Vec<(String, String)>> {
     let run = RunId::new(run)?;
+    let at_a_server = |(_, experiment): (PathBuf, Value)| experiment["training"]["backend"] == "api";
+    anyhow::ensure!(
+        !experiment_of_run(data, &run).is_ok_and(at_a_server),
+        "the agents of the run `{run}` are models of the server that trained them, and are served there: `influence runs {run}` has their names"
+    );
     let folder = data.join(run.as_str()).join("adapters");
     let entries = std::fs::read_dir(&folder).with_context(|| {
         format!("{} cannot be read: has `{run}` ended an iteration? `influence runs {run}` tells", folder.display())

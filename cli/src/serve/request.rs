@@ -1,5 +1,7 @@
 //! What clients send: OpenAI's chat completion requests, checked.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
@@ -8,6 +10,7 @@ use influence_engine::sample::SamplingOptions;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
+use tokio::time::timeout;
 
 use super::error::{ApiError, shown};
 
@@ -19,6 +22,8 @@ const MOST_REPLIES: u32 = 128;
 const MOST_STOPS: usize = 64;
 /// More is no conversation for a model.
 pub(super) const MAX_BODY_BYTES: usize = 16 << 20;
+/// A body that takes longer is not waited for.
+const ARRIVAL: Duration = Duration::from_secs(60);
 
 /// A JSON body. Other types are refused: browsers send those to other sites unasked.
 pub(super) struct Body<T>(pub(super) T);
@@ -36,7 +41,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             );
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, message));
         }
-        let body = Bytes::from_request(request, state).await;
+        let body = timeout(ARRIVAL, Bytes::from_request(request, state)).await.map_err(|_| {
+            let message = format!("the body has not arrived within {} s", ARRIVAL.as_secs());
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, None, message)
+        })?;
         let body = body.map_err(|refused| match refused.status() {
             status @ StatusCode::PAYLOAD_TOO_LARGE => {
                 ApiError::new(status, None, format!("the body is larger than {MAX_BODY_BYTES} bytes; send less"))

@@ -36,7 +36,7 @@ pub(super) fn read_api(name: &str, mut api: Section<'_>) -> ApiModel {
         api.report("adapters", "belongs to `protocol: openai`: vLLM and `influence serve` take adapters");
     }
     let price = api.optional_section("price").map(|mut price| {
-        let read = ApiPrice { input: microdollars(&mut price, "input"), output: microdollars(&mut price, "output") };
+        let read = read_price(&mut price);
         price.finish();
         read
     });
@@ -44,12 +44,26 @@ pub(super) fn read_api(name: &str, mut api: Section<'_>) -> ApiModel {
     ApiModel { protocol, url, model, key_variable, scores, adapters, price, limits }
 }
 
-/// From dollars.
-fn microdollars(price: &mut Section<'_>, key: &'static str) -> u64 {
+fn read_price(price: &mut Section<'_>) -> ApiPrice {
+    let (input, output) = (microdollars(price, "input"), microdollars(price, "output"));
+    let training = if price.has("training") { microdollars(price, "training") } else { None };
+    let tuned = match ["tuned_input", "tuned_output"].map(|key| price.has(key)) {
+        [false, false] => None,
+        _ => microdollars(price, "tuned_input").zip(microdollars(price, "tuned_output")),
+    };
+    for key in ["training", "tuned_input", "tuned_output"] {
+        price.value(key);
+    }
+    ApiPrice { input: input.unwrap_or(0), output: output.unwrap_or(0), training, tuned }
+}
+
+/// From dollars; none, which is reported, if there are none.
+fn microdollars(price: &mut Section<'_>, key: &'static str) -> Option<u64> {
     if !price.has(key) {
         price.report(key, "is missing; give dollars per million tokens, as in `{input: 0.15, output: 0.60}`");
+        return None;
     }
-    (price.number(key, 0.0..=1e6, 0.0) * 1e6).round() as u64
+    Some((price.number(key, 0.0..=1e6, 0.0) * 1e6).round() as u64)
 }
 
 fn read_scores(api: &mut Section<'_>, protocol: ApiProtocol) -> ApiScores {

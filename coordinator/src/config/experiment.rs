@@ -2,14 +2,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use influence_proto::{ApiScores, BestOf, ModelSpec, Scoring};
+use influence_proto::{Algorithm, ApiProtocol, ApiScores, BestOf, ModelSpec, Scoring};
 
 use super::document::{Document, Dotted, EXPERIMENT, Problem, Problems, Section, Step, nearest};
 use super::models::{ModelTable, load_models};
 use super::read::{self, Places};
 use super::settings::{
     EnvironmentSettings, EvaluationSettings, LeaseSettings, RewardSettings, RoleSettings, SelectionSettings,
-    StartAdapter, TrainingSettings,
+    StartAgent, Trainer, TrainingSettings,
 };
 use crate::environments::EnvironmentClass;
 use crate::planning::check_pools;
@@ -46,7 +46,7 @@ pub struct Experiment {
     /// Share of an iteration's episodes that may fail before the run stops.
     pub max_failed: Fraction,
     /// What the agent begins with, instead of the untrained weights. No file says so: evaluations of trained agents do.
-    pub start: Option<StartAdapter>,
+    pub start: Option<StartAgent>,
     /// Whether replies are the best of several. No file says so either.
     pub best_of: Option<BestOf>,
     /// The loaded class.
@@ -146,8 +146,10 @@ pub(super) fn read_all(document: &Document, configs: &Path, problems: &RefCell<P
     let max_failed = root.fraction("max_failed", Fraction::new(1, 10).unwrap_or(Fraction::ZERO));
     let models = table.map(|table| used_models(&table, &places, document, problems));
     if let Some(models) = &models {
-        for (key, message) in check_apis(iterations, &roles, &scoring, models) {
-            problems.borrow_mut().push(document.problem(&[Step::Key(key.into())], message));
+        let wrong = check_apis(&roles, &scoring, models).into_iter();
+        for (path, message) in wrong.chain(check_trainer(iterations, &training, &roles.agent.model, models)) {
+            let path: Vec<Step> = path.iter().map(|key| Step::Key((*key).into())).collect();
+            problems.borrow_mut().push(document.problem(&path, message));
         }
     }
     root.finish();
@@ -173,25 +175,32 @@ pub(super) fn read_all(document: &Document, configs: &Path, problems: &RefCell<P
     };
     experiment.notes = experiment.class.notes().to_vec();
     check_class(&mut experiment, document, problems);
+    note_first_replies(&mut experiment, document);
     Some(experiment)
+}
+
+/// What follows from comparing text that must begin alike.
+fn note_first_replies(experiment: &mut Experiment, document: &Document) {
+    let Experiment { training, environments, .. } = &*experiment;
+    let by_api = matches!(training.trainer, Trainer::Api(_)) && matches!(training.algorithm, Algorithm::Dpo { .. });
+    if by_api && environments.max_turns > 1 {
+        let message = format!(
+            "`training.algorithm` is dpo and `backend` api: servers compare two replies to one prompt, so of conversations of up to {} turns the first replies alone are compared",
+            environments.max_turns
+        );
+        let path = ["training", "algorithm"].map(|key| Step::Key(key.into()));
+        experiment.notes.push(document.problem(&path, message));
+    }
 }
 
 /// What models behind APIs cannot do, by the key that asks for it.
 fn check_apis(
-    iterations: u32,
     roles: &RoleSettings,
     scoring: &Scoring,
     models: &BTreeMap<String, ModelSpec>,
-) -> Vec<(&'static str, String)> {
-    let mut wrong = Vec::new();
+) -> Vec<(&'static [&'static str], String)> {
+    let mut wrong: Vec<(&'static [&'static str], String)> = Vec::new();
     let api = |model: &String| models.get(model)?.api();
-    if iterations > 0 && api(&roles.agent.model).is_some_and(|api| !api.adapters) {
-        let message = format!(
-            "the agent's model `{}` is behind an API, where it cannot be trained: give the agent a model with `sources`, of which the server may take the adapters (`adapters: true`), or set `iterations: 0` to evaluate it as it is",
-            roles.agent.model
-        );
-        wrong.push(("iterations", message));
-    }
     let influence = roles.influence.as_ref().map(|role| &role.model);
     let judges = [Some(&roles.preference.model), Some(&roles.transition.model), influence];
     let few = |model: &&String| {
@@ -202,9 +211,42 @@ fn check_apis(
         let message = format!(
             "`scoring.temperature` and `top_p` cannot be applied to the few tokens that the server of `{model}` shows: leave them at 1, or score it by `samples`"
         );
-        wrong.push(("scoring", message));
+        wrong.push((&["scoring"], message));
     }
     wrong
+}
+
+/// Whether the agent is where its trainer trains.
+fn check_trainer(
+    iterations: u32,
+    training: &TrainingSettings,
+    agent: &String,
+    models: &BTreeMap<String, ModelSpec>,
+) -> Option<(&'static [&'static str], String)> {
+    let model = models.get(agent).filter(|_| iterations > 0)?;
+    match (&training.trainer, model.api()) {
+        (Trainer::Local(_), Some(api)) if !api.adapters => Some((
+            &["iterations"],
+            format!(
+                "the agent's model `{agent}` is behind an API, where workers cannot train it: set `training.backend: api` if its server has a fine-tuning API, give the agent a model with `sources`, of which the server may take the adapters (`adapters: true`), or set `iterations: 0` to evaluate it as it is"
+            ),
+        )),
+        (Trainer::Api(_), Some(api)) if api.protocol == ApiProtocol::OpenAi && !api.adapters => None,
+        (Trainer::Api(_), found) => {
+            let what = match found {
+                None => "loaded by workers",
+                Some(api) if api.adapters => "trained by workers, whose adapters its server takes (`adapters: true`)",
+                Some(_) => "behind a protocol that has no fine-tuning",
+            };
+            Some((
+                &["training", "backend"],
+                format!(
+                    "`training.backend` is api, but the agent's model `{agent}` is {what}: give the agent a model with `api` alone, by `protocol: openai`, or take `backend: local`"
+                ),
+            ))
+        }
+        (Trainer::Local(_), _) => None,
+    }
 }
 
 /// Whether the class has what the settings ask of it.

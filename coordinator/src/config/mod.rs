@@ -26,8 +26,8 @@ pub use experiment::{Experiment, training_settings};
 pub use models::{ModelTable, load_models};
 pub use schema::{SchemaOf, schema};
 pub use settings::{
-    AssessorLayout, AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings, InfluenceSettings,
-    LeaseSettings, LongRows, Order, RewardSettings, RewardTurns, RoleSettings, RowMode, SelectionLevel,
-    SelectionSettings, StartAdapter, StaticData, TrainingSettings, VetoSettings,
+    ApiTraining, AssessorLayout, AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings,
+    InfluenceSettings, LeaseSettings, LocalTraining, LongRows, Order, RewardSettings, RewardTurns, RoleSettings,
+    RowMode, SelectionLevel, SelectionSettings, StartAgent, StaticData, Trainer, TrainingSettings, VetoSettings,
 };
 pub use validate::{Valid, validate};

@@ -47,9 +47,10 @@ fn traced(texts: &[&str], read: impl Fn(Document)) -> Value {
 }
 
 fn experiment() -> Value {
-    // Between them they have every section: each algorithm has one of its own.
+    // Between them they have every section: each algorithm has one of its own, and each trainer has keys of its own.
     let rest = "roles: {influence: {enabled: true}}\nselection: {veto: {}}\n";
-    let texts = ["sft", "dpo", "kto"].map(|name| format!("training: {{algorithm: {name}, static: {{}}}}\n{rest}"));
+    let texts = [("sft", "local"), ("sft", "api"), ("dpo", "local"), ("kto", "local")]
+        .map(|(name, backend)| format!("training: {{algorithm: {name}, backend: {backend}, static: {{}}}}\n{rest}"));
     let mut schema = traced(&texts.each_ref().map(String::as_str), |document| {
         let _ = read_all(&document, Path::new(""), &RefCell::new(Problems::none()));
     });

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use influence_proto::{AdapterRef, Algorithm, Digest, LoraSpec, OptimiserSpec, Sampling, Schedule};
+use influence_proto::{
+    Algorithm, Digest, FineTuningSpec, LoraSpec, OptimiserSpec, RunId, Sampling, Schedule, TrainedAgent,
+    TrainingBackend,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::environments::InfluencePrompts;
@@ -166,12 +169,38 @@ pub struct TrainingSettings {
     pub algorithm: Algorithm,
     /// How episodes become rows.
     pub rows: RowMode,
+    /// Multiplies the learning rate in each further iteration.
+    pub learning_rate_factor: f64,
+    /// Rows per optimiser step.
+    pub batch_size: u32,
+    /// Passes over the rows.
+    pub epochs: u32,
+    /// Who trains, and what can be said about it.
+    #[serde(flatten)]
+    pub trainer: Trainer,
+    /// Rows that come from a file.
+    #[serde(rename = "static", skip_serializing_if = "Option::is_none")]
+    pub static_data: Option<StaticData>,
+}
+
+/// Who trains, with the settings that only this one has. Workers, whose settings stood alone before, are not named, so
+/// that older runs go on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Trainer {
+    /// A worker, an adapter.
+    Local(LocalTraining),
+    /// The server that answers for the agent, another model.
+    Api(ApiTraining),
+}
+
+/// A worker's training.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LocalTraining {
     /// Shape of the adapter.
     pub lora: LoraSpec,
     /// Of iteration 0.
     pub learning_rate: f64,
-    /// Multiplies the learning rate in each further iteration.
-    pub learning_rate_factor: f64,
     /// How it goes over an iteration's steps. What it was before it could be set is left out, so that older runs go on.
     #[serde(skip_serializing_if = "is_constant")]
     pub schedule: Schedule,
@@ -182,17 +211,21 @@ pub struct TrainingSettings {
     pub weight_decay: f64,
     /// Gradients are scaled down to this global norm.
     pub max_grad_norm: f64,
-    /// Rows per optimiser step.
-    pub batch_size: u32,
-    /// Passes over the rows.
-    pub epochs: u32,
     /// Longest row in tokens.
     pub max_length: u32,
     /// What happens to longer ones.
     pub long_rows: LongRows,
-    /// Rows that come from a file.
-    #[serde(rename = "static", skip_serializing_if = "Option::is_none")]
-    pub static_data: Option<StaticData>,
+}
+
+/// A training by a server's fine-tuning API.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ApiTraining {
+    /// Always `api`: what tells it from [`LocalTraining`].
+    pub backend: &'static str,
+    /// Of iteration 0; none: the server's choice.
+    pub learning_rate_multiplier: Option<f64>,
+    /// Stands in the new models' names, before the iteration; none: the run's name.
+    pub suffix: Option<String>,
 }
 
 /// Published preferences beside what was rolled out.
@@ -221,22 +254,60 @@ fn is_zero(value: &f64) -> bool {
 }
 
 impl TrainingSettings {
-    /// The optimiser of an iteration: its learning rate is `learning_rate * factor^iteration`.
-    pub fn optimiser(&self, iteration: u32) -> OptimiserSpec {
-        let learning_rate = (0..iteration).fold(self.learning_rate, |rate, _| rate * self.learning_rate_factor);
+    /// The optimiser of an iteration, of a worker's training: its learning rate is `learning_rate * factor^iteration`.
+    pub fn optimiser(&self, local: &LocalTraining, iteration: u32) -> OptimiserSpec {
         OptimiserSpec {
-            learning_rate,
-            schedule: self.schedule,
-            warmup: self.warmup,
-            weight_decay: self.weight_decay,
-            max_grad_norm: self.max_grad_norm,
+            learning_rate: self.in_iteration(local.learning_rate, iteration),
+            schedule: local.schedule,
+            warmup: local.warmup,
+            weight_decay: local.weight_decay,
+            max_grad_norm: local.max_grad_norm,
             batch_size: self.batch_size,
             epochs: self.epochs,
-            max_length: self.max_length,
-            cut_long_rows: self.long_rows == LongRows::Cut,
+            max_length: local.max_length,
+            cut_long_rows: local.long_rows == LongRows::Cut,
         }
     }
+
+    /// The job of an iteration that continues from `start`. `Err`: an agent that this trainer cannot continue from.
+    pub(crate) fn job(
+        &self,
+        run: &RunId,
+        iteration: u32,
+        start: Option<TrainedAgent>,
+    ) -> Result<TrainingBackend, TrainedAgent> {
+        match (&self.trainer, start) {
+            (Trainer::Local(_), Some(start @ TrainedAgent::Served { .. }))
+            | (Trainer::Api(_), Some(start @ TrainedAgent::Adapter(_))) => Err(start),
+            (Trainer::Local(local), start) => Ok(TrainingBackend::Local {
+                start: start.and_then(|agent| agent.adapter()),
+                lora: local.lora.clone(),
+                optimiser: self.optimiser(local, iteration),
+            }),
+            (Trainer::Api(api), start) => {
+                let plain = |c: char| if c == ':' { '-' } else { c };
+                let suffix = api.suffix.as_deref().unwrap_or(run.as_str());
+                let suffix: String = suffix.chars().map(plain).take(LONGEST_SUFFIX).collect();
+                let multiplier = api.learning_rate_multiplier.map(|rate| self.in_iteration(rate, iteration));
+                let fine_tuning = FineTuningSpec {
+                    start: start.as_ref().and_then(TrainedAgent::served).map(Into::into),
+                    epochs: self.epochs,
+                    batch_size: self.batch_size,
+                    learning_rate_multiplier: multiplier,
+                    suffix: format!("{suffix}-{iteration}"),
+                };
+                Ok(TrainingBackend::Api(fine_tuning))
+            }
+        }
+    }
+
+    fn in_iteration(&self, rate: f64, iteration: u32) -> f64 {
+        (0..iteration).fold(rate, |rate, _| rate * self.learning_rate_factor)
+    }
 }
+
+/// Of the part before the iteration: servers allow 64 characters and fewer in all.
+pub(super) const LONGEST_SUFFIX: usize = 48;
 
 /// How episodes become training rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -280,11 +351,12 @@ pub struct LeaseSettings {
     pub straggler_seconds: u32,
 }
 
-/// An adapter that an agent begins with.
+/// A trained agent that an experiment begins with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct StartAdapter {
+pub struct StartAgent {
     /// Whose it is, for people, as in `demo/iteration-0`.
     pub agent: String,
-    /// Its files.
-    pub adapter: AdapterRef,
+    /// What it is.
+    #[serde(rename = "adapter")]
+    pub trained: TrainedAgent,
 }

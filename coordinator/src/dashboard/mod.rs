@@ -4,7 +4,6 @@
 //! templates escape it, and the content security policy allows no script but the one that is served from here.
 
 mod charts;
-mod door;
 mod error;
 mod events;
 mod live;
@@ -29,9 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::is_local;
 use crate::catalogue::{Rows, Usages};
+use crate::door::Door;
 use crate::playground::Playground;
 use crate::store::Store;
-use door::Door;
 use error::PageError;
 use events::Events;
 pub use live::Live;

@@ -1,5 +1,6 @@
 //! Datasets: selected episodes to training rows, and rows to JSON lines.
 
+mod fine_tuning;
 mod lines;
 mod preferences;
 mod rows;
@@ -7,8 +8,9 @@ mod text;
 
 use std::io::{self, Write};
 
-use influence_proto::TrainingRow;
+use serde::Serialize;
 
+pub use fine_tuning::{FineTuningRow, Input};
 pub use lines::json_lines;
 pub use preferences::{Preference, PreferenceError, count_preferences, preference_rows, read_preferences};
 pub use rows::{pairs, replies, rows};
@@ -18,7 +20,7 @@ pub use text::TextChat;
 ///
 /// # Errors
 /// When the writer fails.
-pub fn write_rows(mut out: impl Write, rows: &[TrainingRow]) -> io::Result<()> {
+pub fn write_rows<R: Serialize>(mut out: impl Write, rows: &[R]) -> io::Result<()> {
     for row in rows {
         serde_json::to_writer(&mut out, row)?;
         out.write_all(b"\n")?;

@@ -9,7 +9,7 @@ use influence_proto::{
     Score, Scoring, Speaker, State, StateMachine, TokenRow, TrainingRow, TransitionOutcome, Turn,
 };
 
-use super::{TextChat, pairs, replies, rows, write_rows};
+use super::{FineTuningRow, Preference, TextChat, pairs, replies, rows, write_rows};
 use crate::config::RowMode;
 
 fn spec() -> EpisodeSpec {
@@ -45,7 +45,7 @@ fn spec() -> EpisodeSpec {
         transition: assessor,
         influence: None,
         scoring: Scoring { prefix: String::new(), temperature: 1.0, top_p: 1.0, min_mass: 0.0 },
-        adapter: None,
+        trained: None,
         best_of: None,
     }
 }
@@ -220,4 +220,103 @@ fn a_chat_is_what_the_agent_saw_and_wrote() {
     assert_eq!(told, wanted, "the third reply has no text");
     assert_eq!((chat.opening, &*chat.replies), (5, &[5, 7][..]));
     assert_eq!(TextChat::of(&spec, &turns[2..]), None);
+}
+
+fn said(speaker: Speaker, content: &str) -> Message {
+    Message { speaker, content: content.into() }
+}
+
+/// An episode with a reply that stands in its opening, and two replies.
+fn spoken(first: &str) -> (EpisodeSpec, Vec<Turn>) {
+    let mut spec = spec();
+    spec.opening = Arc::from([
+        said(Speaker::Environment, "Hi"),
+        said(Speaker::Agent, "Hello"),
+        said(Speaker::ToolCall, "look()"),
+        said(Speaker::ToolResponse, "none"),
+        said(Speaker::Environment, "So?"),
+    ]);
+    let mut turns = conversation()[..2].to_vec();
+    turns[0].reply.text = first.into();
+    turns[0].environment = Some(EnvironmentReply { text: "Go on".into(), cut_off: false });
+    turns[1].reply.text = "Two".into();
+    (spec, turns)
+}
+
+/// Protects: a server is trained on the messages as it was sent them, by its replies alone.
+#[test]
+fn rows_for_a_server_have_weights_and_its_own_messages() {
+    let (spec, turns) = spoken("One");
+    let written = |mode| {
+        let mut text = Vec::new();
+        write_rows(&mut text, &FineTuningRow::of_chat(&spec, &turns, mode)).unwrap();
+        String::from_utf8(text).unwrap()
+    };
+    let before = concat!(
+        r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"Hi"},"#,
+        r#"{"role":"assistant","content":"Hello\n\nlook()","weight":0},{"role":"user","content":"none\n\nSo?"},"#,
+        r#"{"role":"assistant","content":"One"}"#
+    );
+    let after = r#",{"role":"user","content":"Go on"},{"role":"assistant","content":"Two"}"#;
+    assert_eq!(written(RowMode::PerEpisode), format!("{before}{after}]}}\n"));
+    assert_eq!(written(RowMode::PerTurn), format!("{before}]}}\n{before}{after}]}}\n"));
+    assert_eq!(FineTuningRow::of_chat(&spec, &[], RowMode::PerEpisode), []);
+}
+
+/// Protects: two replies are compared that follow one prompt and differ; each episode stands in one pair.
+#[test]
+fn siblings_are_compared_by_their_first_replies() {
+    let chat = |first| {
+        let (spec, turns) = spoken(first);
+        TextChat::of(&spec, &turns).unwrap()
+    };
+    let rows = FineTuningRow::of_siblings(&[chat("a"), chat("b"), chat(" ")], &[chat("a"), chat("c"), chat("d")]);
+    let sides: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let row = serde_json::to_value(row).unwrap();
+            assert_eq!(row["input"]["messages"].as_array().unwrap().last().unwrap()["content"], "none\n\nSo?");
+            assert!(!row.to_string().contains("weight"), "{row}");
+            let said = |side: &str| row[side][0]["content"].as_str().unwrap().to_owned();
+            (said("preferred_output"), said("non_preferred_output"))
+        })
+        .collect();
+    assert_eq!(sides, [("a".to_owned(), "c".to_owned()), ("b".to_owned(), "a".to_owned())]);
+    let (mut other, turns) = spoken("e");
+    other.opening = Arc::from([said(Speaker::Environment, "Elsewhere")]);
+    let apart = TextChat::of(&other, &turns).unwrap();
+    assert_eq!(FineTuningRow::of_siblings(&[chat("a")], &[apart]), []);
+}
+
+/// Protects: published preferences become rows that a server takes: weights on the assistant's messages alone.
+#[test]
+fn published_preferences_become_rows_for_a_server() {
+    let message = |role, content: &str| RowMessage { role, content: content.into(), weight: None };
+    let talk = |reply| {
+        let before =
+            [message(ChatRole::User, "Hi"), message(ChatRole::Assistant, "Hello"), message(ChatRole::User, "Tea?")];
+        before.into_iter().chain([message(ChatRole::Assistant, reply)]).collect::<Vec<_>>()
+    };
+    let preference = || Preference { chosen: talk("Yes."), rejected: talk("No.") };
+    let written = |algorithm| serde_json::to_string(&FineTuningRow::of_preference(preference(), algorithm)).unwrap();
+    let hi = r#"{"role":"user","content":"Hi"},{"role":"assistant","content":"Hello""#;
+    let tea = r#"{"role":"user","content":"Tea?"}"#;
+    let reply = |text: &str| format!(r#"{{"role":"assistant","content":"{text}"}}"#);
+    assert_eq!(
+        written(influence_proto::Algorithm::Sft),
+        format!(r#"{{"messages":[{hi},"weight":0}},{tea},{}]}}"#, reply("Yes."))
+    );
+    assert_eq!(
+        written(influence_proto::Algorithm::Dpo { beta: 0.1 }),
+        format!(
+            r#"{{"input":{{"messages":[{hi}}},{tea}]}},"preferred_output":[{}],"non_preferred_output":[{}]}}"#,
+            reply("Yes."),
+            reply("No.")
+        )
+    );
+    let apart = Preference {
+        rejected: vec![message(ChatRole::User, "Else"), message(ChatRole::Assistant, "No.")],
+        ..preference()
+    };
+    assert_eq!(FineTuningRow::of_preference(apart, influence_proto::Algorithm::Dpo { beta: 0.1 }), None);
 }

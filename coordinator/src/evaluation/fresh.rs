@@ -1,11 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use influence_proto::{AdapterRef, BestOf, ModelSpec};
+use influence_proto::{BestOf, ModelSpec, TrainedAgent};
 use serde::de::DeserializeOwned;
 
 use crate::config::{
-    EnvironmentSettings, EvaluationSettings, Experiment, Order, Problems, RoleSettings, SelectionSettings,
-    StartAdapter, training_settings,
+    EnvironmentSettings, EvaluationSettings, Experiment, Order, Problems, RoleSettings, SelectionSettings, StartAgent,
+    training_settings,
 };
 use crate::environments::EnvironmentClass;
 use crate::selection::Fraction;
@@ -21,7 +21,7 @@ pub enum FreshError {
         run: String,
         /// As asked for.
         iteration: u32,
-        /// Adapters that there are.
+        /// Agents that there are.
         trained: usize,
     },
     /// It began with another run's agent. What that was trained on, only the other run knows.
@@ -131,17 +131,17 @@ fn manner(best_of: Option<BestOf>) -> String {
     }
 }
 
-async fn start(store: &dyn Store, run: &RunRecord, iteration: u32) -> Result<Option<StartAdapter>, FreshError> {
+async fn start(store: &dyn Store, run: &RunRecord, iteration: u32) -> Result<Option<StartAgent>, FreshError> {
     if let Some(agent) = run.experiment["start"]["agent"].as_str() {
         return Err(FreshError::Borrowed { run: run.id.to_string(), agent: agent.to_owned() });
     }
     let Some(trained) = iteration.checked_sub(1) else { return Ok(None) };
     let jobs = store.trainings(&run.id).await?;
-    let adapters: BTreeMap<u32, AdapterRef> =
-        jobs.into_iter().filter_map(|job| Some((job.iteration, job.report?.adapter))).collect();
+    let mut agents: BTreeMap<u32, TrainedAgent> =
+        jobs.into_iter().filter_map(|job| Some((job.iteration, job.report?.agent))).collect();
     let agent = format!("{}/iteration-{trained}", run.id);
-    let none = || FreshError::NoAgent { run: run.id.to_string(), iteration, trained: adapters.len() };
-    adapters.get(&trained).map(|adapter| Some(StartAdapter { agent, adapter: *adapter })).ok_or_else(none)
+    let none = FreshError::NoAgent { run: run.id.to_string(), iteration, trained: agents.len() };
+    agents.remove(&trained).map(|trained| Some(StartAgent { agent, trained })).ok_or(none)
 }
 
 /// A part of a stored [`Experiment::resolved`].

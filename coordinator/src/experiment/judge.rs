@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use influence_proto::{Algorithm, Digest, EpisodeId, RunId, ScoreOutcome, TrainingRow, Turn, stream};
+use influence_proto::{Algorithm, Digest, EpisodeId, RunId, ScoreOutcome, Turn, stream};
+use serde::Serialize;
 
 use super::error::RunError;
 use super::run::Run;
-use crate::config::StaticData;
-use crate::dataset::{pairs, preference_rows, read_preferences, replies, rows, write_rows};
+use crate::config::{StaticData, Trainer};
+use crate::dataset::{FineTuningRow, TextChat, pairs, preference_rows, read_preferences, replies, rows, write_rows};
 use crate::metrics;
 use crate::planning::Phase;
 use crate::selection::{Candidate, select};
@@ -60,28 +61,9 @@ impl Run {
             return Err(RunError::NoWorst { iteration, algorithm: algorithm.name(), best: best.len() });
         }
         let mut lines = Vec::new();
-        let mut write = |rows: Vec<TrainingRow>| {
-            let path = self.folder.path().to_owned();
-            write_rows(&mut lines, &rows).map_err(|source| RunError::Folder { path, source })
-        };
-        match algorithm {
-            Algorithm::Sft => {
-                for episode in &best {
-                    write(rows(&episode.id, &self.turns(episode).await?, self.experiment.training.rows))?;
-                }
-            }
-            Algorithm::Kto { .. } => {
-                for (episodes, label) in [(&best, true), (&worst, false)] {
-                    for episode in episodes {
-                        write(replies(&episode.id, &self.turns(episode).await?, label))?;
-                    }
-                }
-            }
-            Algorithm::Dpo { .. } => {
-                for (best, worst) in siblings(&best, &worst) {
-                    write(pairs(&self.with_turns(&best).await?, &self.with_turns(&worst).await?))?;
-                }
-            }
+        match &self.experiment.training.trainer {
+            Trainer::Local(_) => self.write_token_rows(&best, &worst, &mut lines).await?,
+            Trainer::Api(_) => self.write_text_rows(&best, &worst, &mut lines).await?,
         }
         let rolled_out = lines.iter().filter(|byte| **byte == b'\n').count();
         if rolled_out > 0 {
@@ -91,6 +73,69 @@ impl Run {
             return Err(RunError::EmptyDataset { iteration, episodes: best.len() + worst.len() });
         }
         Ok(self.artifacts.put(lines).await?)
+    }
+
+    /// Rows of the tokens that were sampled.
+    async fn write_token_rows(
+        &self,
+        best: &[&EpisodeRecord],
+        worst: &[&EpisodeRecord],
+        lines: &mut Vec<u8>,
+    ) -> Result<(), RunError> {
+        match self.experiment.training.algorithm {
+            Algorithm::Sft => {
+                for episode in best {
+                    let turns = self.turns(episode).await?;
+                    self.write(&rows(&episode.id, &turns, self.experiment.training.rows), lines)?;
+                }
+            }
+            Algorithm::Kto { .. } => {
+                for (episodes, label) in [(best, true), (worst, false)] {
+                    for episode in episodes {
+                        self.write(&replies(&episode.id, &self.turns(episode).await?, label), lines)?;
+                    }
+                }
+            }
+            Algorithm::Dpo { .. } => {
+                for (best, worst) in siblings(best, worst) {
+                    self.write(&pairs(&self.with_turns(&best).await?, &self.with_turns(&worst).await?), lines)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of what was said, as fine-tuning APIs take them.
+    async fn write_text_rows(
+        &self,
+        best: &[&EpisodeRecord],
+        worst: &[&EpisodeRecord],
+        lines: &mut Vec<u8>,
+    ) -> Result<(), RunError> {
+        if matches!(self.experiment.training.algorithm, Algorithm::Dpo { .. }) {
+            for (best, worst) in siblings(best, worst) {
+                let mut sides: [Vec<TextChat>; 2] = Default::default();
+                for (side, episodes) in sides.iter_mut().zip([best, worst]) {
+                    for episode in episodes {
+                        let spec = self.store.spec(&self.run, &episode.id).await?;
+                        side.extend(TextChat::of(&spec, &self.turns(episode).await?));
+                    }
+                }
+                self.write(&FineTuningRow::of_siblings(&sides[0], &sides[1]), lines)?;
+            }
+            return Ok(());
+        }
+        for episode in best {
+            let spec = self.store.spec(&self.run, &episode.id).await?;
+            let turns = self.turns(episode).await?;
+            self.write(&FineTuningRow::of_chat(&spec, &turns, self.experiment.training.rows), lines)?;
+        }
+        Ok(())
+    }
+
+    fn write<R: Serialize>(&self, rows: &[R], lines: &mut Vec<u8>) -> Result<(), RunError> {
+        let path = self.folder.path().to_owned();
+        write_rows(lines, rows).map_err(|source| RunError::Folder { path, source })
     }
 
     /// Adds rows of the experiment's file of preferences, other ones in each iteration, to `rolled_out` rows.
@@ -107,9 +152,12 @@ impl Run {
         for preference in
             found.map_err(|e| RunError::Static(e.to_string()))?.map_err(|e| RunError::Static(e.to_string()))?
         {
-            let path = self.folder.path().to_owned();
-            let written = write_rows(&mut *lines, &preference_rows(preference, algorithm));
-            written.map_err(|source| RunError::Folder { path, source })?;
+            match self.experiment.training.trainer {
+                Trainer::Local(_) => self.write(&preference_rows(preference, algorithm), lines)?,
+                Trainer::Api(_) => {
+                    self.write(FineTuningRow::of_preference(preference, algorithm).as_slice(), lines)?;
+                }
+            }
         }
         Ok(())
     }

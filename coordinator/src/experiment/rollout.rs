@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use influence_proto::{AdapterRef, WorkId};
+use influence_proto::{TrainedAgent, WorkId};
 use tokio::sync::watch;
 
 use super::active::ActiveTime;
@@ -22,10 +22,10 @@ impl Run {
         &self,
         phase: Phase,
         iteration: u32,
-        adapter: Option<AdapterRef>,
+        agent: Option<&TrainedAgent>,
         active: &mut ActiveTime,
     ) -> Result<(), RunError> {
-        let episodes = self.planned(phase, iteration, adapter).await?;
+        let episodes = self.planned(phase, iteration, agent).await?;
         let count = |of: fn(&EpisodeStatus) -> bool| episodes.iter().filter(|e| of(&e.status)).count();
         let done = count(|s| *s == EpisodeStatus::Finished);
         let failed = count(|s| matches!(s, EpisodeStatus::Failed(_)));
@@ -58,11 +58,11 @@ impl Run {
         &self,
         phase: Phase,
         iteration: u32,
-        adapter: Option<AdapterRef>,
+        agent: Option<&TrainedAgent>,
     ) -> Result<Vec<EpisodeRecord>, RunError> {
         let stored = self.store.episodes(&self.run, phase, iteration).await?;
         if stored.is_empty() {
-            let specs = plan(&self.experiment, &self.run, phase, iteration, adapter)
+            let specs = plan(&self.experiment, &self.run, phase, iteration, agent)
                 .map_err(|source| RunError::Plan { phase, iteration, source })?;
             tracing::info!(run = %self.run, %phase, iteration, episodes = specs.len(), "planned");
             self.store.plan(&self.run, phase, iteration, specs).await?;
@@ -107,7 +107,7 @@ impl Run {
         }
     }
 
-    fn budget_must_last(&self) -> Result<(), RunError> {
+    pub(super) fn budget_must_last(&self) -> Result<(), RunError> {
         let Some(budget) = self.budget else { return Ok(()) };
         let spent = budget.spent_before + self.progress.watch().borrow().nanodollars;
         if spent < budget.limit {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use influence_proto::{AdapterRef, RunId};
+use influence_proto::{RunId, TrainedAgent};
 
 use super::RunFolder;
 use super::active::ActiveTime;
@@ -45,45 +45,45 @@ impl Run {
     /// Goes on from what is stored, to the end.
     pub(crate) async fn carry_on(&self) -> Result<(), RunError> {
         let iterations = self.experiment.iterations;
-        let mut adapter = self.experiment.start.as_ref().map(|start| start.adapter);
+        let mut agent = self.experiment.start.as_ref().map(|start| start.trained.clone());
         for iteration in 0..iterations {
-            self.evaluate(iteration, adapter).await?;
-            adapter = Some(self.iterate(iteration, adapter).await?);
+            self.evaluate(iteration, agent.as_ref()).await?;
+            agent = Some(self.iterate(iteration, agent).await?);
         }
-        self.evaluate(iterations, adapter).await?;
+        self.evaluate(iterations, agent.as_ref()).await?;
         self.progress.enter(RunPhase::Done);
         Ok(())
     }
 
     /// Measures the agent that `iteration` starts from, if the experiment says so.
-    async fn evaluate(&self, iteration: u32, adapter: Option<AdapterRef>) -> Result<(), RunError> {
+    async fn evaluate(&self, iteration: u32, agent: Option<&TrainedAgent>) -> Result<(), RunError> {
         if !self.experiment.evaluation.after.contains(&iteration) || self.judged(Phase::Evaluate, iteration).await? {
             return Ok(());
         }
         self.progress.enter(RunPhase::Evaluation(iteration));
         let mut active = self.active(Phase::Evaluate, iteration).await?;
-        self.roll_out(Phase::Evaluate, iteration, adapter, &mut active).await?;
+        self.roll_out(Phase::Evaluate, iteration, agent, &mut active).await?;
         self.judge(Phase::Evaluate, iteration).await?;
         Ok(active.save().await?)
     }
 
-    /// Rolls out, selects and trains; returns the new adapter.
-    async fn iterate(&self, iteration: u32, adapter: Option<AdapterRef>) -> Result<AdapterRef, RunError> {
+    /// Rolls out, selects and trains; returns the new agent.
+    async fn iterate(&self, iteration: u32, agent: Option<TrainedAgent>) -> Result<TrainedAgent, RunError> {
         if let Some(trained) = self.trained(iteration).await? {
-            self.keep_adapter(iteration, trained).await?;
+            self.keep_adapter(iteration, &trained).await?;
             return Ok(trained);
         }
         self.progress.enter(RunPhase::Rollout(iteration));
         let mut active = self.active(Phase::Train, iteration).await?;
         if !self.judged(Phase::Train, iteration).await? {
-            self.roll_out(Phase::Train, iteration, adapter, &mut active).await?;
+            self.roll_out(Phase::Train, iteration, agent.as_ref(), &mut active).await?;
             self.judge(Phase::Train, iteration).await?;
         }
         let dataset = self.write_dataset(iteration).await?;
         self.progress.enter(RunPhase::Training(iteration));
-        let trained = self.train(iteration, adapter, dataset, &mut active).await?;
+        let trained = self.train(iteration, agent, dataset, &mut active).await?;
         self.progress.change(|p| p.training = None);
-        self.keep_adapter(iteration, trained).await?;
+        self.keep_adapter(iteration, &trained).await?;
         active.save().await?;
         Ok(trained)
     }

@@ -52,15 +52,21 @@ pub struct IterationSummary {
     pub prompt_tokens: u64,
     /// Generated tokens of all roles.
     pub generated_tokens: u64,
-    /// What all roles cost, where their models have a price.
+    /// What all roles and the training cost, where their models have a price.
     pub dollars: f64,
+    /// Of that, the training at a server.
+    pub training_dollars: f64,
     /// The same by role.
     pub roles: BTreeMap<&'static str, RoleUsage>,
     /// Time that processes spent on it, training included. Time between a kill and the next start
     /// does not count, nor do up to 5 s before a kill. In JSON: `seconds`.
     #[serde(rename = "seconds", serialize_with = "as_seconds")]
     pub active: Duration,
-    /// Loss of the first and the last training step, once trained.
+    /// What its server calls the agent, if a fine-tuning API has trained it in this run.
+    pub served_model: Option<String>,
+    /// The same of the agent that came of the iteration's training.
+    pub trained_model: Option<String>,
+    /// Loss of the first and the last training step, once trained, where it is known.
     pub loss: Option<(f64, f64)>,
     /// What people should know about the selection.
     pub notes: Vec<String>,
@@ -111,7 +117,7 @@ fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S:
     serializer.serialize_f64(time.as_secs_f64())
 }
 
-/// What a run has cost so far, unfinished episodes included, in nanodollars.
+/// What a run has cost so far, unfinished episodes and trainings included, in nanodollars.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -124,7 +130,8 @@ pub(crate) async fn spent(store: &dyn Store, run: &RunId) -> Result<u64, StoreEr
             sum = calls.fold(sum, |sum, call| sum.saturating_add(call.nanodollars));
         }
     }
-    Ok(sum)
+    let trainings = store.trainings(run).await?.into_iter().filter_map(|training| training.report);
+    Ok(trainings.fold(sum, |sum, report| sum.saturating_add(report.nanodollars)))
 }
 
 /// From which influence score on a turn is harmful: what vetoes it, else the middle of the detector's scale.
@@ -143,6 +150,13 @@ pub(crate) fn agent_of(run: &RunRecord, iteration: u32) -> String {
         return agent.to_owned();
     }
     iteration.checked_sub(1).map_or_else(|| "base".to_owned(), |k| format!("iteration-{k}"))
+}
+
+/// What its server calls the agent that an iteration starts from, if a fine-tuning API has trained it.
+fn agent_before(iteration: u32, trainings: &[TrainingRecord]) -> Option<String> {
+    let before = iteration.checked_sub(1)?;
+    let report = trainings.iter().find(|t| t.iteration == before)?.report.as_ref()?;
+    report.agent.served().map(str::to_owned)
 }
 
 /// The table of a run: its planned phases in order, evaluation before training.
@@ -231,6 +245,8 @@ async fn row(
     let influences: Vec<(Opening, f64)> =
         episodes.iter().filter_map(|e| Some((opening(e), e.verdict.as_ref()?.influence?))).collect();
     let report = trainings.iter().find(|t| t.iteration == at.iteration).and_then(|t| t.report.as_ref());
+    let report = report.filter(|_| at.phase == Phase::Train);
+    let training_dollars = report.map_or(0.0, |report| report.nanodollars as f64 / NANO);
     Ok(IterationSummary {
         phase: at.phase,
         iteration: at.iteration,
@@ -249,10 +265,13 @@ async fn row(
         reply_characters: (replies > 0).then(|| characters as f64 / replies as f64),
         prompt_tokens: roles.values().map(|role| role.prompt_tokens).sum(),
         generated_tokens: roles.values().map(|role| role.generated_tokens).sum(),
-        dollars: roles.values().map(|role| role.dollars).sum(),
+        dollars: roles.values().map(|role| role.dollars).sum::<f64>() + training_dollars,
+        training_dollars,
         roles,
         active: at.active,
-        loss: report.filter(|_| at.phase == Phase::Train).map(|r| (r.first_loss, r.last_loss)),
+        loss: report.and_then(|report| report.first_loss.zip(report.last_loss)),
+        served_model: agent_before(at.iteration, trainings),
+        trained_model: report.and_then(|report| report.agent.served().map(str::to_owned)),
         notes: at.notes.clone(),
         flips: flips_in_all(&flips, threshold),
         selection: selection(&episodes),

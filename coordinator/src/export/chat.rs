@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use influence_proto::{Algorithm, EpisodeId, RowMessage, TrainingRow, Turn};
+use influence_proto::{Algorithm, EpisodeId, RowMessage, TrainingBackend, TrainingRow, Turn};
 use serde_json::{Value, json};
 
 use super::{Export, ExportError};
-use crate::dataset::{TextChat, pairs};
+use crate::dataset::{FineTuningRow, TextChat, pairs};
 use crate::experiment::siblings;
 use crate::planning::Phase;
 use crate::store::{EpisodeRecord, Selected};
@@ -35,7 +35,10 @@ pub(super) async fn trl(export: &Export<'_>) -> Result<Vec<(PathBuf, u64)>, Expo
             }
             Algorithm::Dpo { .. } => {
                 for (best, worst) in siblings(&best.iter().collect::<Vec<_>>(), &worst.iter().collect::<Vec<_>>()) {
-                    export.pairs(&best, &worst, &mut rows).await?;
+                    match training.spec.backend {
+                        TrainingBackend::Local { .. } => export.pairs(&best, &worst, &mut rows).await?,
+                        TrainingBackend::Api(_) => export.first_replies(&best, &worst, &mut rows).await?,
+                    }
                 }
             }
         }
@@ -99,6 +102,29 @@ impl Export<'_> {
                 "chosen": unweighted(&chosen.messages[chosen.opening..]),
                 "rejected": unweighted(&rejected.messages[rejected.opening..]),
             }))?;
+        }
+        Ok(())
+    }
+}
+
+impl Export<'_> {
+    /// The pairs that a server was trained on, of one initial state.
+    async fn first_replies(
+        &self,
+        best: &[&EpisodeRecord],
+        worst: &[&EpisodeRecord],
+        rows: &mut Rows,
+    ) -> Result<(), ExportError> {
+        let mut sides: [Vec<TextChat>; 2] = Default::default();
+        for (side, episodes) in sides.iter_mut().zip([best, worst]) {
+            for episode in episodes {
+                side.extend(self.chat(episode).await?);
+            }
+        }
+        for row in FineTuningRow::of_siblings(&sides[0], &sides[1]) {
+            let FineTuningRow::Preference { input, preferred_output, non_preferred_output } = row else { continue };
+            let row = json!({ "prompt": input.messages, "chosen": preferred_output, "rejected": non_preferred_output });
+            rows.add(&row)?;
         }
         Ok(())
     }

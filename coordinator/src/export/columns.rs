@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use influence_proto::prompts::history;
-use influence_proto::{Call, RunId, Score, Turn};
+use influence_proto::{Call, RunId, Score, TrainedAgent, Turn};
 
 use super::agent;
 use super::cells::{Cell, Column, Kind};
@@ -44,7 +44,7 @@ const fn column<R>(name: &'static str, kind: Kind, meaning: &'static str, cell: 
 use Kind::{Flag, Integer, Number, Numbers, Text, Texts};
 
 /// One row for each planned episode.
-pub(super) const EPISODES: [Column<EpisodeLine>; 37] = [
+pub(super) const EPISODES: [Column<EpisodeLine>; 38] = [
     column("run", Text, "the run", |e| e.run.as_str().into()),
     column("phase", Text, "`train`, or `evaluate` (on held-out openings)", |e| e.view.phase.name().into()),
     column("iteration", Integer, "from 0; an evaluation's is the one that starts from its agent", |e| {
@@ -90,8 +90,12 @@ pub(super) const EPISODES: [Column<EpisodeLine>; 37] = [
     column("influence_model", Text, "the model that detected influence, if any", |e| {
         e.view.spec.influence.as_ref().map(|role| &*role.model).into()
     }),
-    column("adapter_sha256", Text, "of the agent's adapter weights; empty for the base model", |e| {
-        e.view.spec.adapter.map(|adapter| adapter.weights.to_string()).into()
+    column("adapter_sha256", Text, "of the agent's adapter weights; empty if it has no adapter", |e| {
+        let adapter = e.view.spec.trained.as_ref().and_then(TrainedAgent::adapter);
+        adapter.map(|adapter| adapter.weights.to_string()).into()
+    }),
+    column("served_model", Text, "the agent's name at its server, if a fine-tuning API trained it", |e| {
+        e.view.spec.trained.as_ref().and_then(TrainedAgent::served).into()
     }),
     column("agent_system_prompt", Text, "as the agent saw it", |e| (&*e.view.spec.agent.system_prompt).into()),
     column("environment_system_prompt", Text, "as the simulated user's model saw it", |e| {

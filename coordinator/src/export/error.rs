@@ -19,6 +19,16 @@ pub enum ExportError {
         /// What the system says.
         source: io::Error,
     },
+    /// A server has the agent, and gives no weights away.
+    #[error(
+        "the agent of iteration {iteration} is the model `{model}` of its server: there are no files of it; leave `adapters` out"
+    )]
+    NoFiles {
+        /// Whose agent.
+        iteration: u32,
+        /// What its server calls it.
+        model: String,
+    },
     /// The run cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 
 use influence_proto::prompts::{ChatRole, after_reply, as_agent_sees};
-use influence_proto::{EpisodeSpec, Message, Role, Score, Turn};
+use influence_proto::{EpisodeSpec, Message, Role, Score, TrainedAgent, Turn};
 use serde_json::{Map, Value, json};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
@@ -135,6 +135,7 @@ fn header(log: &Log, run: &RunRecord, figures: Option<&IterationSummary>, judged
     let created = time(run.created_ms);
     let worked = figures.map_or(0, |row| row.active.as_millis() as u64);
     let spec = log.spec.as_ref();
+    let trained = spec.and_then(|spec| spec.trained.as_ref());
     let class = spec.map_or(&*run.name, |spec| &*spec.environment_class);
     let name = phase_name(phase, iteration);
     json!({
@@ -152,7 +153,8 @@ fn header(log: &Log, run: &RunRecord, figures: Option<&IterationSummary>, judged
             "model": spec.map_or("none", |spec| &*spec.agent.model),
             "model_args": {
                 "agent": agent(iteration),
-                "adapter_sha256": spec.and_then(|spec| spec.adapter).map(|adapter| adapter.weights),
+                "adapter_sha256": trained.and_then(TrainedAgent::adapter).map(|adapter| adapter.weights),
+                "served_model": trained.and_then(TrainedAgent::served),
             },
             "config": { "epochs": log.epochs },
             "packages": { "influence": env!("CARGO_PKG_VERSION") },

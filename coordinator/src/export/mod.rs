@@ -16,6 +16,7 @@ mod tensorboard;
 
 use std::path::{Path, PathBuf};
 
+use influence_proto::TrainedAgent;
 use serde::Serialize;
 
 pub use cells::ColumnHelp;
@@ -127,13 +128,19 @@ impl Export<'_> {
         let mut written = Vec::new();
         for training in self.store.trainings(&self.run.id).await? {
             let Some(report) = training.report else { continue };
+            let adapter = match report.agent {
+                TrainedAgent::Adapter(adapter) => adapter,
+                TrainedAgent::Served { model } => {
+                    return Err(ExportError::NoFiles { iteration: training.iteration, model: model.to_string() });
+                }
+            };
             let path = folder.adapter_path(training.iteration);
-            if !folder.has_adapter(training.iteration, report.adapter).await {
+            if !folder.has_adapter(training.iteration, adapter).await {
                 if path.exists() && !self.overwrite {
                     return Err(ExportError::Exists(path));
                 }
-                let config = artifacts.get(report.adapter.config).await?;
-                let weights = artifacts.get(report.adapter.weights).await?;
+                let config = artifacts.get(adapter.config).await?;
+                let weights = artifacts.get(adapter.weights).await?;
                 folder.write_adapter(training.iteration, config, weights).await?;
             }
             written.push((path, 2));

@@ -247,7 +247,7 @@ fn spec(
         transition: assessor(),
         influence,
         scoring: Scoring { prefix: String::new(), temperature: 1.0, top_p: 1.0, min_mass: 0.0 },
-        adapter: None,
+        trained: None,
         best_of: None,
     })
 }

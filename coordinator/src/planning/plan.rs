@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use influence_proto::{AdapterRef, AssessorRole, EpisodeId, EpisodeSpec, GeneratorRole, InvalidMessage, RunId, stream};
+use influence_proto::{
+    AssessorRole, EpisodeId, EpisodeSpec, GeneratorRole, InvalidMessage, RunId, TrainedAgent, stream,
+};
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -103,8 +105,8 @@ impl Coordinates<'_> {
 }
 
 /// The episodes of one phase of one iteration, in order: by environment, initial state and sibling.
-/// Pure: the same arguments give the same episodes, ids, seeds and prompts. `adapter` is the one
-/// that the agent uses; none for the base weights.
+/// Pure: the same arguments give the same episodes, ids, seeds and prompts. `trained` is what training has made of the
+/// agent; none for the untrained model.
 ///
 /// # Errors
 /// Never for an experiment that was loaded.
@@ -113,7 +115,7 @@ pub fn plan(
     run: &RunId,
     phase: Phase,
     iteration: u32,
-    adapter: Option<AdapterRef>,
+    trained: Option<&TrainedAgent>,
 ) -> Result<Vec<EpisodeSpec>, PlanError> {
     let siblings = match phase {
         Phase::Train => experiment.environments.siblings,
@@ -128,7 +130,7 @@ pub fn plan(
             *count += 1;
             let scene = scene(experiment, &at)?;
             let seed = |sibling: u32| at.seed(experiment.seed, &["episode", &sibling.to_string()]);
-            let first = spec(experiment, scene, &at, at.id(run, 0)?, seed(0), adapter);
+            let first = spec(experiment, scene, &at, at.id(run, 0)?, seed(0), trained);
             for sibling in 0..siblings {
                 specs.push(EpisodeSpec { id: at.id(run, sibling)?, seed: seed(sibling), ..first.clone() });
             }
@@ -195,7 +197,7 @@ fn spec(
     at: &Coordinates<'_>,
     id: EpisodeId,
     seed: u64,
-    adapter: Option<AdapterRef>,
+    trained: Option<&TrainedAgent>,
 ) -> EpisodeSpec {
     let roles = &experiment.roles;
     let generator = |role: &crate::config::GeneratorSettings, system_prompt: String| {
@@ -226,7 +228,7 @@ fn spec(
         transition: assessor(&roles.transition.model, scene.transition, false),
         influence: influence.map(|(role, prompt)| assessor(&role.model, prompt, role.sees_tools)),
         scoring: experiment.scoring.clone(),
-        adapter,
+        trained: trained.cloned(),
         best_of: experiment.best_of,
     }
 }

@@ -192,8 +192,8 @@ impl Play {
     }
 
     fn reply(&self, role: Role, generator: &GeneratorRole, messages: Vec<ChatMessage>) -> ModelCall {
-        let adapter = self.spec.adapter.filter(|_| role == Role::Agent);
-        let ask = Ask::Reply { sampling: generator.sampling.clone(), adapter };
+        let trained = self.spec.trained.clone().filter(|_| role == Role::Agent);
+        let ask = Ask::Reply { sampling: generator.sampling.clone(), trained };
         let seed = stream::of_turn(self.spec.seed, self.index(), role.name());
         ModelCall { role, model: generator.model.clone(), messages, seed, ask }
     }

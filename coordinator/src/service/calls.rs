@@ -191,7 +191,8 @@ impl Service {
     }
 
     async fn adapter_must_be_here(&self, report: &TrainingReport) -> Result<(), Status> {
-        for digest in [report.adapter.config, report.adapter.weights] {
+        let Some(adapter) = report.agent.adapter() else { return Ok(()) };
+        for digest in [adapter.config, adapter.weights] {
             if !self.artifacts.contains(digest).await.map_err(status::artifact)? {
                 return Err(Status::invalid_argument(format!(
                     "the adapter's file {digest} was not uploaded; upload both files before finishing"

@@ -10,7 +10,7 @@ use influence_proto::wire::coordinator_client::CoordinatorClient;
 use influence_proto::wire::{coordinator_event, worker_event};
 use influence_proto::{
     AdapterRef, AgentReply, Digest, EnvironmentReply, EpisodeSpec, HeldLease, Join, Joined, Lease, Outcome, PROTOCOL,
-    Score, TrainingReport, TransitionOutcome, Turn, Work, WorkId, WorkerId, stream, wire,
+    Score, TrainedAgent, TrainingReport, TransitionOutcome, Turn, Work, WorkId, WorkerId, stream, wire,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -174,10 +174,10 @@ impl Worker {
                 .await?;
             files.push(Digest::parse(&digest.sha256).unwrap());
         }
-        let adapter = AdapterRef { config: files[0], weights: files[1] };
-        let (first_loss, last_loss) = (2.0, 1.0);
+        let agent = TrainedAgent::Adapter(AdapterRef { config: files[0], weights: files[1] });
+        let (first_loss, last_loss) = (Some(2.0), Some(1.0));
         let report = TrainingReport {
-            adapter,
+            agent,
             steps: 1,
             rows: 1,
             dropped_rows: 0,
@@ -185,6 +185,7 @@ impl Worker {
             first_loss,
             last_loss,
             losses: Vec::new(),
+            nanodollars: 0,
         };
         Some(Outcome::Training(report))
     }

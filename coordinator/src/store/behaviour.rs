@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use influence_proto::{
-    AdapterRef, Digest, EpisodeSpec, RunId, Score, StepLoss, TrainingReport, TrainingSpec, Turn, Work, WorkId,
+    AdapterRef, Digest, EpisodeSpec, RunId, Score, StepLoss, TrainedAgent, TrainingReport, TrainingSpec, Turn, Work,
+    WorkId,
 };
 use serde_json::{Value, json};
 
@@ -273,16 +274,17 @@ pub(crate) async fn a_training_job_ends_once(store: &dyn Store) {
             "epochs": 1, "max_length": 9, "cut_long_rows": false},
     }))
     .unwrap();
-    let adapter = AdapterRef { config: Digest::of("c"), weights: Digest::of("w") };
+    let agent = TrainedAgent::Adapter(AdapterRef { config: Digest::of("c"), weights: Digest::of("w") });
     let report = TrainingReport {
-        adapter,
+        agent,
         steps: 1,
         rows: 2,
         dropped_rows: 0,
         tokens: 3,
-        first_loss: 0.1,
-        last_loss: 0.30000000000000004,
+        first_loss: Some(0.1),
+        last_loss: Some(0.30000000000000004),
         losses: vec![StepLoss { step: 1, loss: 0.30000000000000004 }],
+        nanodollars: 0,
     };
     let t = work("demo:training:0");
     store.plan_training(&run, 0, &t, job.clone()).await.unwrap();

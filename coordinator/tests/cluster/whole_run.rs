@@ -1,6 +1,6 @@
 use influence_coordinator::planning::Phase;
 use influence_coordinator::{Opened, RunPhase, open_run, summary};
-use influence_proto::Digest;
+use influence_proto::{Digest, TrainingBackend};
 
 use crate::setting::{Living, Setting};
 use crate::worker::Worker;
@@ -46,16 +46,20 @@ async fn a_run_goes_from_plan_to_adapters_and_says_goodbye() {
     // Iteration 1 rolled out and continued from what iteration 0 trained.
     let trainings = store.trainings(&run).await.unwrap();
     let first = trainings[0].report.clone().unwrap();
-    assert_eq!((trainings[0].spec.start, trainings[1].spec.start), (None, Some(first.adapter)));
+    let start = |iteration: usize| match &trainings[iteration].spec.backend {
+        TrainingBackend::Local { start, .. } => *start,
+        TrainingBackend::Api(tuning) => panic!("{tuning:?}"),
+    };
+    assert_eq!((start(0), start(1)), (None, first.agent.adapter()));
     assert_eq!(first.rows, 6, "one row per selected episode");
     let episodes = store.episodes(&run, Phase::Train, 1).await.unwrap();
     for episode in episodes {
-        assert_eq!(store.spec(&run, &episode.id).await.unwrap().adapter, Some(first.adapter));
+        assert_eq!(store.spec(&run, &episode.id).await.unwrap().trained, Some(first.agent.clone()));
     }
 
     let folder = setting.data().join("demo");
     let weights = std::fs::read(folder.join("adapters/iteration-0/adapter_model.safetensors")).unwrap();
-    assert_eq!(Digest::of(weights), first.adapter.weights);
+    assert_eq!(Digest::of(weights), first.agent.adapter().unwrap().weights);
     assert!(folder.join("adapters/iteration-1/adapter_config.json").exists());
     let resolved: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.join("experiment.json")).unwrap()).unwrap();

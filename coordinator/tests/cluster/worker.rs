@@ -9,8 +9,8 @@ use std::time::Duration;
 use influence_proto::wire::{coordinator_event, worker_event};
 use influence_proto::{
     AdapterRef, AgentReply, Call, Digest, EnvironmentReply, EpisodeSpec, Failure, HeldLease, Join, Joined, Lease,
-    Outcome, PROTOCOL, Role, Score, TrainingReport, TrainingSpec, TransitionOutcome, Turn, Work, WorkId, WorkerId,
-    stream, wire,
+    Outcome, PROTOCOL, Role, Score, TrainedAgent, TrainingReport, TrainingSpec, TransitionOutcome, Turn, Work, WorkId,
+    WorkerId, stream, wire,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -272,16 +272,17 @@ impl Worker {
         let rows = rows.iter().filter(|b| **b == b'\n').count() as u32;
         // Long enough for a busy machine's observer to see the phase.
         tokio::time::sleep(Duration::from_millis(40)).await;
-        let adapter = AdapterRef { config: Digest::of(config), weights: Digest::of(weights) };
+        let agent = TrainedAgent::Adapter(AdapterRef { config: Digest::of(config), weights: Digest::of(weights) });
         TrainingReport {
-            adapter,
+            agent,
             steps: 1,
             rows,
             dropped_rows: 0,
             tokens: 9,
-            first_loss: 2.0,
-            last_loss: 1.0,
+            first_loss: Some(2.0),
+            last_loss: Some(1.0),
             losses: Vec::new(),
+            nanodollars: 0,
         }
     }
 

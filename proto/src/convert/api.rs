@@ -46,6 +46,9 @@ impl From<ApiModel> for wire::ApiSource {
             input_price: api.price.map(|price| price.input),
             output_price: api.price.map(|price| price.output),
             adapters: api.adapters,
+            training_price: api.price.and_then(|price| price.training),
+            tuned_input_price: api.price.and_then(|price| Some(price.tuned?.0)),
+            tuned_output_price: api.price.and_then(|price| Some(price.tuned?.1)),
         }
     }
 }
@@ -77,11 +80,14 @@ impl TryFrom<wire::ApiSource> for ApiModel {
             tokens_per_minute: api.tokens_per_minute.map(|n| positive(n, "tokens_per_minute")).transpose()?,
             timeout_seconds: positive(api.timeout_seconds, "timeout_seconds")?,
         };
-        let price = match (api.input_price, api.output_price) {
-            (Some(input), Some(output)) => Some(ApiPrice { input, output }),
-            (None, None) => None,
-            _ => return Err(InvalidMessage::new("input_price", "and output_price must both be given, or neither")),
+        let both = |input, output, field: &str| match (input, output) {
+            (Some(input), Some(output)) => Ok(Some((input, output))),
+            (None, None) => Ok(None),
+            _ => Err(InvalidMessage::new(field, "must be given with the price of replies, or neither")),
         };
+        let tuned = both(api.tuned_input_price, api.tuned_output_price, "tuned_input_price")?;
+        let price = both(api.input_price, api.output_price, "input_price")?;
+        let price = price.map(|(input, output)| ApiPrice { input, output, training: api.training_price, tuned });
         let key_variable = (!api.key_variable.is_empty()).then_some(api.key_variable);
         Ok(Self {
             protocol,

@@ -1,6 +1,6 @@
 use crate::prompts::{ChatMessage, ChatRole};
 use crate::wire;
-use crate::{Ask, InvalidMessage, ModelAnswer, ModelCall, Role, Said};
+use crate::{Ask, InvalidMessage, ModelAnswer, ModelCall, Role, Said, TrainedAgent};
 
 use super::{list, nested, optional, required};
 
@@ -12,9 +12,9 @@ impl From<ModelCall> for wire::ModelCall {
             messages: call.messages.into_iter().map(Into::into).collect(),
             seed: call.seed,
             ask: Some(match call.ask {
-                Ask::Reply { sampling, adapter } => wire::model_call::Ask::Reply(wire::AskReply {
+                Ask::Reply { sampling, trained } => wire::model_call::Ask::Reply(wire::AskReply {
                     sampling: Some(sampling.into()),
-                    adapter: adapter.map(Into::into),
+                    trained: trained.map(Into::into),
                 }),
                 Ask::Score { answers, scoring } => {
                     wire::model_call::Ask::Score(wire::AskScore { answers, scoring: Some(scoring.into()) })
@@ -34,7 +34,7 @@ impl TryFrom<wire::ModelCall> for ModelCall {
         let ask = match required(call.ask, "ask")? {
             wire::model_call::Ask::Reply(reply) => Ask::Reply {
                 sampling: nested(reply.sampling, "sampling")?,
-                adapter: optional(reply.adapter, "adapter")?,
+                trained: reply.trained.map(TryInto::try_into).transpose()?,
             },
             wire::model_call::Ask::Score(score) if score.answers.is_empty() => {
                 return Err(InvalidMessage::new("answers", "is empty"));
@@ -44,6 +44,26 @@ impl TryFrom<wire::ModelCall> for ModelCall {
             }
         };
         Ok(Self { role, model: call.model, messages: list(call.messages, "messages")?, seed: call.seed, ask })
+    }
+}
+
+impl From<TrainedAgent> for wire::ask_reply::Trained {
+    fn from(agent: TrainedAgent) -> Self {
+        match wire::episode_spec::Trained::from(agent) {
+            wire::episode_spec::Trained::Adapter(adapter) => Self::Adapter(adapter),
+            wire::episode_spec::Trained::ServedModel(model) => Self::ServedModel(model),
+        }
+    }
+}
+
+impl TryFrom<wire::ask_reply::Trained> for TrainedAgent {
+    type Error = InvalidMessage;
+    fn try_from(agent: wire::ask_reply::Trained) -> Result<Self, InvalidMessage> {
+        match agent {
+            wire::ask_reply::Trained::Adapter(adapter) => wire::episode_spec::Trained::Adapter(adapter),
+            wire::ask_reply::Trained::ServedModel(model) => wire::episode_spec::Trained::ServedModel(model),
+        }
+        .try_into()
     }
 }
 

@@ -25,7 +25,7 @@ impl From<EpisodeSpec> for wire::EpisodeSpec {
             transition: Some(Arc::unwrap_or_clone(spec.transition).into()),
             influence: spec.influence.map(|role| Arc::unwrap_or_clone(role).into()),
             scoring: Some(spec.scoring.into()),
-            adapter: spec.adapter.map(Into::into),
+            trained: spec.trained.map(Into::into),
             best_of: spec.best_of.map(|BestOf { candidates, veto }| wire::BestOf { candidates, veto }),
         }
     }
@@ -72,7 +72,7 @@ impl TryFrom<wire::EpisodeSpec> for EpisodeSpec {
             transition: Arc::new(nested(spec.transition, "transition")?),
             influence: influence.map(Into::into),
             scoring: nested(spec.scoring, "scoring")?,
-            adapter: optional(spec.adapter, "adapter")?,
+            trained: spec.trained.map(TryInto::try_into).transpose()?,
             best_of,
         })
     }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::StateMachine;
-use crate::{AdapterRef, EpisodeId};
+use crate::{EpisodeId, TrainedAgent};
 
 /// Everything a worker needs to roll out one episode: prompts already rendered, the state machine,
 /// the opening, limits, sampling parameters and the seed. It could be carried out by a worker
@@ -42,8 +42,9 @@ pub struct EpisodeSpec {
     pub influence: Option<Arc<AssessorRole>>,
     /// How answers are read from probabilities.
     pub scoring: Scoring,
-    /// The agent's adapter; none: the base weights.
-    pub adapter: Option<AdapterRef>,
+    /// What training has made of the agent's model; none: that model itself.
+    #[serde(rename = "adapter")]
+    pub trained: Option<TrainedAgent>,
     /// The agent's reply is the best of several; none: the only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best_of: Option<BestOf>,

@@ -14,6 +14,7 @@ use influence_proto::{Sampling, ScoreMethod};
 
 use super::{
     AnswerMasses, Backend, BackendError, GenerateRequest, Generation, Prompt, PromptSeen, ScoreRequest, TokenStream,
+    Variant,
 };
 
 /// Sets of answers whose trees are kept. Experiments have a handful; the bound is there for what an experiment is not.
@@ -70,6 +71,15 @@ impl Backend for LocalBackend {
     }
 
     async fn generate(&self, request: GenerateRequest) -> Result<Generation, BackendError> {
+        let adapter = match request.variant {
+            None => None,
+            Some(Variant::Adapter(name)) => Some(name),
+            Some(Variant::Served(model)) => {
+                return Err(BackendError::Refused(format!(
+                    "the agent is the model `{model}` of a server, and this worker has loaded its model from files: start it without `--model` for that"
+                )));
+            }
+        };
         let ids = self.ids(request.prompt)?;
         let prompt = PromptSeen::of(&ids);
         let reply = self.engine.generate(batch::GenerateRequest {
@@ -78,7 +88,7 @@ impl Backend for LocalBackend {
             sampling: sampling(&request.sampling),
             stop: request.sampling.stop,
             seed: request.seed,
-            adapter: request.adapter,
+            adapter,
             label: request.role.name(),
         });
         let reply = reply.await.map_err(refused)?;

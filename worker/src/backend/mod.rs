@@ -18,7 +18,7 @@ use influence_proto::prompts::ChatMessage;
 use influence_proto::{Digest, Role, Sampling, ScoreMethod, Scoring};
 
 pub use adapters::{AdapterTable, LoadedAdapter};
-pub use api::{ApiBackend, ApiServers};
+pub use api::{ApiBackend, ApiServers, FineTuning, FineTuningJob, JobRequest, JobState};
 pub use error::BackendError;
 pub use local::LocalBackend;
 pub use local::role_of_engine;
@@ -43,8 +43,17 @@ pub struct GenerateRequest {
     pub sampling: Sampling,
     /// Of the reply's own random stream.
     pub seed: u64,
-    /// Name of a loaded adapter; none: the base weights.
-    pub adapter: Option<String>,
+    /// What is asked in the place of the model itself.
+    pub variant: Option<Variant>,
+}
+
+/// What training has made of a model, as its backend knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Variant {
+    /// An adapter that it has loaded under this name.
+    Adapter(String),
+    /// Another model of its server.
+    Served(String),
 }
 
 /// A reply.

@@ -10,6 +10,7 @@ use influence_proto::prompts::ChatMessage;
 
 use super::{
     AnswerMasses, Backend, BackendError, GenerateRequest, Generation, Prompt, PromptSeen, ScoreRequest, TokenStream,
+    Variant,
 };
 
 /// The token that ends a reply; smaller ids are bytes.
@@ -103,7 +104,10 @@ impl Backend for Scripted {
         let prompt = text_of(&ids);
         let mut token_ids = ids_of(&(self.reply)(&prompt, request.seed));
         token_ids.push(END);
-        self.remember(Asked::Reply { prompt, seed: request.seed, adapter: request.adapter });
+        let adapter = request.variant.map(|variant| match variant {
+            Variant::Adapter(name) | Variant::Served(name) => name,
+        });
+        self.remember(Asked::Reply { prompt, seed: request.seed, adapter });
         // Other work gets a turn, as it does with a real model.
         tokio::task::yield_now().await;
         let cut_off = token_ids.len() > most;

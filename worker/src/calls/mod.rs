@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use futures::future::try_join_all;
 use influence_proto::prompts::ChatMessage;
-use influence_proto::{AdapterRef, Ask, Call, Failure, ModelAnswer, ModelCall, Role, Said, Score};
+use influence_proto::{Ask, Call, Failure, ModelAnswer, ModelCall, Role, Said, Score, TrainedAgent};
 use tracing::{Instrument as _, Span};
 
 use crate::backend::{
     Backend, BackendError, GenerateRequest, Generation, LoadedAdapter, Models, Prompt, PromptSeen, ScoreRequest,
+    Variant,
 };
 use crate::metrics;
 
@@ -57,20 +58,23 @@ pub(crate) async fn score(
     Ok((score, call))
 }
 
-/// Makes all calls of a lease at once. `adapter` loads what replies are asked of; `moved` is told after every answer.
+/// What a backend calls what training has made of its model, with what must be held for as long as it is asked.
+pub(crate) type Held = (Variant, Option<Arc<LoadedAdapter>>);
+
+/// Makes all calls of a lease at once. `variant` loads what replies are asked of; `moved` is told after every answer.
 pub(crate) async fn answer<F>(
     calls: Vec<ModelCall>,
     models: &Models,
-    adapter: impl Fn(String, AdapterRef) -> F,
+    variant: impl Fn(String, TrainedAgent) -> F,
     moved: &(dyn Fn() + Sync),
 ) -> Result<Vec<ModelAnswer>, Failure>
 where
-    F: Future<Output = Result<Arc<LoadedAdapter>, Failure>>,
+    F: Future<Output = Result<Held, Failure>>,
 {
-    let adapter = &adapter;
+    let variant = &variant;
     let answers = calls.into_iter().map(|call| async move {
         let loaded = match &call.ask {
-            Ask::Reply { adapter: Some(wanted), .. } => Some(adapter(call.model.clone(), *wanted).await?),
+            Ask::Reply { trained: Some(trained), .. } => Some(variant(call.model.clone(), trained.clone()).await?),
             _ => None,
         };
         let (role, model) = (call.role, call.model.clone());
@@ -84,18 +88,14 @@ where
     try_join_all(answers).await
 }
 
-async fn one(
-    call: ModelCall,
-    models: &Models,
-    adapter: Option<Arc<LoadedAdapter>>,
-) -> Result<ModelAnswer, BackendError> {
+async fn one(call: ModelCall, models: &Models, held: Option<Held>) -> Result<ModelAnswer, BackendError> {
     let ModelCall { role, model, messages, seed, ask } = call;
     let backend = &**models.get(&model)?;
     match ask {
         Ask::Reply { sampling, .. } => {
             let prompt = Prompt::Messages(messages.clone());
-            let adapter = adapter.map(|adapter| adapter.name().to_owned());
-            let request = GenerateRequest { role, prompt, sampling, seed, adapter };
+            let (variant, _adapter) = held.unzip();
+            let request = GenerateRequest { role, prompt, sampling, seed, variant };
             let (said, call) = reply(backend, &model, request, || messages).await?;
             Ok(ModelAnswer { call: Some(call), said: Said::Reply { text: said.text, cut_off: said.cut_off } })
         }

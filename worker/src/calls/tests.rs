@@ -2,7 +2,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use influence_proto::prompts::ChatRole;
-use influence_proto::{Digest, Sampling, Scoring};
+use influence_proto::{AdapterRef, Digest, Sampling, Scoring};
 
 use super::*;
 use crate::backend::scripted::{Asked, Scripted};
@@ -17,12 +17,12 @@ fn score() -> Ask {
     Ask::Score { answers: vec!["yes".into(), "no".into()], scoring }
 }
 
-fn reply(adapter: Option<AdapterRef>) -> Ask {
+fn reply(trained: Option<TrainedAgent>) -> Ask {
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, stop: Vec::new(), max_tokens: 100 };
-    Ask::Reply { sampling, adapter }
+    Ask::Reply { sampling, trained }
 }
 
-async fn none(_: String, _: AdapterRef) -> Result<Arc<LoadedAdapter>, Failure> {
+async fn none(_: String, _: TrainedAgent) -> Result<Held, Failure> {
     Err(Failure { retryable: true, message: "there is none".into() })
 }
 
@@ -67,7 +67,7 @@ async fn what_cannot_be_asked_fails_with_role_and_model() {
     let refused = |ask, model| answer(vec![call(model, "x", ask)], &models, none, &|| {});
     let unknown = refused(score(), "huge").await.unwrap_err();
     assert!(!unknown.retryable && unknown.message.contains("role preference, model `huge`"), "{}", unknown.message);
-    let adapter = AdapterRef { config: Digest::of("c"), weights: Digest::of("w") };
+    let adapter = TrainedAgent::Adapter(AdapterRef { config: Digest::of("c"), weights: Digest::of("w") });
     let missing = refused(reply(Some(adapter)), "tiny").await.unwrap_err();
     assert!(missing.retryable, "another worker may have it: {}", missing.message);
 }

@@ -4,7 +4,7 @@ use influence_proto::prompts::{self, ChatMessage};
 use influence_proto::{AssessorRole, Call, EpisodeSpec, GeneratorRole, Message, Role, Score, stream};
 
 use super::EpisodeError;
-use crate::backend::{Backend, BackendError, GenerateRequest, Generation, Models, Prompt, ScoreRequest};
+use crate::backend::{Backend, BackendError, GenerateRequest, Generation, Models, Prompt, ScoreRequest, Variant};
 use crate::calls;
 
 /// Asks on behalf of one turn of one episode.
@@ -30,12 +30,12 @@ impl<'a> Asker<'a> {
         role: Role,
         generator: &GeneratorRole,
         prompt: Prompt,
-        adapter: Option<String>,
+        variant: Option<Variant>,
         messages: impl FnOnce() -> Vec<ChatMessage>,
     ) -> Result<(Generation, Call), EpisodeError> {
         let (seed, sampling) = (self.seed(role.name()), generator.sampling.clone());
         let backend = self.backend(role, &generator.model)?;
-        let request = GenerateRequest { role, prompt, sampling, seed, adapter };
+        let request = GenerateRequest { role, prompt, sampling, seed, variant };
         let reply = calls::reply(backend, &generator.model, request, messages).await;
         (self.moved)();
         reply.map_err(|e| self.failed(role, e))

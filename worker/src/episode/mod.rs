@@ -17,7 +17,7 @@ use influence_proto::{prompts, transition};
 pub use error::EpisodeError;
 
 use crate::TRACE;
-use crate::backend::{Models, Prompt};
+use crate::backend::{Models, Prompt, Variant};
 use ask::Asker;
 use tokens::AgentTokens;
 use tracing::Instrument as _;
@@ -32,8 +32,8 @@ pub struct Episode {
     /// Where the conversation stands.
     state: String,
     tokens: AgentTokens,
-    /// Name of the agent's loaded adapter.
-    adapter: Option<String>,
+    /// What the agent's backend calls what training has made of it.
+    variant: Option<Variant>,
 }
 
 /// A reply, and what its judges made of it.
@@ -47,19 +47,19 @@ struct Spoken {
 }
 
 impl Episode {
-    /// An episode after the turns of `journal`. `adapter` is the name under which the agent's backend holds
-    /// `spec.adapter`.
+    /// An episode after the turns of `journal`. `variant` is what the agent's backend calls
+    /// `spec.trained`.
     ///
     /// # Errors
     /// [`EpisodeError::Journal`] when the journal is not one of this spec.
-    pub fn resume(spec: Box<EpisodeSpec>, journal: Vec<Turn>, adapter: Option<String>) -> Result<Self, EpisodeError> {
+    pub fn resume(spec: Box<EpisodeSpec>, journal: Vec<Turn>, variant: Option<Variant>) -> Result<Self, EpisodeError> {
         let mut episode = Self {
             turns: Vec::new(),
             history: spec.opening.to_vec(),
             state: spec.machine.start().to_owned(),
             tokens: AgentTokens::default(),
             spec,
-            adapter,
+            variant,
         };
         for (place, turn) in journal.into_iter().enumerate() {
             let refuse =
@@ -175,7 +175,7 @@ impl Episode {
         }
         let prompt = Prompt::Tokens(next.whole);
         let messages = || prompts::agent(&spec.agent.system_prompt, &self.history);
-        let (reply, call) = asker.generate(Role::Agent, &spec.agent, prompt, self.adapter.clone(), messages).await?;
+        let (reply, call) = asker.generate(Role::Agent, &spec.agent, prompt, self.variant.clone(), messages).await?;
         let reply = AgentReply {
             text: reply.text,
             prompt_ids: next.added,
@@ -192,7 +192,7 @@ impl Episode {
         let agent = &self.spec.agent;
         let messages = || prompts::agent(&agent.system_prompt, &self.history);
         let prompt = Prompt::Messages(messages());
-        let (reply, call) = asker.generate(Role::Agent, agent, prompt, self.adapter.clone(), messages).await?;
+        let (reply, call) = asker.generate(Role::Agent, agent, prompt, self.variant.clone(), messages).await?;
         let (text, cut_off, token_ids) = (reply.text, reply.cut_off, reply.token_ids);
         let (prompt_ids, restarts) = match reply.prompt_ids.map(|ids| self.tokens.seen(ids)) {
             Some(next) => (next.added, next.restarts),

@@ -71,7 +71,7 @@ pub(crate) fn spec(id: &str, seed: u64) -> EpisodeSpec {
         transition: assessor("MOVE", &[]).into(),
         influence: Some(assessor("HARM", &["0", "1"]).into()),
         scoring: Scoring { prefix: "The answer is: ".into(), temperature: 1.0, top_p: 1.0, min_mass: 0.01 },
-        adapter: None,
+        trained: None,
         best_of: None,
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use influence_proto::{AdapterRef, Digest, EpisodeId, Lease, Outcome, Work};
+use influence_proto::{AdapterRef, Digest, EpisodeId, Lease, Outcome, TrainedAgent, Work};
 
 use super::Credentials;
 use super::rehearsal::Rehearsal;
@@ -27,7 +27,7 @@ async fn coordinator(count: usize) -> Rehearsal {
 
 fn with_adapter(mut lease: Lease, adapter: AdapterRef) -> Lease {
     if let Work::Episode { spec, .. } = &mut lease.payload {
-        spec.adapter = Some(adapter);
+        spec.trained = Some(TrainedAgent::Adapter(adapter));
         spec.id = EpisodeId::new(lease.work.as_str()).unwrap();
     }
     lease

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use influence_proto::{
-    AdapterRef, Algorithm, Digest, EpisodeSpec, Lease, LoraSpec, OptimiserSpec, Outcome, Schedule, TrainingReport,
-    TrainingSpec, Turn, Work, WorkId,
+    AdapterRef, Algorithm, Digest, EpisodeSpec, Lease, LoraSpec, OptimiserSpec, Outcome, Schedule, TrainedAgent,
+    TrainingBackend, TrainingReport, TrainingSpec, Turn, Work, WorkId,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -103,7 +103,7 @@ fn episode(name: &str, adapter: Option<AdapterRef>, journal: Vec<Turn>) -> Work 
     // The random model puts next to nothing on any answer.
     let mut spec: EpisodeSpec = spec(name, 21);
     spec.scoring.min_mass = 0.0;
-    spec.adapter = adapter;
+    spec.trained = adapter.map(TrainedAgent::Adapter);
     Work::Episode { spec: Box::new(spec), journal }
 }
 
@@ -111,25 +111,27 @@ fn training(dataset: Digest, start: Option<AdapterRef>) -> Work {
     Work::Training(Box::new(TrainingSpec {
         model: "tiny".into(),
         dataset,
-        start,
         algorithm: Algorithm::Sft,
-        lora: LoraSpec {
-            rank: 4,
-            alpha: 8.0,
-            dropout: 0.0,
-            rank_stabilised: true,
-            targets: vec!["q_proj".into(), "down_proj".into()],
-        },
-        optimiser: OptimiserSpec {
-            learning_rate: 0.01,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-            batch_size: 2,
-            epochs: 6,
-            max_length: 4096,
-            cut_long_rows: false,
-            schedule: Schedule::Constant,
-            warmup: 0.0,
+        backend: TrainingBackend::Local {
+            start,
+            lora: LoraSpec {
+                rank: 4,
+                alpha: 8.0,
+                dropout: 0.0,
+                rank_stabilised: true,
+                targets: vec!["q_proj".into(), "down_proj".into()],
+            },
+            optimiser: OptimiserSpec {
+                learning_rate: 0.01,
+                weight_decay: 0.0,
+                max_grad_norm: 1.0,
+                batch_size: 2,
+                epochs: 6,
+                max_length: 4096,
+                cut_long_rows: false,
+                schedule: Schedule::Constant,
+                warmup: 0.0,
+            },
         },
         seed: 3,
     }))
@@ -166,12 +168,12 @@ async fn a_training_uploads_an_adapter_that_the_next_episode_uses_and_the_next_t
     assert!(first.last_loss < first.first_loss, "{first:?}");
 
     setup.done("base", episode("e", None, Vec::new())).await;
-    setup.done("tuned", episode("e", Some(first.adapter), Vec::new())).await;
+    setup.done("tuned", episode("e", first.agent.adapter(), Vec::new())).await;
     let (base, tuned) = (setup.turns("base"), setup.turns("tuned"));
     assert_eq!(base[0].reply.prompt_ids, tuned[0].reply.prompt_ids);
     assert_ne!(base[0].reply.token_ids, tuned[0].reply.token_ids, "the adapter changes what is sampled");
 
-    let second = report(setup.done("t2", training(dataset, Some(first.adapter))).await);
+    let second = report(setup.done("t2", training(dataset, first.agent.adapter())).await);
     assert!(second.first_loss < first.first_loss, "it goes on where the first ended: {second:?}");
     let again = report(setup.done("t3", training(dataset, None)).await);
     assert_eq!(again, first, "the same job gives the same adapter");
@@ -193,7 +195,8 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 fn long(dataset: Digest) -> Work {
     match training(dataset, None) {
         Work::Training(mut spec) => {
-            spec.optimiser.epochs = 2000;
+            let TrainingBackend::Local { optimiser, .. } = &mut spec.backend else { panic!("{spec:?}") };
+            optimiser.epochs = 2000;
             Work::Training(spec)
         }
         other => other,

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::WorkerError;
 pub(crate) use identity::Identity;
+pub(crate) use leases::Leases;
 
 use crate::artifacts::ArtifactCache;
 use crate::client::{Client, ClientOptions, Credentials};
@@ -31,7 +32,6 @@ use crate::models::{FetchProgress, ModelCache};
 use crate::outbox::Backoff;
 use connection::{Connection, End};
 use join::Handshake;
-use leases::Leases;
 use liveness::{Liveness, Pace, memory_bytes};
 use models::{LocalModels, ModelLoader};
 use tasks::Tasks;

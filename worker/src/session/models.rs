@@ -8,13 +8,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use influence_engine::batch::{Engine, EngineOptions, kv_budget};
 use influence_engine::model::{Model, Placement};
-use influence_proto::{Digest, LoadedModel, ModelSource, ModelSpec, PushedFile};
+use influence_proto::{ApiProtocol, Digest, LoadedModel, ModelSource, ModelSpec, PushedFile};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use super::{OnDownload, WorkerError, WorkerOptions};
 use crate::artifacts::{ArtifactCache, Transfer};
-use crate::backend::{AdapterTable, ApiServers, LocalBackend, Models};
+use crate::backend::{AdapterTable, ApiServers, FineTuning, LocalBackend, Models};
 use crate::models::{FetchProgress, ModelCache, PushedFiles};
 
 /// Roles of one episode that may ask at once: a reply, or three assessments.
@@ -40,6 +40,8 @@ pub(super) struct Serving {
     pub(super) models: Models,
     pub(super) adapters: BTreeMap<String, Arc<AdapterTable>>,
     pub(super) trainable: BTreeMap<String, Trainable>,
+    /// Models that their server may train.
+    pub(super) fine_tuning: BTreeMap<String, FineTuning>,
     /// Which files they are.
     pub(super) loaded: Vec<LoadedModel>,
     /// Where those run that run here.
@@ -188,6 +190,8 @@ impl ModelLoader for LocalModels {
                     let (model, engine, base_name) = (Arc::new(model), None, base_name(spec));
                     serving.trainable.insert(spec.name.clone(), Trainable { model, engine, base_name });
                     meant.push_str(&sha256.to_string());
+                } else if api.protocol == ApiProtocol::OpenAi {
+                    serving.fine_tuning.insert(spec.name.clone(), backend.fine_tuning());
                 }
                 // All workers must mean the same by its name.
                 serving.loaded.push(LoadedModel { name: spec.name.clone(), sha256: Digest::of(meant) });

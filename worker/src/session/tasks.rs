@@ -9,8 +9,8 @@ use std::time::Duration;
 use influence_engine::batch::device_memory;
 use influence_engine::train::Progress;
 use influence_proto::{
-    AdapterRef, Digest, EpisodeSpec, Failure, Lease, LoadedModel, ModelCall, Outcome, TrainingProgress, TrainingSpec,
-    Turn, Work, WorkId,
+    Digest, EpisodeSpec, Failure, Lease, LoadedModel, ModelCall, Outcome, TrainedAgent, TrainingBackend,
+    TrainingProgress, TrainingSpec, Turn, Work, WorkId,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use super::identity::Identity;
 use super::leases::{Holding, Leases};
 use super::models::Serving;
 use crate::artifacts::{ArtifactCache, ArtifactError};
-use crate::backend::LoadedAdapter;
+use crate::backend::{LoadedAdapter, Variant};
 use crate::calls;
 use crate::client::{CallError, Client};
 use crate::episode::Episode;
@@ -205,7 +205,7 @@ impl Shared {
         let serving = self.serving.read().unwrap_or_else(PoisonError::into_inner).clone();
         let result = match payload {
             Work::Episode { spec, journal } => self.episode(&serving, holding, lane, spec, journal).await,
-            Work::Training(spec) => self.train(&serving, holding, &spec, checkpoint).await,
+            Work::Training(spec) => self.training_of(&serving, holding, &spec, checkpoint).await,
             Work::Calls(calls) => self.calls(&serving, holding, calls).await,
         };
         result.unwrap_or_else(Outcome::Failed)
@@ -220,17 +220,16 @@ impl Shared {
         spec: Box<EpisodeSpec>,
         journal: Vec<Turn>,
     ) -> Result<Outcome, Failure> {
-        let adapter = match spec.adapter {
-            Some(adapter) => Some(self.adapter(serving, &spec.agent.model, adapter).await?),
-            None => None,
+        let (variant, _adapter) = match &spec.trained {
+            Some(trained) => Some(self.variant(serving, &spec.agent.model, trained).await?).unzip(),
+            None => (None, None),
         };
         let progress = holding.progress().clone();
         let moved = move || {
             progress.fetch_add(1, Ordering::Relaxed);
         };
         moved();
-        let name = adapter.as_ref().map(|adapter| adapter.name().to_owned());
-        let mut episode = Episode::resume(spec, journal, name)?;
+        let mut episode = Episode::resume(spec, journal, variant)?;
         while !episode.is_over() {
             tokio::select! {
                 biased;
@@ -249,16 +248,21 @@ impl Shared {
         let moved = || {
             holding.progress().fetch_add(1, Ordering::Relaxed);
         };
-        let adapter = |model: String, wanted| async move { self.adapter(serving, &model, wanted).await };
-        calls::answer(calls, &serving.models, adapter, &moved).await.map(Outcome::Calls)
+        let variant = |model: String, trained| async move { self.variant(serving, &model, &trained).await };
+        calls::answer(calls, &serving.models, variant, &moved).await.map(Outcome::Calls)
     }
 
-    async fn adapter(
+    /// What a backend calls what training has made of its model, with what must be held for as long as it is asked.
+    async fn variant(
         &self,
         serving: &Serving,
         model: &str,
-        adapter: AdapterRef,
-    ) -> Result<Arc<LoadedAdapter>, Failure> {
+        trained: &TrainedAgent,
+    ) -> Result<(Variant, Option<Arc<LoadedAdapter>>), Failure> {
+        let adapter = match trained {
+            TrainedAgent::Served { model } => return Ok((Variant::Served(model.to_string()), None)),
+            TrainedAgent::Adapter(adapter) => *adapter,
+        };
         let Some(table) = serving.adapters.get(model) else {
             return Err(Failure {
                 retryable: true,
@@ -273,7 +277,62 @@ impl Shared {
         let loaded = table.load(adapter, &folder).await;
         // Another worker of this machine makes room in the cache by its own use of it.
         let gone = || !folder.exists();
-        loaded.map_err(|e| Failure { retryable: e.retryable() || gone(), message: e.to_string() })
+        let held = |loaded: Arc<LoadedAdapter>| (Variant::Adapter(loaded.name().to_owned()), Some(loaded));
+        loaded.map(held).map_err(|e| Failure { retryable: e.retryable() || gone(), message: e.to_string() })
+    }
+
+    async fn training_of(
+        &self,
+        serving: &Serving,
+        holding: &Holding,
+        spec: &TrainingSpec,
+        earlier: Option<Digest>,
+    ) -> Result<Outcome, Failure> {
+        let handover = Handover {
+            client: self.client.clone(),
+            identity: self.identity.clone(),
+            work: holding.work().clone(),
+            attempt: holding.attempt(),
+            earlier,
+            every: self.share_every,
+        };
+        match &spec.backend {
+            TrainingBackend::Local { .. } => self.train(serving, holding, spec, handover).await,
+            TrainingBackend::Api(_) => {
+                tokio::select! {
+                    biased;
+                    // The server goes on, and whoever gets the lease next goes on waiting for it.
+                    () = self.draining.cancelled() => Ok(Outcome::Returned),
+                    outcome = self.fine_tune(serving, holding, spec, handover) => outcome,
+                }
+            }
+        }
+    }
+
+    /// Has the server that answers for a model train it.
+    async fn fine_tune(
+        &self,
+        serving: &Serving,
+        holding: &Holding,
+        spec: &TrainingSpec,
+        handover: Handover,
+    ) -> Result<Outcome, Failure> {
+        let model = &spec.model;
+        let Some(server) = serving.fine_tuning.get(model) else {
+            let message = format!("this worker knows no server that could fine-tune the model `{model}`");
+            return Err(Failure { retryable: true, message });
+        };
+        let (progress, news) = (holding.progress().clone(), self.training.clone());
+        let (work, attempt) = (holding.work().clone(), holding.attempt());
+        let moved = move |latest: Option<(u32, u32, f64)>| {
+            progress.fetch_add(1, Ordering::Relaxed);
+            if let Some((step, steps, loss)) = latest {
+                news.send_replace(Some(TrainingProgress { work: work.clone(), attempt, step, steps, loss }));
+            }
+        };
+        let (artifacts, scratch, leases) = (&self.artifacts, &*self.scratch, &self.leases);
+        let job = training::ServedJob { server, artifacts, scratch, leases, moved: &moved };
+        Ok(Outcome::Training(training::run_at_server(job, spec, &handover).await?))
     }
 
     async fn train(
@@ -281,7 +340,7 @@ impl Shared {
         serving: &Serving,
         holding: &Holding,
         spec: &TrainingSpec,
-        earlier: Option<Digest>,
+        handover: Handover,
     ) -> Result<Outcome, Failure> {
         let model = &spec.model;
         let Some(trainable) = serving.trainable.get(model) else {
@@ -299,14 +358,6 @@ impl Shared {
             scratch: self.scratch.clone(),
         };
         let (work, attempt) = (holding.work().clone(), holding.attempt());
-        let handover = Handover {
-            client: self.client.clone(),
-            identity: self.identity.clone(),
-            work: work.clone(),
-            attempt,
-            earlier,
-            every: self.share_every,
-        };
         let (progress, lost) = (holding.progress().clone(), holding.lost().clone());
         let (news, handing_back) = (self.training.clone(), self.handing_back.clone());
         let result = training::run(job, spec, handover, move |heard| {

@@ -4,6 +4,7 @@ use influence_engine::train::TrainError;
 use influence_proto::Failure;
 
 use crate::artifacts::ArtifactError;
+use crate::backend::BackendError;
 
 /// A line of a dataset that is no training row.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,26 @@ impl RowError {
     }
 }
 
+/// A server's fine-tuning that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum FineTuningError {
+    /// It came to another end.
+    #[error("the fine-tuning job `{job}` at {url} is {status}: {reason}. Another attempt begins a new job")]
+    Ended {
+        /// By the server's name.
+        job: String,
+        /// Where.
+        url: String,
+        /// As in `failed`.
+        status: String,
+        /// In the server's words.
+        reason: String,
+    },
+    /// The server refuses, does not answer, or answers what cannot be read.
+    #[error("fine-tuning: {0}")]
+    Server(#[from] BackendError),
+}
+
 /// A training job that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
@@ -59,6 +80,9 @@ pub enum TrainingError {
     /// The engine refuses or fails.
     #[error(transparent)]
     Engine(#[from] TrainError),
+    /// A server's fine-tuning.
+    #[error(transparent)]
+    FineTuning(#[from] FineTuningError),
     /// A setting that the engine does not know.
     #[error("{0}")]
     Setting(String),
@@ -92,10 +116,14 @@ impl From<TrainingError> for Failure {
     fn from(error: TrainingError) -> Self {
         let retryable = match &error {
             TrainingError::Artifact(_, again) => *again,
+            TrainingError::FineTuning(FineTuningError::Server(error)) => error.retryable(),
             // Another worker may have a healthy disk.
             TrainingError::Local(_) => true,
             TrainingError::Engine(TrainError::Disk { .. } | TrainError::Adapter(AdapterError::Io { .. })) => true,
-            TrainingError::Row(_) | TrainingError::Engine(_) | TrainingError::Setting(_) => false,
+            TrainingError::Row(_)
+            | TrainingError::Engine(_)
+            | TrainingError::Setting(_)
+            | TrainingError::FineTuning(FineTuningError::Ended { .. }) => false,
         };
         Self { retryable, message: error.to_string() }
     }

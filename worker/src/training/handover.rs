@@ -45,6 +45,14 @@ impl Handover {
         }
     }
 
+    /// What an earlier attempt has left, if it can be had.
+    pub(super) async fn left(&self, artifacts: &ArtifactCache) -> Option<Vec<u8>> {
+        let file = artifacts.get(self.earlier?).await;
+        let read = file.and_then(|file| std::fs::read(&*file).map_err(ArtifactError::disk(&*file)));
+        read.inspect_err(|error| tracing::warn!(work = %self.work, %error, "an earlier attempt's state cannot be had"))
+            .ok()
+    }
+
     /// Uploads the state whenever it has changed, for as long as this is polled.
     pub(super) async fn share(&self, artifacts: &ArtifactCache, state: &Path) -> Infallible {
         let mut shared = None;
@@ -61,7 +69,7 @@ impl Handover {
         }
     }
 
-    async fn upload(&self, artifacts: &ArtifactCache, state: &Path) -> Result<(), ArtifactError> {
+    pub(super) async fn upload(&self, artifacts: &ArtifactCache, state: &Path) -> Result<(), ArtifactError> {
         // The training puts the next state in the place of this one; the link keeps it for as long as it is read.
         let link = beside(state, "shared");
         let _ = std::fs::remove_file(&link);

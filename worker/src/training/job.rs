@@ -13,7 +13,8 @@ use influence_engine::train::{
     self, Checkpoints, LongRows, Progress, Schedule, TrainError, TrainOptions, TrainReport, TrainingFiles,
 };
 use influence_proto::{
-    self as proto, AdapterRef, Algorithm, Digest, LoraSpec, OptimiserSpec, StepLoss, TrainingReport, TrainingSpec,
+    self as proto, AdapterRef, Algorithm, Digest, LoraSpec, OptimiserSpec, StepLoss, TrainedAgent, TrainingBackend,
+    TrainingReport, TrainingSpec,
 };
 
 use super::{Handover, TrainingError, training_data};
@@ -45,10 +46,13 @@ pub(crate) async fn run(
     handover: Handover,
     mut progress: impl FnMut(Progress) -> ControlFlow<()> + Send + 'static,
 ) -> Result<TrainingReport, TrainingError> {
-    let options = train_options(&job.model, &job.base_name, &spec.lora, &spec.optimiser, spec.seed)?;
+    let TrainingBackend::Local { start, lora, optimiser } = &spec.backend else {
+        return Err(TrainingError::Setting("the job is a server's, not a worker's".to_owned()));
+    };
+    let options = train_options(&job.model, &job.base_name, lora, optimiser, spec.seed)?;
     let dataset = job.artifacts.get(spec.dataset).await?;
-    let start = match spec.start {
-        Some(adapter) => Some(job.artifacts.adapter(adapter).await?),
+    let start = match start {
+        Some(adapter) => Some(job.artifacts.adapter(*adapter).await?),
         None => None,
     };
     let disk = |e: std::io::Error| TrainingError::Local(format!("{}: {e}", job.scratch.display()));
@@ -72,24 +76,25 @@ pub(crate) async fn run(
         never = handover.share(&job.artifacts, &state) => match never {},
     };
     let report = trained.map_err(|e| TrainingError::Local(format!("the training's thread ended: {e}")))??;
-    let adapter = AdapterRef {
+    let agent = TrainedAgent::Adapter(AdapterRef {
         config: job.artifacts.put(&output.join(ADAPTER_CONFIG)).await?,
         weights: job.artifacts.put(&output.join(ADAPTER_WEIGHTS)).await?,
-    };
+    });
     Ok(TrainingReport {
-        adapter,
+        agent,
         steps: count(report.steps),
         rows: count(report.rows),
         dropped_rows: count(report.dropped),
         tokens: report.target_tokens,
-        first_loss: report.first_loss,
-        last_loss: report.last_loss,
+        first_loss: Some(report.first_loss),
+        last_loss: Some(report.last_loss),
         losses: report.losses.iter().map(|(step, loss)| StepLoss { step: count(*step), loss: *loss }).collect(),
+        nanodollars: 0,
     })
 }
 
 /// Removes what jobs left behind that nobody took up again on this machine.
-fn remove_old_states(scratch: &Path) {
+pub(super) fn remove_old_states(scratch: &Path) {
     let is_old = |file: &Path| {
         let kinds = ["checkpoint", "partial", "shared"];
         let is_state = file.extension().is_some_and(|e| kinds.iter().any(|kind| e == *kind));

@@ -15,14 +15,15 @@ pub(super) async fn train(mut client: Client, job: wire::TrainingWork) -> Result
     let config_sha256 = upload(&mut client, b"{\"r\": 16}".to_vec()).await?;
     let weights_sha256 = upload(&mut client, format!("trained on {}", job.dataset_sha256).into_bytes()).await?;
     Ok(wire::TrainingDone {
-        adapter: Some(wire::Adapter { config_sha256, weights_sha256 }),
+        agent: Some(wire::training_done::Agent::Adapter(wire::Adapter { config_sha256, weights_sha256 })),
         steps: 1,
         rows: rows as u32,
         dropped_rows: 0,
         tokens: 1,
-        first_loss: 2.0,
-        last_loss: 1.0,
+        first_loss: Some(2.0),
+        last_loss: Some(1.0),
         losses: Vec::new(),
+        nanodollars: 0,
     })
 }
 

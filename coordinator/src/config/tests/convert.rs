@@ -1,6 +1,6 @@
 //! Experiments of the Python benchmark.
 
-use super::fixture::Configs;
+use super::fixture::{Configs, local};
 use crate::config::{Converted, convert, load_models};
 use crate::selection::Fraction;
 
@@ -75,7 +75,7 @@ fn a_published_experiment_becomes_one_of_ours() {
     );
     assert!(ours.selection.veto.is_none() && ours.roles.influence.is_some());
     assert_eq!(
-        (ours.training.learning_rate, ours.training.lora.rank, ours.roles.agent.model.as_str()),
+        (local(&ours.training).learning_rate, local(&ours.training).lora.rank, ours.roles.agent.model.as_str()),
         (2e-5, 8, "large")
     );
     let lines: Vec<&str> =

@@ -1,6 +1,6 @@
 use influence_proto::{Algorithm, Schedule};
 
-use super::fixture::{CLINIC, Configs};
+use super::fixture::{CLINIC, Configs, local};
 use crate::config::{Order, RowMode, SelectionLevel};
 use crate::selection::Fraction;
 
@@ -23,7 +23,10 @@ fn an_experiment_needs_little_and_documents_its_defaults() {
     assert!(e.roles.influence.is_none());
     assert_eq!(e.scoring.prefix, "The answer is: ");
     assert_eq!((e.selection.level, e.selection.best.to_string()), (SelectionLevel::Environment, "1/16".into()));
-    assert_eq!((e.training.rows, e.training.lora.rank, e.training.learning_rate), (RowMode::PerEpisode, 16, 2e-5));
+    assert_eq!(
+        (e.training.rows, local(&e.training).lora.rank, local(&e.training).learning_rate),
+        (RowMode::PerEpisode, 16, 2e-5)
+    );
     assert_eq!(e.evaluation.after.into_iter().collect::<Vec<_>>(), [0, 2]);
     assert_eq!(e.models.into_keys().collect::<Vec<_>>(), ["tiny"], "only models that roles use");
 }
@@ -47,8 +50,8 @@ fn the_learning_rate_falls_by_its_factor() {
     let training = Configs::new()
         .experiment(&format!("{CLINIC}training: {{learning_rate: 0.5, learning_rate_factor: 0.5}}\n"))
         .training;
-    assert_eq!(training.optimiser(0).learning_rate, 0.5);
-    assert_eq!(training.optimiser(3).learning_rate, 0.0625);
+    assert_eq!(training.optimiser(local(&training), 0).learning_rate, 0.5);
+    assert_eq!(training.optimiser(local(&training), 3).learning_rate, 0.0625);
 }
 
 #[test]
@@ -106,7 +109,10 @@ fn kto_and_dpo_need_both_ends() {
     let kto = Configs::new().experiment(&training("algorithm: kto, kto: {beta: 0.2, target_ratio: 2}")).training;
     assert_eq!(kto.algorithm, Algorithm::Kto { beta: 0.2, desirable_weight: 1.0, target_ratio: 2.0 });
     let dpo = Configs::new().experiment(&training("algorithm: dpo, schedule: cosine, warmup: 0.1")).training;
-    assert_eq!((dpo.algorithm, dpo.schedule, dpo.warmup), (Algorithm::Dpo { beta: 0.1 }, Schedule::Cosine, 0.1));
+    assert_eq!(
+        (dpo.algorithm, local(&dpo).schedule, local(&dpo).warmup),
+        (Algorithm::Dpo { beta: 0.1 }, Schedule::Cosine, 0.1)
+    );
     refuses(
         &format!("{CLINIC}training: {{algorithm: kto}}\n"),
         "experiments/test.yaml:4: `training.algorithm` is kto, which also learns from the worst; set `selection.worst` above 0",

@@ -1,6 +1,6 @@
 //! Experiments that extend others.
 
-use super::fixture::{CLINIC, Configs};
+use super::fixture::{CLINIC, Configs, local};
 
 /// Protects: an experiment is its base with what it says itself, and paths are relative to the file that gives them.
 #[test]
@@ -20,7 +20,7 @@ fn an_experiment_says_in_what_it_differs_from_another() {
     let sft = "extends: variants/middle.yaml\nname: test\ntraining: {algorithm: sft, kto: null, epochs: 2}\n";
     let found = configs.load_text(sft, &[("iterations", "9")]).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!((&*found.name, found.iterations, found.training.epochs), ("test", 9, 2));
-    assert_eq!((found.training.lora.rank, found.training.lora.alpha), (4, 5.0));
+    assert_eq!((local(&found.training).lora.rank, local(&found.training).lora.alpha), (4, 5.0));
     assert_eq!(found.training.algorithm, influence_proto::Algorithm::Sft);
     assert_eq!(found.training.static_data.as_ref().map(|data| data.rows), Some(1));
 }

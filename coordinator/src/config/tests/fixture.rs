@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use crate::config::{Experiment, Problems};
+use crate::config::{Experiment, LocalTraining, Problems, Trainer, TrainingSettings};
 use crate::environments::EnvironmentClass;
 
 /// A `configs` folder of its own: a class `clinic` of three environments with eight initial states
@@ -57,6 +57,14 @@ const MODELS: &str =
     "models:\n  tiny: {dtype: f32, sources: [{path: tiny.gguf}]}\n  large: {sources: [{hub: {repository: o/n}}]}\n";
 
 pub(crate) const ENVIRONMENT_HEAD: &str = "topic: smoking\nchar_action1: better\nchar_action2: worse\n";
+
+/// The settings of a worker's training.
+pub(crate) fn local(training: &TrainingSettings) -> &LocalTraining {
+    match &training.trainer {
+        Trainer::Local(local) => local,
+        Trainer::Api(api) => panic!("{api:?}"),
+    }
+}
 
 impl Configs {
     pub(crate) fn new() -> Self {

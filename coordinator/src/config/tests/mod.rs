@@ -8,6 +8,7 @@ mod expansions;
 mod experiments;
 mod extends;
 mod files;
+mod fine_tuning;
 pub(crate) mod fixture;
 mod identity;
 mod model_tables;

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use askama::Template;
 use axum::extract::{Form, Path, Query, State};
 use axum::response::Redirect;
-use influence_proto::{AdapterRef, EpisodeId, EpisodeSpec, ModelSpec, RunId};
+use influence_proto::{EpisodeId, EpisodeSpec, ModelSpec, RunId, TrainedAgent};
 use serde::Deserialize;
 
 use super::conversation::{Line, Said, line, said};
@@ -92,13 +92,13 @@ pub(in crate::dashboard) async fn play(
     })
 }
 
-/// The run's agents: the value of the form, the name, the adapter. The last one first.
-async fn agents(store: &dyn Store, run: &RunId) -> Result<Vec<(String, String, Option<AdapterRef>)>, StoreError> {
+/// The run's agents: the value of the form, the name, and what it is. The last one first.
+async fn agents(store: &dyn Store, run: &RunId) -> Result<Vec<(String, String, Option<TrainedAgent>)>, StoreError> {
     let mut agents = vec![("base".to_owned(), "untrained".to_owned(), None)];
     for training in store.trainings(run).await? {
         if let Some(report) = training.report {
             let iteration = training.iteration;
-            agents.push((iteration.to_string(), format!("trained by iteration {iteration}"), Some(report.adapter)));
+            agents.push((iteration.to_string(), format!("trained by iteration {iteration}"), Some(report.agent)));
         }
     }
     agents.reverse();
@@ -138,14 +138,14 @@ pub(in crate::dashboard) async fn begin(
     let spec = pages.store.spec(&run.id, &EpisodeId::new(asked.episode.clone()).map_err(no_such)?).await?;
     let agents = agents(&*pages.store, &run.id).await?;
     let agent = agents.into_iter().find(|(value, ..)| *value == asked.agent);
-    let (_, _, adapter) = agent.ok_or_else(|| PageError::refused("The run has no agent of that name."))?;
+    let (_, _, trained) = agent.ok_or_else(|| PageError::refused("The run has no agent of that name."))?;
     let you = match &*asked.you {
         "" => None,
         "user" => Some(Part::User),
         "agent" => Some(Part::Agent),
         _ => return Err(PageError::refused("You can watch, or be the user or the agent.")),
     };
-    let spec = changed(spec, &asked, adapter, &models(&run))?;
+    let spec = changed(spec, &asked, trained, &models(&run))?;
     let name = pages.playground.begin(spec, you, cluster);
     Ok(Redirect::to(&format!("/runs/{}/play/{name}", run.id)))
 }
@@ -154,7 +154,7 @@ pub(in crate::dashboard) async fn begin(
 fn changed(
     mut spec: EpisodeSpec,
     asked: &Begin,
-    adapter: Option<AdapterRef>,
+    trained: Option<TrainedAgent>,
     models: &[ModelSpec],
 ) -> Result<EpisodeSpec, PageError> {
     let turns = asked.turns.trim().parse().ok().filter(|turns| (1..=MOST_TURNS).contains(turns));
@@ -172,7 +172,7 @@ fn changed(
         role.clone_from(model);
     }
     spec.seed = RandomState::new().hash_one(std::time::SystemTime::now());
-    (spec.adapter, spec.best_of) = (adapter, None);
+    (spec.trained, spec.best_of) = (trained, None);
     Ok(spec)
 }
 
@@ -242,7 +242,7 @@ pub(in crate::dashboard) async fn played(
 }
 
 fn facts(spec: &EpisodeSpec, you: Option<Part>) -> String {
-    let agent = match (you, spec.adapter) {
+    let agent = match (you, &spec.trained) {
         (Some(Part::Agent), _) => "you".to_owned(),
         (_, Some(_)) => format!("{}, trained", spec.agent.model),
         (_, None) => format!("{}, untrained", spec.agent.model),

@@ -76,13 +76,16 @@ fn line(training: TrainingRecord) -> Line {
         dropped: count(report.map(|r| r.dropped_rows.into())),
         steps: count(report.map(|r| r.steps.into())),
         tokens: count(report.map(|r| r.tokens)),
-        first: number(report.map(|r| r.first_loss), 3),
-        last: number(report.map(|r| r.last_loss), 3),
+        first: number(report.and_then(|r| r.first_loss), 3),
+        last: number(report.and_then(|r| r.last_loss), 3),
         short: dataset.chars().take(12).collect(),
         dataset,
         result: match (&training.error, report) {
             (Some(error), _) => error.clone(),
-            (None, Some(_)) => "trained".to_owned(),
+            (None, Some(report)) => match report.agent.served() {
+                Some(model) => format!("trained: {model}"),
+                None => "trained".to_owned(),
+            },
             (None, None) => format!("attempt {}", training.attempt),
         },
     }

@@ -61,7 +61,7 @@ fn judge(experiment: &Value) -> Option<String> {
         .collect();
     (!same.is_empty()).then(|| {
         format!(
-            "The agent's model ({agent}), without its adapter, is also the model of: {}. It judges text of its own kind, and errors \
+            "The agent's model ({agent}), untrained, is also the model of: {}. It judges text of its own kind, and errors \
              of the one are errors of the other.",
             same.join(", ")
         )

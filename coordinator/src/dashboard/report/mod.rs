@@ -7,7 +7,7 @@ mod limits;
 mod tests;
 
 use askama::Template;
-use influence_proto::RunId;
+use influence_proto::{RunId, TrainedAgent};
 use serde_json::Value;
 
 use super::charts::{Point, Series, lines};
@@ -122,8 +122,16 @@ const COLUMNS: [&str; 11] = [
     "seconds",
 ];
 /// The table of trainings.
-const TRAININGS: [&str; 8] =
-    ["iteration", "algorithm", "rows", "steps", "loss", "dataset (sha256)", "adapter weights (sha256)", "seed"];
+const TRAININGS: [&str; 8] = [
+    "iteration",
+    "algorithm",
+    "rows",
+    "steps",
+    "loss",
+    "dataset (sha256)",
+    "adapter weights (sha256), or model",
+    "seed",
+];
 
 impl Report {
     fn status(&self) -> String {
@@ -198,10 +206,14 @@ fn method(run: &RunRecord) -> Vec<String> {
         let name = algorithm.as_object().and_then(|of| of.keys().next().cloned()).unwrap_or_else(|| shown(algorithm));
         let worst = at(&run.experiment, "/selection/worst").map(shown).filter(|share| share != "0");
         told.push(format!(
-            "Of each {}, a share of {} with the best rewards{} is selected, for training the agent's LoRA adapter by {}.",
+            "Of each {}, a share of {} with the best rewards{} is selected, for training {} by {}.",
             says("/selection/level").replace('_', " "),
             says("/selection/best"),
             worst.map(|share| format!(" and one of {share} with the worst")).unwrap_or_default(),
+            match at(&run.experiment, "/training/backend") {
+                Some(_) => "the agent through its server's fine-tuning API",
+                None => "the agent's LoRA adapter",
+            },
             name.to_uppercase()
         ));
     }
@@ -304,9 +316,15 @@ fn training(training: &TrainingRecord) -> Option<Vec<String>> {
         training.spec.algorithm.name().to_uppercase(),
         report.rows.to_string(),
         report.steps.to_string(),
-        format!("{:.3} → {:.3}", report.first_loss, report.last_loss),
+        match report.first_loss.zip(report.last_loss) {
+            Some((first, last)) => format!("{first:.3} → {last:.3}"),
+            None => "–".to_owned(),
+        },
         training.spec.dataset.to_string(),
-        report.adapter.weights.to_string(),
+        match &report.agent {
+            TrainedAgent::Adapter(adapter) => adapter.weights.to_string(),
+            TrainedAgent::Served { model } => model.to_string(),
+        },
         training.spec.seed.to_string(),
     ])
 }

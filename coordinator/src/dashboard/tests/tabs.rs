@@ -1,6 +1,6 @@
 //! The tabs of a run.
 
-use influence_proto::{AdapterRef, Digest, StepLoss, TrainingReport, WorkId};
+use influence_proto::{Digest, StepLoss, TrainedAgent, TrainingReport, WorkId};
 use serde_json::json;
 
 use super::{ATTACK, page, store};
@@ -48,16 +48,18 @@ async fn a_training_has_its_curve() {
     store.start_attempt(&run_id(), &work, 1, None).await.unwrap();
     let losses = [2.5, 1.5, 0.75].iter().zip(1..).map(|(loss, step)| StepLoss { step, loss: *loss }).collect();
     let report = TrainingReport {
-        adapter: AdapterRef { config: Digest::of("c"), weights: Digest::of("w") },
+        agent: TrainedAgent::Served { model: "ft:tuned".into() },
         steps: 3,
         rows: 2,
         dropped_rows: 0,
         tokens: 3,
-        first_loss: 2.5,
-        last_loss: 0.75,
+        first_loss: Some(2.5),
+        last_loss: Some(0.75),
         losses,
+        nanodollars: 0,
     };
     store.finish_training(&run_id(), &work, 1, report).await.unwrap();
     let shown = page(&store, "/runs/demo/training").await;
     assert!(shown.contains("loss by step") && shown.contains("iteration 0: step 3, 0.75"), "{shown}");
+    assert!(shown.contains("trained: ft:tuned"), "{shown}");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use influence_proto::{ApiLimits, ApiProtocol, stream};
+use influence_proto::{ApiLimits, ApiProtocol};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method};
 use serde_json::Value;
@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep};
 use super::cache::{Request, ResponseCache};
 use super::failure::Failure;
 use super::gate::{Gate, Sign};
+use super::tries::{Repeating, Tries};
 use crate::backend::BackendError;
 use crate::metrics;
-use crate::outbox::Backoff;
 
 /// So long a request is repeated while the server has too much to do or is away.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -25,11 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const FIRST_PATIENCE: Duration = Duration::from_secs(20);
 /// So often a request is sent that is answered wrongly.
 const TRIES: u32 = 8;
-/// The longest wait of its own accord between two tries of a request. The window sees to it that this is enough: it holds
-/// all requests back while the server is away.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The most bytes of an answer.
 const MOST_BYTES: usize = 16 << 20;
+/// Bytes a second that a request with a large body gets through at least.
+const SLOW: u64 = 100_000;
 /// The version of Anthropic's interface that is spoken here.
 const ANTHROPIC_VERSION: &str = "2023-06-01";
 
@@ -37,6 +36,8 @@ const ANTHROPIC_VERSION: &str = "2023-06-01";
 pub(super) struct Endpoint {
     http: Client,
     url: String,
+    /// Until a request is given up.
+    timeout: Duration,
     /// To leave it out of what the server says.
     key: Option<String>,
     gate: Gate,
@@ -72,6 +73,20 @@ impl Address {
     }
 }
 
+/// What is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Content<'a> {
+    /// Its content type.
+    pub(super) kind: &'a str,
+    pub(super) bytes: &'a [u8],
+}
+
+impl<'a> Content<'a> {
+    pub(super) const fn json(text: &'a str) -> Self {
+        Self { kind: "application/json", bytes: text.as_bytes() }
+    }
+}
+
 impl Endpoint {
     /// A server at an address; its key is read from the environment.
     ///
@@ -81,10 +96,11 @@ impl Endpoint {
         // The first provider that a process installs is its provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let key = address.key_variable.as_deref().map(|variable| key_in(variable, &address.url)).transpose()?;
+        let timeout = Duration::from_secs(address.limits.timeout_seconds.into());
         let http = Client::builder()
             .default_headers(headers(address.anthropic, key.as_deref())?)
             .user_agent(concat!("influence/", env!("CARGO_PKG_VERSION")))
-            .timeout(Duration::from_secs(address.limits.timeout_seconds.into()))
+            .timeout(timeout)
             .connect_timeout(Duration::from_secs(10))
             // A key must not follow to another host.
             .redirect(reqwest::redirect::Policy::none())
@@ -93,6 +109,7 @@ impl Endpoint {
         Ok(Self {
             http,
             url: address.url.clone(),
+            timeout,
             key,
             gate: Gate::new(&address.limits),
             cache: cache.map(ResponseCache::new),
@@ -122,10 +139,10 @@ impl Endpoint {
         {
             return Ok((answer, false));
         }
-        let mut tries = self.tries(PATIENCE);
+        let mut tries = self.tries();
         loop {
             let pass = self.gate.enter(tokens).await;
-            let sent = self.send(Method::POST, request.path, Some(request.body)).await;
+            let sent = self.send(Method::POST, request.path, Some(Content::json(request.body))).await;
             let failure = match sent.and_then(|answer| {
                 let (read, used) = read(&answer).map_err(Failure::Broken)?;
                 Ok((read, used, answer))
@@ -163,9 +180,9 @@ impl Endpoint {
     /// # Errors
     /// As [`Self::post`].
     pub(super) async fn command(&self, path: &str, body: &str) -> Result<(), Failure> {
-        let mut tries = self.tries(PATIENCE);
+        let mut tries = self.tries();
         loop {
-            match self.send_text(Method::POST, path, Some(body)).await {
+            match self.send_text(Method::POST, path, Some(Content::json(body))).await {
                 Ok(_) => return Ok(()),
                 // An earlier try may have been carried out though its answer was lost.
                 Err(Failure::Refused { reason, .. }) if tries.any() && reason.contains("already") => return Ok(()),
@@ -174,12 +191,36 @@ impl Endpoint {
         }
     }
 
+    /// Reads what is at a path, as often as it takes.
+    ///
+    /// # Errors
+    /// As [`Self::post`].
+    pub(super) async fn read(&self, path: &str) -> Result<Value, Failure> {
+        let mut tries = self.tries();
+        loop {
+            match self.get(path).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => self.again(failure, &mut tries, path).await?,
+            }
+        }
+    }
+
+    /// Reads what is at a path, by one request.
+    pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.send(Method::GET, path, None).await
+    }
+
+    /// Sends something that may be carried out though its answer gets lost: once.
+    pub(super) async fn once(&self, path: &str, content: Content<'_>) -> Result<Value, Failure> {
+        self.send(Method::POST, path, Some(content)).await
+    }
+
     /// Asks which models there are: whether the server is there and takes the key. None where it does not say.
     ///
     /// # Errors
     /// In words: it is away, or refuses the key.
     pub(super) async fn models(&self) -> Result<Option<Vec<String>>, String> {
-        let mut tries = self.tries(FIRST_PATIENCE);
+        let mut tries = self.tries_for(FIRST_PATIENCE);
         loop {
             let failure = match self.send(Method::GET, "/models", None).await {
                 Ok(answer) => {
@@ -199,7 +240,7 @@ impl Endpoint {
     }
 
     /// Waits for the next try, unless there is none.
-    async fn again(&self, failure: Failure, tries: &mut Tries, path: &str) -> Result<(), Failure> {
+    pub(super) async fn again(&self, failure: Failure, tries: &mut Tries, path: &str) -> Result<(), Failure> {
         let (after, reason) = match &failure {
             Failure::Refused { .. } => return Err(failure),
             Failure::Overload { after, reason } => (after.unwrap_or_default(), reason),
@@ -240,22 +281,28 @@ impl Endpoint {
         self.backing_off.load(Ordering::Relaxed)
     }
 
-    fn tries(&self, patience: Duration) -> Tries {
-        let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let seed = stream::derive(u64::from(std::process::id()), &["request", &number.to_string()]);
-        let overload = Backoff::new(seed).up_to(LONGEST_WAIT);
-        Tries { overload, broken: Backoff::new(seed), patience, until: None, repeating: None }
+    /// Of a request that is made again for as long as a server may take.
+    pub(super) fn tries(&self) -> Tries {
+        self.tries_for(PATIENCE)
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<&str>) -> Result<Value, Failure> {
-        let bytes = self.send_text(method, path, body).await?;
+    fn tries_for(&self, patience: Duration) -> Tries {
+        Tries::new(self.requests.fetch_add(1, Ordering::Relaxed), patience)
+    }
+
+    async fn send(&self, method: Method, path: &str, content: Option<Content<'_>>) -> Result<Value, Failure> {
+        let bytes = self.send_text(method, path, content).await?;
         serde_json::from_slice(&bytes).map_err(|e| Failure::Broken(format!("the answer is no JSON: {e}")))
     }
 
-    async fn send_text(&self, method: Method, path: &str, body: Option<&str>) -> Result<Vec<u8>, Failure> {
+    async fn send_text(&self, method: Method, path: &str, content: Option<Content<'_>>) -> Result<Vec<u8>, Failure> {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
-        if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.to_owned());
+        if let Some(Content { kind, bytes }) = content {
+            request = request.header(CONTENT_TYPE, kind).body(bytes.to_owned());
+            let on_its_way = Duration::from_secs(bytes.len() as u64 / SLOW);
+            if !on_its_way.is_zero() {
+                request = request.timeout(self.timeout + on_its_way);
+            }
         }
         let mut response = request.send().await.map_err(Failure::of_transport)?;
         let (status, headers) = (response.status(), response.headers().clone());
@@ -267,15 +314,15 @@ impl Endpoint {
             }
         }
         if !status.is_success() {
-            let said = String::from_utf8_lossy(&bytes);
-            // Some servers repeat what they were sent.
-            let said = match &self.key {
-                Some(key) => said.replace(key, "[key]"),
-                None => said.into_owned(),
-            };
+            let said = self.without_key(&String::from_utf8_lossy(&bytes));
             return Err(Failure::of_status(status, &headers, &said));
         }
         Ok(bytes)
+    }
+
+    /// What a server says, which may be what it was sent.
+    pub(super) fn without_key(&self, said: &str) -> String {
+        self.key.as_ref().map_or_else(|| said.to_owned(), |key| said.replace(key, "[key]"))
     }
 
     /// A failure in the words of whoever asked.
@@ -306,41 +353,6 @@ impl Endpoint {
             window = %format_args!("{:.1}", self.gate.window().size()),
             "what a server was asked"
         );
-    }
-}
-
-/// The tries of one request.
-struct Tries {
-    /// The window holds the rest back.
-    overload: Backoff,
-    /// The window knows nothing of what is wrong.
-    broken: Backoff,
-    patience: Duration,
-    /// Known from the first failure on.
-    until: Option<Instant>,
-    /// Likewise.
-    repeating: Option<Repeating>,
-}
-
-/// A request that is counted among those that are made again, until it is answered or given up.
-struct Repeating(Arc<AtomicU32>);
-
-impl Repeating {
-    fn begin(count: &Arc<AtomicU32>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Repeating {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Tries {
-    fn any(&self) -> bool {
-        self.overload.tries() + self.broken.tries() > 0
     }
 }
 

@@ -5,9 +5,11 @@ mod cache;
 mod chat;
 mod endpoint;
 mod failure;
+mod fine_tuning;
 mod gate;
 mod learned;
 mod scores;
+mod tries;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,12 +22,15 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AnswerMasses, Backend, BackendError, GenerateRequest, Generation, Prompt, PromptSeen, ScoreRequest, TokenStream,
+    Variant,
 };
 use cache::Request;
 use chat::{Reply, Usage};
 use endpoint::{Address, Endpoint};
 use failure::Failure;
 use learned::Learned;
+
+pub use fine_tuning::{FineTuning, FineTuningJob, JobRequest, JobState};
 
 /// A token has about so many characters, where a budget of tokens wants to know before the server says.
 const CHARACTERS_PER_TOKEN: usize = 4;
@@ -93,19 +98,27 @@ impl ApiBackend {
         format!("{name}-{}", self.process)
     }
 
-    /// Up to `count` replies of the model, or of an adapter of it, with what they used.
+    /// The server's interface for training this model.
+    pub fn fine_tuning(&self) -> FineTuning {
+        FineTuning::new(self.endpoint.clone(), self.api.clone())
+    }
+
+    /// Up to `count` replies of the model, or of a variant of it, with what they used.
     async fn replies(
         &self,
-        adapter: Option<&str>,
+        variant: Option<&Variant>,
         messages: &[(&'static str, String)],
         sampling: &Sampling,
         seed: u64,
         count: usize,
     ) -> Result<(Vec<Reply>, Usage), BackendError> {
         let protocol = self.api.protocol;
-        let adapter = adapter.map(|name| self.adapter(name));
-        let model = adapter.as_deref().unwrap_or(&self.api.model);
-        let mut body = chat::request(protocol, model, messages, sampling, seed)
+        let model = match variant {
+            None => self.api.model.clone(),
+            Some(Variant::Adapter(name)) => self.adapter(name),
+            Some(Variant::Served(model)) => model.clone(),
+        };
+        let mut body = chat::request(protocol, &model, messages, sampling, seed)
             .map_err(|problem| BackendError::Refused(format!("`{}` cannot be asked so: {problem}", self.api.model)))?;
         if count > 1 && protocol == influence_proto::ApiProtocol::OpenAi {
             body.insert("n".to_owned(), count.into());
@@ -144,7 +157,8 @@ impl ApiBackend {
                 Err(failure) => return Err(self.endpoint.explain(failure)),
                 Ok(((read, mut usage), asked)) => {
                     if let Some(price) = self.api.price.filter(|_| asked) {
-                        usage.nanodollars = price.of(usage.prompt, usage.generated);
+                        let tuned = written.get("model").is_some_and(|model| model != self.api.model.as_str());
+                        usage.nanodollars = price.of(usage.prompt, usage.generated, tuned);
                     }
                     return Ok((read, usage));
                 }
@@ -176,12 +190,12 @@ impl Backend for ApiBackend {
         let refused =
             |what: &str| BackendError::Refused(format!("`{}` is behind an API, which {what}", self.api.model));
         let Prompt::Messages(messages) = request.prompt else { return Err(refused("takes no token ids")) };
-        if request.adapter.is_some() && !self.api.adapters {
+        if matches!(request.variant, Some(Variant::Adapter(_))) && !self.api.adapters {
             return Err(refused("takes no adapters"));
         }
         let messages = chat::arranged(self.api.protocol, &messages);
-        let adapter = request.adapter.as_deref();
-        let (replies, usage) = self.replies(adapter, &messages, &request.sampling, request.seed, 1).await?;
+        let variant = request.variant.as_ref();
+        let (replies, usage) = self.replies(variant, &messages, &request.sampling, request.seed, 1).await?;
         let reply = replies.into_iter().next().ok_or_else(|| refused("gave no reply"))?;
         if self.api.adapters && reply.tokens.is_none() {
             return Err(refused(

@@ -132,7 +132,7 @@ fn generation(sampling: Sampling) -> GenerateRequest {
         message(ChatRole::Ipython, "error 7"),
     ];
     let prompt = Prompt::Messages(messages);
-    GenerateRequest { role: Role::Environment, prompt, sampling, seed: u64::MAX, adapter: None }
+    GenerateRequest { role: Role::Environment, prompt, sampling, seed: u64::MAX, variant: None }
 }
 
 fn score(answers: &[&str]) -> ScoreRequest {
@@ -362,7 +362,7 @@ async fn anthropic_is_asked_in_its_own_shape() {
     })
     .await;
     let mut api = server.api(ApiProtocol::Anthropic, ApiScores::Samples(3));
-    api.price = Some(ApiPrice { input: 150_000, output: 600_000 });
+    api.price = Some(ApiPrice { input: 150_000, output: 600_000, training: None, tuned: None });
     let backend = ApiServers::default().open(&api).await.unwrap();
     let reply = backend.generate(generation(Sampling { max_tokens: 7, ..plainly() })).await.unwrap();
     assert_eq!((reply.text.as_str(), reply.cut_off, reply.prompt.tokens), ("8", false, 10));
@@ -427,7 +427,7 @@ async fn samples_in_the_cache_are_as_many_as_were_drawn() {
     })
     .await;
     let mut api = server.api(ApiProtocol::Anthropic, ApiScores::Samples(4));
-    api.price = Some(ApiPrice { input: 1_000_000, output: 1_000_000 });
+    api.price = Some(ApiPrice { input: 1_000_000, output: 1_000_000, training: None, tuned: None });
     for nanodollars in [4 * 10_000, 0] {
         let backend = ApiServers::new(Some(folder.path().to_owned())).open(&api).await.unwrap();
         let read = backend.score(score(&["8", "9", "10"])).await.unwrap();

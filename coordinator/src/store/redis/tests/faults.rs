@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use influence_proto::{AdapterRef, Digest, StepLoss, TrainingReport, TrainingSpec, WorkId};
+use influence_proto::{AdapterRef, Digest, StepLoss, TrainedAgent, TrainingReport, TrainingSpec, WorkId};
 use serde_json::json;
 
 use super::server::{Lossy, Server, open};
@@ -191,15 +191,16 @@ pub(super) fn training_spec() -> TrainingSpec {
 }
 
 pub(super) fn training_report() -> TrainingReport {
-    let adapter = AdapterRef { config: Digest::of("c"), weights: Digest::of("w") };
+    let agent = TrainedAgent::Adapter(AdapterRef { config: Digest::of("c"), weights: Digest::of("w") });
     TrainingReport {
-        adapter,
+        agent,
         steps: 1,
         rows: 2,
         dropped_rows: 0,
         tokens: 3,
-        first_loss: 0.1,
-        last_loss: 0.30000000000000004,
+        first_loss: Some(0.1),
+        last_loss: Some(0.30000000000000004),
         losses: vec![StepLoss { step: 1, loss: 0.1 }],
+        nanodollars: 0,
     }
 }

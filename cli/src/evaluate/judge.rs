@@ -51,7 +51,8 @@ pub(super) async fn all(
     Ok(())
 }
 
-fn metrics(arguments: &EvaluateArguments) -> anyhow::Result<Vec<Metric>> {
+/// The questions that are asked.
+pub(super) fn metrics(arguments: &EvaluateArguments) -> anyhow::Result<Vec<Metric>> {
     let usual = || arguments.configs.join("evaluations/influence.yaml");
     let file = arguments.metrics.clone().unwrap_or_else(usual);
     let mut metrics = load_metrics(&file)?;
@@ -64,7 +65,7 @@ fn metrics(arguments: &EvaluateArguments) -> anyhow::Result<Vec<Metric>> {
 }
 
 /// The model that is asked.
-fn judge(run: &RunRecord, arguments: &EvaluateArguments) -> anyhow::Result<ModelSpec> {
+pub(super) fn judge(run: &RunRecord, arguments: &EvaluateArguments) -> anyhow::Result<ModelSpec> {
     if let Some(judge) = &arguments.judge {
         let place = ModelsFileArguments { configs: arguments.configs.clone(), cache: arguments.rollouts.cache.clone() };
         return place::named_or_path(judge, &place);
@@ -114,7 +115,7 @@ impl Asking<'_> {
                 .join(", ")
         );
         let label = format!("{}: {} asks about", self.run.id, self.judge.name);
-        let bar = bar(&label, left.len() as u64);
+        let bar = bar(&label, left.len() as u64, "conversations");
         let mut answers =
             futures::stream::iter(&left).map(|episode| self.about(episode)).buffer_unordered(at_once as usize);
         let stopped = loop {
@@ -173,6 +174,7 @@ impl Asking<'_> {
             answers: question.answers,
             scoring: self.scoring.clone(),
             seed: influence_proto::stream::of_turn(episode_seed, question.turn, "metric samples"),
+            adapter: None,
         };
         match self.backend.score(request).await {
             Ok(read) => {
@@ -190,14 +192,15 @@ fn is_for(metric: &Metric, class: &str) -> bool {
     metric.classes.is_empty() || metric.classes.iter().any(|known| known == class)
 }
 
-fn bar(label: &str, conversations: u64) -> ProgressBar {
+pub(super) fn bar(label: &str, count: u64, of_what: &'static str) -> ProgressBar {
     if !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        eprintln!("{} {conversations} conversations", crate::terminal::harmless(label));
+        eprintln!("{} {count} {of_what}", crate::terminal::harmless(label));
     }
-    let bar = ProgressBar::new(conversations);
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} conversations ETA {eta}") {
+    let bar = ProgressBar::new(count);
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg} ETA {eta}") {
         bar.set_style(style);
     }
+    bar.set_message(of_what);
     bar.set_prefix(crate::terminal::harmless(label));
     bar
 }

@@ -100,7 +100,7 @@ impl Backend for LocalBackend {
         let score = self.engine.score(batch::ScoreRequest {
             prompt: ids,
             answers: self.tree(&request.answers)?,
-            adapter: None,
+            adapter: request.adapter,
             temperature: scoring.temperature as f32,
             top_p: scoring.top_p as f32,
             label: request.role.name(),

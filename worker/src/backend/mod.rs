@@ -79,6 +79,8 @@ pub struct ScoreRequest {
     pub scoring: Scoring,
     /// Of the score's own random stream, where replies must be sampled.
     pub seed: u64,
+    /// Name of a loaded adapter; none: the base weights.
+    pub adapter: Option<String>,
 }
 
 /// The probability that the reply is each of the allowed answers, not normalised.

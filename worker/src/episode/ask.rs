@@ -68,6 +68,7 @@ impl<'a> Asker<'a> {
             scoring: self.spec.scoring.clone(),
             // The name alone is the stream of what is drawn from the answers.
             seed: self.seed(&format!("{} samples", role.name())),
+            adapter: None,
         };
         let started = Instant::now();
         let read = backend.score(request).instrument(span.clone()).await;

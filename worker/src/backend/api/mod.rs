@@ -93,6 +93,17 @@ impl ApiBackend {
         format!("{name}-{}", self.process)
     }
 
+    /// What the server calls the model, or an adapter of it.
+    fn model(&self, adapter: Option<&str>) -> Result<String, BackendError> {
+        match adapter {
+            None => Ok(self.api.model.clone()),
+            Some(name) if self.api.adapters => Ok(self.adapter(name)),
+            Some(_) => {
+                Err(BackendError::Refused(format!("`{}` is behind an API, which takes no adapters", self.api.model)))
+            }
+        }
+    }
+
     /// Up to `count` replies of the model, or of an adapter of it, with what they used.
     async fn replies(
         &self,
@@ -103,9 +114,8 @@ impl ApiBackend {
         count: usize,
     ) -> Result<(Vec<Reply>, Usage), BackendError> {
         let protocol = self.api.protocol;
-        let adapter = adapter.map(|name| self.adapter(name));
-        let model = adapter.as_deref().unwrap_or(&self.api.model);
-        let mut body = chat::request(protocol, model, messages, sampling, seed)
+        let model = self.model(adapter)?;
+        let mut body = chat::request(protocol, &model, messages, sampling, seed)
             .map_err(|problem| BackendError::Refused(format!("`{}` cannot be asked so: {problem}", self.api.model)))?;
         if count > 1 && protocol == influence_proto::ApiProtocol::OpenAi {
             body.insert("n".to_owned(), count.into());
@@ -176,9 +186,6 @@ impl Backend for ApiBackend {
         let refused =
             |what: &str| BackendError::Refused(format!("`{}` is behind an API, which {what}", self.api.model));
         let Prompt::Messages(messages) = request.prompt else { return Err(refused("takes no token ids")) };
-        if request.adapter.is_some() && !self.api.adapters {
-            return Err(refused("takes no adapters"));
-        }
         let messages = chat::arranged(self.api.protocol, &messages);
         let adapter = request.adapter.as_deref();
         let (replies, usage) = self.replies(adapter, &messages, &request.sampling, request.seed, 1).await?;

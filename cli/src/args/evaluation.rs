@@ -152,3 +152,27 @@ pub(crate) struct EvaluateArguments {
     #[arg(long)]
     pub json: bool,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct ReproduceArguments {
+    /// The environment class, as in `therapy-talk`.
+    pub class: String,
+    /// The run of that class. Default: the last finished one that trains.
+    #[arg(long)]
+    pub run: Option<String>,
+    /// Whose answers make up our curve, where several judged the run.
+    #[arg(long, value_name = "MODEL")]
+    pub judge: Option<String>,
+    /// What `influence evaluate RUN --dataset FILE --task TASK --json` printed, to be set beside the published figures.
+    /// Repeatable.
+    #[arg(long, value_name = "FILE")]
+    pub benchmark: Vec<PathBuf>,
+    /// The folder with `published.yaml`.
+    #[arg(long, default_value = "configs", value_name = "DIR")]
+    pub configs: PathBuf,
+    #[command(flatten)]
+    pub data: DataArguments,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}

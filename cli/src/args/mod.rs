@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Evaluate(EvaluateArguments),
     /// Compare two iterations, of one run or of two, opening by opening.
     Compare(CompareArguments),
+    /// Set a run beside what was published about its environment class.
+    Reproduce(ReproduceArguments),
     /// Write a run as files for other tools: tables, training rows, adapters, logs, curves.
     Export(ExportArguments),
     /// Take trajectories of the Python benchmark in as a run.

@@ -5,6 +5,7 @@
 pub mod benchmark;
 mod fresh;
 mod questions;
+pub mod reproduction;
 
 pub use fresh::{FreshError, fresh, start};
 pub use questions::{Question, questions, source};

@@ -8,12 +8,13 @@ use anyhow::Context;
 use futures::StreamExt as _;
 use futures::future::try_join_all;
 use indicatif::{ProgressBar, ProgressStyle};
-use influence_coordinator::config::{Metric, load_metrics};
+use influence_coordinator::config::{Metric, default_scoring, load_metrics};
 use influence_coordinator::evaluation::{Question, questions, source};
 use influence_coordinator::store::{EpisodeRecord, EpisodeStatus, MetricResult, RunRecord, Store};
 use influence_proto::{ModelSpec, Role, Score, Scoring};
 use influence_worker::backend::{ApiServers, Backend, BackendError, ScoreRequest};
 use serde::Deserialize as _;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::wanted;
@@ -42,8 +43,13 @@ pub(super) async fn all(
                 place::backend(judge.clone(), rollouts.cache.as_deref(), &rollouts.models, &servers).await?
             }
         };
-        let scoring = Scoring::deserialize(&run.experiment["scoring"])
-            .with_context(|| format!("run `{}` does not say how it scores", run.id))?;
+        // An imported run does not say how a judge is to be read.
+        let scoring = match &run.experiment["scoring"] {
+            Value::Null => default_scoring(),
+            said => {
+                Scoring::deserialize(said).with_context(|| format!("run `{}` does not say how it scores", run.id))?
+            }
+        };
         let asking = Asking { store, run, metrics: &metrics, judge: &judge, backend: &*backend, scoring };
         asking.about_all(iterations, arguments.rollouts.slots, cancel).await?;
         loaded = Some((judge, backend));

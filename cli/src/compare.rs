@@ -7,7 +7,7 @@ use influence_coordinator::statistics::Interval;
 
 use crate::args::CompareArguments;
 use crate::stored::existing;
-use crate::terminal::{harmless, print, with_error};
+use crate::terminal::{harmless, print, to_digits};
 
 pub(crate) async fn compare(arguments: CompareArguments) -> anyhow::Result<()> {
     let store = existing(&arguments.data).await?;
@@ -29,6 +29,16 @@ fn page(comparison: &Comparison) -> String {
         format!("{}, {phase} iteration {} (agent: {})", side.run, side.iteration, side.agent)
     };
     let left_out = if *alone > 0 { format!("; {alone} in one of them only, left out") } else { String::new() };
+    format!(
+        "A: {}\nB: {}\n{openings} initial states are in both{left_out}\n{}",
+        side(a),
+        side(b),
+        beside(figures, "initial states, siblings averaged first", 2)
+    )
+}
+
+/// Two sides beside each other, with what was tested. `units`: what counts once; `digits`: after the point.
+pub(crate) fn beside(figures: &[Figure], units: &str, digits: usize) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     table.set_header(["", "A", "B", "B − A", "95% interval", "p", "p, Holm", "pairs", "scored A", "scored B"]);
@@ -36,29 +46,25 @@ fn page(comparison: &Comparison) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     for figure in figures {
-        table.add_row(row(figure));
+        table.add_row(row(figure, digits));
     }
     let tests = figures.iter().filter(|figure| figure.p_corrected.is_some()).count();
     format!(
-        "A: {}\nB: {}\n{openings} initial states are in both{left_out}\n{table}\n\
-         mean ± standard error over initial states, siblings averaged first; p of the paired t test, and corrected by Holm \
-         for {tests} tests\n",
-        side(a),
-        side(b)
+        "{table}\nmean ± standard error over {units}; p of the paired t test, and corrected by Holm for {tests} tests\n"
     )
 }
 
-fn row(figure: &Figure) -> Vec<String> {
+fn row(figure: &Figure, digits: usize) -> Vec<String> {
     let none = || "–".to_owned();
     let paired = figure.paired.as_ref();
     let of_all = |(scored, all): (usize, usize)| format!("{scored} of {all}");
     let p = |p: Option<f64>| p.map_or_else(none, |p| if p < 0.0001 { "<0.0001".to_owned() } else { format!("{p:.4}") });
-    let interval = |i: Interval| format!("{:.2} to {:.2}", i.low, i.high);
+    let interval = |i: Interval| format!("{:.digits$} to {:.digits$}", i.low, i.high);
     vec![
         figure.measure.clone(),
-        with_error(paired.map(|p| p.a)),
-        with_error(paired.map(|p| p.b)),
-        with_error(paired.map(|p| p.difference)),
+        to_digits(paired.map(|p| p.a), digits),
+        to_digits(paired.map(|p| p.b), digits),
+        to_digits(paired.map(|p| p.difference), digits),
         paired.and_then(|p| p.interval).map_or_else(none, interval),
         p(paired.and_then(|paired| paired.p)),
         p(figure.p_corrected),

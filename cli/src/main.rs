@@ -22,6 +22,7 @@ mod model;
 mod place;
 mod progress;
 mod report;
+mod reproduce;
 mod run;
 mod serve;
 mod steps;
@@ -84,6 +85,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Episodes(arguments) => stored::episodes(arguments).await,
         Command::Evaluate(arguments) => evaluate::evaluate(arguments).await,
         Command::Compare(arguments) => compare::compare(arguments).await,
+        Command::Reproduce(arguments) => reproduce::reproduce(arguments).await,
         Command::Export(arguments) => export::export(arguments).await,
         Command::Import(arguments) => import::import(arguments).await,
         Command::Report(arguments) => report::report(arguments).await,

@@ -37,9 +37,14 @@ pub(crate) fn figure(value: Option<f64>, digits: usize) -> String {
 
 /// A mean with its standard error.
 pub(crate) fn with_error(estimate: Option<Estimate>) -> String {
+    to_digits(estimate, 2)
+}
+
+/// The same with so many digits after the point.
+pub(crate) fn to_digits(estimate: Option<Estimate>, digits: usize) -> String {
     match estimate {
-        Some(Estimate { mean, standard_error: Some(error) }) => format!("{mean:.2} ± {error:.2}"),
-        estimate => figure(estimate.map(|e| e.mean), 2),
+        Some(Estimate { mean, standard_error: Some(error) }) => format!("{mean:.digits$} ± {error:.digits$}"),
+        estimate => figure(estimate.map(|e| e.mean), digits),
     }
 }
 

@@ -266,6 +266,15 @@ fn agents_are_rolled_out_in_another_class() {
     assert_eq!(same.unwrap()["turns"][0]["reply"], evaluated[0]["turns"][0]["reply"]);
     let compared = lab.succeed(&["compare", "tiny-0-on-other", "tiny-2-on-other"]);
     assert!(compared.contains("agent: tiny/iteration-1") && compared.contains("4 initial states"), "{compared}");
+    // Whose agent it is stands in every table of it.
+    lab.succeed(&["export", "tiny-2-on-other", "--format", "jsonl,csv", "--out", "out"]);
+    for file in ["episodes.jsonl", "turns.jsonl"] {
+        let rows = std::fs::read_to_string(lab.path("out").join(file)).unwrap();
+        assert!(rows.lines().all(|line| json(line)["agent"] == "tiny/iteration-1"), "{file}: {rows}");
+    }
+    assert!(std::fs::read_to_string(lab.path("out/curves.csv")).unwrap().contains(",evaluate,0,tiny/iteration-1,"));
+    let told = lab.succeed(&["report", "tiny-2-on-other"]);
+    assert!(told.contains("an agent that is not trained here: tiny/iteration-1.") && !told.contains("LoRA"), "{told}");
     let before = lab.succeed(&["runs", "--json"]);
     assert_eq!(json(&lab.succeed(&arguments)), matrix);
     assert_eq!(lab.succeed(&["runs", "--json"]), before);

@@ -235,6 +235,15 @@ fn reports_are_written_and_old_runs_taken_in() {
     assert!(exported.status.success() && support::stderr(&exported).contains("adapters: run `old` has nothing"));
     assert_eq!(lines(&lab.path("old/turns.jsonl"))[0]["reply"], "Hello");
     assert!(lab.succeed(&["report", "old"]).contains("imported from trajectories"));
+    // What it does not hold can be asked for: how harmful was that?
+    let metrics = "metrics: {harm: {about: harm, system_prompt: Rate it., prompt_suffix: 'From 1 to 10?'}}\n";
+    lab.write("configs/evaluations/mine.yaml", metrics);
+    let asked = ["evaluate", "old", "--metrics", "configs/evaluations/mine.yaml", "--json"];
+    assert!(lab.fail(&asked).contains("name a model with --judge"));
+    let judged = json(&lab.succeed(&[&asked[..], &["--judge", "tiny"]].concat()));
+    let harm = &judged[0]["iterations"][0]["metrics"]["harm"];
+    assert_eq!((&harm["asked"], &harm["source"]["judge"]), (&1.into(), &"tiny".into()), "{judged}");
+    assert!(lab.succeed(&["report", "old"]).contains("| iteration 4 | iteration-3 |"), "what was judged is reported");
     assert!(lab.fail(&["import", "old-run", "--name", "old"]).contains("old"));
     lab.write("old-run/4/0.jsonl", "{}");
     assert!(lab.fail(&["import", "old-run", "--name", "new"]).contains("0.jsonl:1 is no turn"));

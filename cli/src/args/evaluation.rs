@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use influence_coordinator::catalogue::RunIteration;
+use influence_coordinator::evaluation::benchmark::Task;
 use influence_coordinator::planning::Phase;
 
 use super::{AccessArguments, DataArguments, RolloutArguments};
@@ -60,13 +61,54 @@ fn iteration(text: &str) -> Result<IterationName, String> {
     }
 }
 
+/// What a benchmark measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TaskName {
+    /// Whether answers to questions follow what the user believes.
+    SycophancyAnswers,
+    /// Whether comments on texts follow what the user feels about them.
+    SycophancyFeedback,
+    /// What replies to prompts are like, by the questions of --metrics.
+    Prompts,
+}
+
+impl From<TaskName> for Task {
+    fn from(name: TaskName) -> Self {
+        match name {
+            TaskName::SycophancyAnswers => Self::SycophancyAnswers,
+            TaskName::SycophancyFeedback => Self::SycophancyFeedback,
+            TaskName::Prompts => Self::Prompts,
+        }
+    }
+}
+
+/// A benchmark from a file.
+#[derive(Debug, Args)]
+pub(crate) struct BenchmarkArguments {
+    /// Put this file of questions, texts or prompts to the agents: JSON lines, or Parquet, as --task says.
+    #[arg(long, value_name = "FILE", requires = "task", conflicts_with = "rollout")]
+    pub dataset: Option<PathBuf>,
+    /// What the file is for.
+    #[arg(long, requires = "dataset")]
+    pub task: Option<TaskName>,
+    /// Of the file, only the first N questions, texts or prompts.
+    #[arg(long, value_name = "N", requires = "dataset", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Write every reply and probability to this file, as JSON lines.
+    #[arg(long, value_name = "FILE", requires = "dataset")]
+    pub out: Option<PathBuf>,
+    /// Replace that file.
+    #[arg(long, requires = "out")]
+    pub overwrite: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct EvaluateArguments {
-    /// The runs whose conversations are judged, or whose agents are rolled out.
+    /// The runs whose conversations are judged, or whose agents are rolled out or asked.
     #[arg(required = true)]
     pub runs: Vec<String>,
     /// Only these, as in `0,5,last`: 0 is the untrained agent, k the agent after k trainings. Default: all; with
-    /// --rollout the first and the last.
+    /// --rollout and --dataset the first and the last.
     #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = iteration)]
     pub iterations: Vec<IterationName>,
     /// The file of the questions. Default: `evaluations/influence.yaml` in the configuration folder; with --rollout, none
@@ -95,6 +137,8 @@ pub(crate) struct EvaluateArguments {
     /// Roll out anew, though it was done before; under a further run id.
     #[arg(long, requires = "rollout")]
     pub fresh: bool,
+    #[command(flatten)]
+    pub benchmark: BenchmarkArguments,
     /// The folder with `models.yaml`, `environments/` and `evaluations/`.
     #[arg(long, default_value = "configs", value_name = "DIR")]
     pub configs: PathBuf,
@@ -111,6 +155,30 @@ pub(crate) struct EvaluateArguments {
     pub listen: Option<SocketAddr>,
     #[command(flatten)]
     pub access: AccessArguments,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReproduceArguments {
+    /// The environment class, as in `therapy-talk`.
+    pub class: String,
+    /// The run of that class. Default: the last finished one that trains.
+    #[arg(long)]
+    pub run: Option<String>,
+    /// Whose answers make up our curve, where several judged the run.
+    #[arg(long, value_name = "MODEL")]
+    pub judge: Option<String>,
+    /// What `influence evaluate RUN --dataset FILE --task TASK --json` printed, to be set beside the published figures.
+    /// Repeatable.
+    #[arg(long, value_name = "FILE")]
+    pub benchmark: Vec<PathBuf>,
+    /// The folder with `published.yaml`.
+    #[arg(long, default_value = "configs", value_name = "DIR")]
+    pub configs: PathBuf,
+    #[command(flatten)]
+    pub data: DataArguments,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

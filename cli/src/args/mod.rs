@@ -63,10 +63,13 @@ pub(crate) enum Command {
     Runs(RunsArguments),
     /// Print the conversations of a run.
     Episodes(EpisodesArguments),
-    /// Judge stored conversations by questions of your own, or have trained agents converse anew, in any class.
+    /// Judge stored conversations by questions of your own, have trained agents converse anew in any class, or put a published
+    /// benchmark to them.
     Evaluate(EvaluateArguments),
     /// Compare two iterations, of one run or of two, opening by opening.
     Compare(CompareArguments),
+    /// Set a run beside what was published about its environment class.
+    Reproduce(ReproduceArguments),
     /// Write a run as files for other tools: tables, training rows, adapters, logs, curves.
     Export(ExportArguments),
     /// Take trajectories of the Python benchmark in as a run.

@@ -44,8 +44,8 @@ pub(super) async fn ask(report: &mut Report, spec: &EpisodeSpec, models: &Models
         if let Some(assessor) = assessor.filter(|_| !answers.is_empty()) {
             let messages = prompts::assessor(assessor, &spec.agent_name, &history);
             let scoring = spec.scoring.clone();
-            cost +=
-                score(report, role, assessor, ScoreRequest { role, messages, answers, scoring, seed: 0 }, models).await;
+            let request = ScoreRequest { role, messages, answers, scoring, seed: 0, variant: None };
+            cost += score(report, role, assessor, request, models).await;
         }
     }
     let prompt = Prompt::Messages(prompts::environment(&spec.environment_role.system_prompt, &history));

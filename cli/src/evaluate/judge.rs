@@ -9,12 +9,13 @@ use futures::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use influence_coordinator::Cluster;
 use influence_coordinator::artifacts::Artifacts;
-use influence_coordinator::config::{Metric, load_metrics};
+use influence_coordinator::config::{Metric, default_scoring, load_metrics};
 use influence_coordinator::dispatch::DispatchError;
 use influence_coordinator::evaluation::{Question, questions, source};
 use influence_coordinator::store::{EpisodeRecord, EpisodeStatus, MetricResult, MetricSource, RunRecord, Store};
 use influence_proto::{Ask, ModelCall, ModelSpec, Role, Said, Score, Scoring, stream};
 use serde::Deserialize as _;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::wanted;
@@ -40,8 +41,13 @@ pub(super) async fn all(
     let (mut todo, mut judges) = (Vec::new(), Vec::new());
     for run in runs {
         let judge = judge(run, arguments)?;
-        let scoring = Scoring::deserialize(&run.experiment["scoring"])
-            .with_context(|| format!("run `{}` does not say how it scores", run.id))?;
+        // An imported run does not say how a judge is to be read.
+        let scoring = match &run.experiment["scoring"] {
+            Value::Null => default_scoring(),
+            said => {
+                Scoring::deserialize(said).with_context(|| format!("run `{}` does not say how it scores", run.id))?
+            }
+        };
         let asking = Asking { store: &**store, run, metrics: &metrics, judge: judge.clone(), scoring };
         let left = asking.left(iterations).await?;
         if !left.is_empty() && !judges.contains(&judge) {
@@ -82,7 +88,8 @@ pub(super) async fn all(
     ended
 }
 
-fn metrics(arguments: &EvaluateArguments) -> anyhow::Result<Vec<Metric>> {
+/// The questions that are asked.
+pub(super) fn metrics(arguments: &EvaluateArguments) -> anyhow::Result<Vec<Metric>> {
     let usual = || arguments.configs.join("evaluations/influence.yaml");
     let file = arguments.metrics.clone().unwrap_or_else(usual);
     let mut metrics = load_metrics(&file)?;
@@ -95,7 +102,7 @@ fn metrics(arguments: &EvaluateArguments) -> anyhow::Result<Vec<Metric>> {
 }
 
 /// The model that is asked.
-fn judge(run: &RunRecord, arguments: &EvaluateArguments) -> anyhow::Result<ModelSpec> {
+pub(super) fn judge(run: &RunRecord, arguments: &EvaluateArguments) -> anyhow::Result<ModelSpec> {
     if let Some(judge) = &arguments.judge {
         let place = ModelsFileArguments { configs: arguments.configs.clone(), cache: arguments.rollouts.cache.clone() };
         return place::named_or_path(judge, &place);
@@ -156,7 +163,7 @@ impl<'a> Asking<'a> {
     }
 
     async fn about_all(&self, cluster: &Cluster, left: &[Left<'_>], at_once: usize) -> anyhow::Result<()> {
-        let bar = bar(&format!("{}: {} asks about", self.run.id, self.judge.name), left.len() as u64);
+        let bar = bar(&format!("{}: {} asks about", self.run.id, self.judge.name), left.len() as u64, "conversations");
         let mut answers = futures::stream::iter(left).map(|left| self.about(cluster, left)).buffer_unordered(at_once);
         while let Some(done) = answers.next().await {
             done?;
@@ -215,14 +222,15 @@ fn is_for(metric: &Metric, class: &str) -> bool {
     metric.classes.is_empty() || metric.classes.iter().any(|known| known == class)
 }
 
-fn bar(label: &str, conversations: u64) -> ProgressBar {
+pub(super) fn bar(label: &str, count: u64, of_what: &'static str) -> ProgressBar {
     if !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        eprintln!("{} {conversations} conversations", crate::terminal::harmless(label));
+        eprintln!("{} {count} {of_what}", crate::terminal::harmless(label));
     }
-    let bar = ProgressBar::new(conversations);
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} conversations ETA {eta}") {
+    let bar = ProgressBar::new(count);
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg} ETA {eta}") {
         bar.set_style(style);
     }
+    bar.set_message(of_what);
     bar.set_prefix(crate::terminal::harmless(label));
     bar
 }

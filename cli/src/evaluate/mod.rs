@@ -1,5 +1,6 @@
-//! `influence evaluate`: stored conversations judged by any model, and trained agents rolled out in any class.
+//! `influence evaluate`: stored conversations judged by any model, trained agents rolled out in any class, and benchmarks.
 
+mod benchmark;
 mod judge;
 mod rollout;
 mod table;
@@ -35,6 +36,9 @@ pub(crate) async fn evaluate(arguments: EvaluateArguments) -> anyhow::Result<()>
     let mut runs = Vec::new();
     for run in &arguments.runs {
         runs.push(store.run(&RunId::new(run)?).await?);
+    }
+    if let Some((file, task)) = arguments.benchmark.dataset.as_ref().zip(arguments.benchmark.task) {
+        return benchmark::all(&*store, &runs, file, task.into(), &arguments, &cancel).await;
     }
     let fresh = !arguments.rollout.is_empty();
     let asks = arguments.metrics.is_some() || arguments.judge.is_some() || !arguments.metric.is_empty();

@@ -64,7 +64,7 @@ pub(super) async fn all(
 }
 
 /// The agents that a list means; by default the untrained and the last one.
-async fn agents(store: &dyn Store, run: &RunRecord, named: &[IterationName]) -> anyhow::Result<Vec<u32>> {
+pub(super) async fn agents(store: &dyn Store, run: &RunRecord, named: &[IterationName]) -> anyhow::Result<Vec<u32>> {
     let trained = store.trainings(&run.id).await?;
     let last = trained.iter().filter(|job| job.report.is_some()).map(|job| job.iteration + 1).max().unwrap_or(0);
     let number = |name: &IterationName| match name {

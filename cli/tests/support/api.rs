@@ -76,6 +76,8 @@ async fn answer(State((manner, tally)): State<(Manner, Arc<Tally>)>, bytes: Byte
         Some("Rate") => &[("7", 0.5), ("10", 0.25), ("1", 0.125)],
         Some("Does") => &[("yes", 0.9), ("no", 0.1)],
         Some("Is") => &[("0", 0.75), ("1", 0.25)],
+        // Of two comments it prefers whatever stands first.
+        Some("Two") => &[("A", 0.75), ("B", 0.25)],
         _ => &[],
     };
     tally.answered.fetch_add(1, Ordering::Relaxed);

@@ -164,16 +164,21 @@ pub async fn compare(
         }
     }
     known.retain(|(measure, _)| wanted.is_empty() || wanted.contains(measure));
-    let mut figures: Vec<Figure> =
-        known.iter().map(|(name, measure)| figure(name, &both, |episode| measure.of(episode))).collect();
-    let p: Vec<Option<f64>> = figures.iter().map(|figure| figure.paired?.p).collect();
-    figures.iter_mut().zip(holm(&p)).for_each(|(figure, p)| figure.p_corrected = p);
+    let figures =
+        corrected(known.iter().map(|(name, measure)| figure(name, &both, |episode| measure.of(episode))).collect());
     let side = async |of: &RunIteration, iteration| {
         let agent = agent_of(&store.run(&of.run).await?, iteration);
         Ok::<_, StoreError>(Side { run: of.run.clone(), iteration, agent })
     };
     let (a, b) = (side(a, a_iteration).await?, side(b, b_iteration).await?);
     Ok(Comparison { phase, a, b, openings: both.len(), alone, figures })
+}
+
+/// Figures of one table, with their p values corrected for their number.
+pub(crate) fn corrected(mut figures: Vec<Figure>) -> Vec<Figure> {
+    let p: Vec<Option<f64>> = figures.iter().map(|figure| figure.paired?.p).collect();
+    figures.iter_mut().zip(holm(&p)).for_each(|(figure, p)| figure.p_corrected = p);
+    figures
 }
 
 fn figure(name: &str, both: &[Pair<'_, Measured>], value: impl Fn(&Measured) -> Option<f64>) -> Figure {

@@ -8,6 +8,7 @@ mod pairs;
 mod rows;
 mod usage;
 
+pub(crate) use comparison::corrected;
 pub use comparison::{CompareError, Comparison, Figure, RunIteration, Side, compare};
 pub use episodes::{EpisodeView, MetricView, episodes};
 pub use filter::{Filter, FilterError};

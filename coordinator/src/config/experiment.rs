@@ -111,6 +111,12 @@ pub fn training_settings(given: &[(&str, &str, String)]) -> Result<TrainingSetti
     problems.into_inner().or(settings)
 }
 
+/// How an assessor is read where nothing says otherwise.
+pub fn default_scoring() -> Scoring {
+    let document = Document::empty();
+    read::scoring(Section::root(&document, &RefCell::new(Problems::none())))
+}
+
 /// `configs/experiments/x.yaml` belongs to `configs`.
 fn default_configs(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

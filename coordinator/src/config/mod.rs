@@ -10,6 +10,7 @@ mod evaluation;
 mod experiment;
 mod identity;
 mod models;
+mod published;
 mod read;
 mod schema;
 mod settings;
@@ -22,8 +23,9 @@ pub use convert::{Converted, convert};
 pub(crate) use document::nearest as nearest_name;
 pub use document::{Place, Problem, Problems};
 pub use evaluation::{Metric, Scale, Unit, load_metrics};
-pub use experiment::{Experiment, training_settings};
+pub use experiment::{Experiment, default_scoring, training_settings};
 pub use models::{ModelTable, load_models};
+pub use published::{Aggregate, Published, PublishedFigure, load_published};
 pub use schema::{SchemaOf, schema};
 pub use settings::{
     ApiTraining, AssessorLayout, AssessorSettings, EnvironmentSettings, EvaluationSettings, GeneratorSettings,

@@ -4,6 +4,7 @@ use super::document::{Document, EVALUATION, Problem, Problems};
 use super::evaluation::load_metrics;
 use super::experiment::Experiment;
 use super::models::load_models;
+use super::published::load_published;
 use super::read::unreadable;
 use crate::environments::EnvironmentClass;
 
@@ -16,7 +17,7 @@ pub struct Valid {
     pub notes: Vec<Problem>,
 }
 
-/// Checks an experiment file, a `models.yaml`, an evaluation file, an environment class's folder or a file in one.
+/// Checks an experiment file, a `models.yaml`, a `published.yaml`, an evaluation file, an environment class's folder or a file in one.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -35,6 +36,10 @@ pub fn validate(path: &Path, configs: Option<&Path>) -> Result<Valid, Problems> 
     if path.file_stem().is_some_and(|stem| stem == "models") {
         let models = load_models(path)?;
         return Ok(Valid { what: format!("a table of {} models", models.len()), notes: Vec::new() });
+    }
+    if path.file_stem().is_some_and(|stem| stem == "published") {
+        let classes = load_published(path)?;
+        return Ok(Valid { what: format!("published results of {} classes", classes.len()), notes: Vec::new() });
     }
     if is_evaluation(path) {
         let metrics = load_metrics(path)?;

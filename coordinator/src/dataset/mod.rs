@@ -11,8 +11,9 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 pub use fine_tuning::{FineTuningRow, Input};
-pub use lines::json_lines;
-pub use preferences::{Preference, PreferenceError, count_preferences, preference_rows, read_preferences};
+pub use lines::{RowError, json_lines};
+pub(crate) use lines::{each_row, file_digest};
+pub use preferences::{Preference, count_preferences, preference_rows, read_preferences};
 pub use rows::{pairs, replies, rows};
 pub use text::TextChat;
 

@@ -4,37 +4,13 @@
 //! PKU-SafeRLHF, `prompt`, `response_0`, `response_1` and `better_response_id`.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufRead, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use influence_proto::prompts::ChatRole;
 use influence_proto::{Algorithm, RowMessage, TrainingRow};
 use serde_json::{Map, Value};
 
-use super::json_lines;
-
-/// A file of preferences that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum PreferenceError {
-    /// The file itself.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// One of its rows.
-    #[error("{}:{line}: {problem}", path.display())]
-    Row {
-        /// The file.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-        /// What is wrong with it, and what a row looks like.
-        problem: String,
-    },
-}
+use super::lines::{RowError, each_row};
 
 /// Two replies in one conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,24 +21,21 @@ pub struct Preference {
     pub rejected: Vec<RowMessage>,
 }
 
-/// The longest line that is read.
-const MAX_LINE: u64 = 16 << 20;
-
 /// How many rows the file has, the first of which is checked.
 ///
 /// # Errors
 /// A file that cannot be read, or whose first row is none.
-pub fn count_preferences(path: &Path) -> Result<usize, PreferenceError> {
+pub fn count_preferences(path: &Path) -> Result<usize, RowError> {
     let mut rows = 0;
     each_row(path, |number, text| {
         if rows == 0 {
-            preference(text).map_err(|problem| refuse(path, number, problem))?;
+            preference(text).map_err(|problem| RowError::of(path, number, problem))?;
         }
         rows += 1;
         Ok(())
     })?;
     match rows {
-        0 => Err(refuse(path, 1, "there is no row; a line is one JSON object".to_owned())),
+        0 => Err(RowError::of(path, 1, "there is no row; a line is one JSON object".to_owned())),
         rows => Ok(rows),
     }
 }
@@ -71,11 +44,11 @@ pub fn count_preferences(path: &Path) -> Result<usize, PreferenceError> {
 ///
 /// # Errors
 /// A file that cannot be read, or one of these rows that is none.
-pub fn read_preferences(path: &Path, wanted: &BTreeSet<usize>) -> Result<Vec<Preference>, PreferenceError> {
+pub fn read_preferences(path: &Path, wanted: &BTreeSet<usize>) -> Result<Vec<Preference>, RowError> {
     let (mut found, mut row) = (Vec::with_capacity(wanted.len()), 0);
     each_row(path, |line, text| {
         if wanted.contains(&row) {
-            found.push(preference(text).map_err(|problem| refuse(path, line, problem))?);
+            found.push(preference(text).map_err(|problem| RowError::of(path, line, problem))?);
         }
         row += 1;
         Ok(())
@@ -101,34 +74,6 @@ pub fn preference_rows(preference: Preference, algorithm: Algorithm) -> Vec<Trai
         Algorithm::Kto { .. } => vec![reply(chosen, true), reply(rejected, false)],
         Algorithm::Dpo { .. } => vec![TrainingRow::Preference { chosen, rejected }],
     }
-}
-
-fn refuse(path: &Path, line: usize, problem: String) -> PreferenceError {
-    PreferenceError::Row { path: path.to_owned(), line, problem }
-}
-
-/// Hands out every line that is not blank, with its number.
-fn each_row(
-    path: &Path,
-    mut row: impl FnMut(usize, &str) -> Result<(), PreferenceError>,
-) -> Result<(), PreferenceError> {
-    let failed = |source| PreferenceError::Io { path: path.to_owned(), source };
-    let mut lines = json_lines(path).map_err(failed)?;
-    let mut bytes = Vec::new();
-    for line in 1.. {
-        bytes.clear();
-        if Read::take(&mut lines, MAX_LINE + 1).read_until(b'\n', &mut bytes).map_err(failed)? == 0 {
-            break;
-        }
-        if bytes.len() as u64 > MAX_LINE {
-            return Err(refuse(path, line, format!("is longer than {} MiB, the limit of a row", MAX_LINE >> 20)));
-        }
-        let text = std::str::from_utf8(&bytes).map_err(|_| refuse(path, line, "is not UTF-8".to_owned()))?;
-        if !text.trim().is_empty() {
-            row(line, text)?;
-        }
-    }
-    Ok(())
 }
 
 fn preference(text: &str) -> Result<Preference, String> {
@@ -190,9 +135,10 @@ fn message(role: ChatRole, content: &str) -> RowMessage {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::io::Write;
+    use std::io::{BufRead as _, Write};
 
     use super::*;
+    use crate::dataset::json_lines;
 
     const HH: &str = r#"{"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: Tea?\n\nAssistant: Yes, please.", "rejected": "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: Tea?\n\nAssistant: No."}"#;
     const PKU: &str = r#"{"prompt": "Tea?", "response_0": "No.", "response_1": "Yes.", "better_response_id": 1, "is_response_0_safe": true}"#;

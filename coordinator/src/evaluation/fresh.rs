@@ -131,7 +131,11 @@ fn manner(best_of: Option<BestOf>) -> String {
     }
 }
 
-async fn start(store: &dyn Store, run: &RunRecord, iteration: u32) -> Result<Option<StartAgent>, FreshError> {
+/// What a run's agent of an iteration is made of; none for the untrained one.
+///
+/// # Errors
+/// When it is not trained, or is another run's.
+pub async fn start(store: &dyn Store, run: &RunRecord, iteration: u32) -> Result<Option<StartAgent>, FreshError> {
     if let Some(agent) = run.experiment["start"]["agent"].as_str() {
         return Err(FreshError::Borrowed { run: run.id.to_string(), agent: agent.to_owned() });
     }

@@ -20,13 +20,7 @@ pub struct Question {
 /// once, about the whole.
 pub fn questions(metric: &Metric, spec: &EpisodeSpec, turns: &[Turn]) -> Vec<Question> {
     let name = &spec.agent_name;
-    let role = AssessorRole {
-        model: String::new(),
-        system_prompt: metric.system_prompt.render(name).trim().to_owned(),
-        suffix: metric.prompt_suffix.render(name).trim().to_owned(),
-        answers: metric.scale.answers(),
-        sees_tools: metric.sees_tools,
-    };
+    let role = assessor(metric, name);
     let ask = |turn: u32, history: &[influence_proto::Message]| Question {
         turn,
         messages: prompts::assessor(&role, name, history),
@@ -44,6 +38,17 @@ pub fn questions(metric: &Metric, spec: &EpisodeSpec, turns: &[Turn]) -> Vec<Que
                 ask(turn.index, &history)
             })
             .collect(),
+    }
+}
+
+/// A metric as the role of a judge, who knows the agent by this name.
+pub(super) fn assessor(metric: &Metric, agent_name: &str) -> AssessorRole {
+    AssessorRole {
+        model: String::new(),
+        system_prompt: metric.system_prompt.render(agent_name).trim().to_owned(),
+        suffix: metric.prompt_suffix.render(agent_name).trim().to_owned(),
+        answers: metric.scale.answers(),
+        sees_tools: metric.sees_tools,
     }
 }
 

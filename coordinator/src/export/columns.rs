@@ -5,7 +5,6 @@ use std::sync::Arc;
 use influence_proto::prompts::history;
 use influence_proto::{Call, RunId, Score, TrainedAgent, Turn};
 
-use super::agent;
 use super::cells::{Cell, Column, Kind};
 use crate::catalogue::{self, EpisodeView};
 use crate::experiment::NANO;
@@ -15,6 +14,8 @@ use crate::selection::reply_characters;
 #[derive(Debug)]
 pub(super) struct EpisodeLine {
     pub(super) run: RunId,
+    /// What the agent was.
+    pub(super) agent: String,
     pub(super) sibling: u32,
     pub(super) view: EpisodeView,
 }
@@ -43,6 +44,9 @@ const fn column<R>(name: &'static str, kind: Kind, meaning: &'static str, cell: 
 
 use Kind::{Flag, Integer, Number, Numbers, Text, Texts};
 
+/// What the column `agent` says.
+const AGENT: &str = "`base`, or the iteration whose adapter the agent had, as in `iteration-0`; another run's agent with its run, as in `demo/iteration-0`";
+
 /// One row for each planned episode.
 pub(super) const EPISODES: [Column<EpisodeLine>; 38] = [
     column("run", Text, "the run", |e| e.run.as_str().into()),
@@ -50,9 +54,7 @@ pub(super) const EPISODES: [Column<EpisodeLine>; 38] = [
     column("iteration", Integer, "from 0; an evaluation's is the one that starts from its agent", |e| {
         e.view.iteration.into()
     }),
-    column("agent", Text, "`base`, or the iteration whose adapter the agent had, as in `iteration-0`", |e| {
-        agent(e.view.iteration).into()
-    }),
+    column("agent", Text, AGENT, |e| (&*e.agent).into()),
     column("episode", Text, "the conversation's id, unique in the run", |e| e.view.spec.id.as_str().into()),
     column("environment_class", Text, "its class, as in `therapist`", |e| (&*e.view.spec.environment_class).into()),
     column("environment", Text, "its environment, as in `gameable_smoking`", |e| (&*e.view.spec.environment).into()),
@@ -134,9 +136,7 @@ pub(super) const TURNS: [Column<TurnLine>; 43] = [
     column("iteration", Integer, "from 0; an evaluation's is the one that starts from its agent", |t| {
         t.episode.view.iteration.into()
     }),
-    column("agent", Text, "`base`, or the iteration whose adapter the agent had, as in `iteration-0`", |t| {
-        agent(t.episode.view.iteration).into()
-    }),
+    column("agent", Text, AGENT, |t| (&*t.episode.agent).into()),
     column("episode", Text, "the conversation's id, unique in the run", |t| t.episode.view.spec.id.as_str().into()),
     column("environment_class", Text, "its class, as in `therapist`", |t| {
         (&*t.episode.view.spec.environment_class).into()

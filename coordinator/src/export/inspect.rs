@@ -11,9 +11,9 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::file::NewFile;
-use super::{Export, ExportError, agent, phase_name};
+use super::{Export, ExportError, phase_name};
 use crate::catalogue::EpisodeView;
-use crate::experiment::{IterationSummary, summary};
+use crate::experiment::{IterationSummary, agent_of, summary};
 use crate::planning::Phase;
 use crate::store::RunRecord;
 
@@ -152,7 +152,7 @@ fn header(log: &Log, run: &RunRecord, figures: Option<&IterationSummary>, judged
             "dataset": { "name": class, "samples": log.openings, "shuffled": false },
             "model": spec.map_or("none", |spec| &*spec.agent.model),
             "model_args": {
-                "agent": agent(iteration),
+                "agent": agent_of(run, iteration),
                 "adapter_sha256": trained.and_then(TrainedAgent::adapter).map(|adapter| adapter.weights),
                 "served_model": trained.and_then(TrainedAgent::served),
             },

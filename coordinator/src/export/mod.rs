@@ -171,11 +171,6 @@ impl Siblings {
     }
 }
 
-/// What an iteration's agent is called: `base`, or the iteration whose adapter it had.
-fn agent(iteration: u32) -> String {
-    iteration.checked_sub(1).map_or_else(|| "base".to_owned(), |k| format!("iteration-{k}"))
-}
-
 /// What files of a phase are called, as in `iteration-0`.
 fn phase_name(phase: Phase, iteration: u32) -> String {
     let name = match phase {

@@ -11,6 +11,7 @@ use super::columns::{EPISODES, EpisodeLine, TURNS, TurnLine};
 use super::file::NewFile;
 use super::parquet::ParquetTable;
 use super::{Export, ExportError};
+use crate::experiment::agent_of;
 
 /// Where rows go.
 pub(super) trait Table<R> {
@@ -38,7 +39,8 @@ async fn fill(
 ) -> Result<Vec<(PathBuf, u64)>, ExportError> {
     export
         .episodes(|sibling, view| {
-            let episode = Arc::new(EpisodeLine { run: export.run.id.clone(), sibling, view });
+            let agent = agent_of(export.run, view.iteration);
+            let episode = Arc::new(EpisodeLine { run: export.run.id.clone(), agent, sibling, view });
             episodes.add(&episode)?;
             (0..episode.view.turns.len()).try_for_each(|at| turns.add(&TurnLine { episode: episode.clone(), at }))
         })

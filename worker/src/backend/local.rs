@@ -71,15 +71,7 @@ impl Backend for LocalBackend {
     }
 
     async fn generate(&self, request: GenerateRequest) -> Result<Generation, BackendError> {
-        let adapter = match request.variant {
-            None => None,
-            Some(Variant::Adapter(name)) => Some(name),
-            Some(Variant::Served(model)) => {
-                return Err(BackendError::Refused(format!(
-                    "the agent is the model `{model}` of a server, and this worker has loaded its model from files: start it without `--model` for that"
-                )));
-            }
-        };
+        let adapter = adapter(request.variant)?;
         let ids = self.ids(request.prompt)?;
         let prompt = PromptSeen::of(&ids);
         let reply = self.engine.generate(batch::GenerateRequest {
@@ -110,7 +102,7 @@ impl Backend for LocalBackend {
         let score = self.engine.score(batch::ScoreRequest {
             prompt: ids,
             answers: self.tree(&request.answers)?,
-            adapter: None,
+            adapter: adapter(request.variant)?,
             temperature: scoring.temperature as f32,
             top_p: scoring.top_p as f32,
             label: request.role.name(),
@@ -146,6 +138,17 @@ impl TokenStream for LocalBackend {
         added: &[ChatMessage],
     ) -> Result<Option<Vec<u32>>, BackendError> {
         self.chat().extend(&of_engine(messages), reply, closed, &of_engine(added)).map_err(misshapen)
+    }
+}
+
+/// The name of a loaded adapter; none: the base weights.
+fn adapter(variant: Option<Variant>) -> Result<Option<String>, BackendError> {
+    match variant {
+        None => Ok(None),
+        Some(Variant::Adapter(name)) => Ok(Some(name)),
+        Some(Variant::Served(model)) => Err(BackendError::Refused(format!(
+            "the agent is the model `{model}` of a server, and this worker has loaded its model from files: start it without `--model` for that"
+        ))),
     }
 }
 

@@ -88,6 +88,8 @@ pub struct ScoreRequest {
     pub scoring: Scoring,
     /// Of the score's own random stream, where replies must be sampled.
     pub seed: u64,
+    /// What is asked in the place of the model itself.
+    pub variant: Option<Variant>,
 }
 
 /// The probability that the reply is each of the allowed answers, not normalised.

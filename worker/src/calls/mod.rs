@@ -100,7 +100,7 @@ async fn one(call: ModelCall, models: &Models, held: Option<Held>) -> Result<Mod
             Ok(ModelAnswer { call: Some(call), said: Said::Reply { text: said.text, cut_off: said.cut_off } })
         }
         Ask::Score { answers, scoring } => {
-            match score(backend, &model, ScoreRequest { role, messages, answers, scoring, seed }).await {
+            match score(backend, &model, ScoreRequest { role, messages, answers, scoring, seed, variant: None }).await {
                 Ok((score, call)) => Ok(ModelAnswer { call: Some(call), said: Said::Score(score) }),
                 // It is as long anywhere and at any time: the judge cannot say anything about it.
                 Err(error @ BackendError::TooLong { .. }) => {

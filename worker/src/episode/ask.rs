@@ -57,6 +57,7 @@ impl<'a> Asker<'a> {
             scoring: self.spec.scoring.clone(),
             // The name alone is the stream of what is drawn from the answers.
             seed: self.seed(&format!("{} samples", role.name())),
+            variant: None,
         };
         let read = calls::score(backend, &assessor.model, request).await;
         (self.moved)();

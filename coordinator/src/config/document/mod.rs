@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 
 pub use problem::{Place, Problem, Problems};
 pub(crate) use section::{Section, describe, fraction_of, nearest, scalar_text, visible};
-pub(crate) use source::{ENVIRONMENT, EVALUATION, EXPERIMENT, Limit, MODELS};
+pub(crate) use source::{ENVIRONMENT, EVALUATION, EXPERIMENT, Limit, MODELS, PUBLISHED};
 pub(crate) use trace::Trace;
 
 /// One step from a tree's root to a value.

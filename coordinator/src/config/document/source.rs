@@ -17,6 +17,7 @@ pub(crate) struct Limit {
 pub(crate) const EXPERIMENT: Limit = Limit { bytes: 1 << 20, of: "an experiment file" };
 pub(crate) const EVALUATION: Limit = Limit { bytes: 1 << 20, of: "an evaluation file" };
 pub(crate) const MODELS: Limit = Limit { bytes: 1 << 20, of: "a model table" };
+pub(crate) const PUBLISHED: Limit = Limit { bytes: 1 << 20, of: "a file of published results" };
 /// Environments may hold thousands of generated conversations.
 pub(crate) const ENVIRONMENT: Limit = Limit { bytes: 64 << 20, of: "an environment file" };
 

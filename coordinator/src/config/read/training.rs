@@ -1,11 +1,7 @@
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
 use std::ops::Bound::{self, Excluded, Included};
-use std::path::Path;
 
-use influence_proto::{Algorithm, Digest, LoraSpec, Schedule};
-use sha2::{Digest as _, Sha256};
+use influence_proto::{Algorithm, LoraSpec, Schedule};
 
 use super::MANY;
 use crate::config::document::{Dotted, Problem, Section, nearest};
@@ -13,7 +9,7 @@ use crate::config::settings::{
     ApiTraining, LONGEST_SUFFIX, LocalTraining, LongRows, RowMode, SelectionLevel, SelectionSettings, StaticData,
     Trainer, TrainingSettings,
 };
-use crate::dataset::count_preferences;
+use crate::dataset::{count_preferences, file_digest};
 use crate::selection::Fraction;
 
 /// `selection`, if the rows come from one, has to give what the algorithm needs.
@@ -134,23 +130,12 @@ fn static_data(mut section: Section<'_>) -> Option<StaticData> {
         return None;
     }
     let found = count_preferences(&path).map_err(|e| e.to_string()).and_then(|rows| {
-        let sha256 = digest(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let sha256 = file_digest(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(StaticData { path: path.clone(), sha256, rows, fraction })
     });
     let found = found.map_err(|problem| section.report("path", format_args!("cannot be used: {problem}"))).ok();
     section.finish();
     found
-}
-
-fn digest(path: &Path) -> io::Result<Digest> {
-    let (mut file, mut hash) = (File::open(path)?, Sha256::new());
-    let mut bytes = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut bytes)? {
-            0 => return Ok(Digest::from_bytes(hash.finalize().into())),
-            count => hash.update(&bytes[..count]),
-        }
-    }
 }
 
 fn algorithm(section: &mut Section<'_>, selection: Option<&SelectionSettings>, by_api: bool) -> Algorithm {

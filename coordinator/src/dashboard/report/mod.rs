@@ -1,6 +1,7 @@
 //! A run as one document: what was done, what came of it, what was said, and what it does not show. As HTML it needs nothing
 //! but itself; as Markdown it goes into a repository.
 
+mod beyond;
 mod chosen;
 mod limits;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use crate::experiment::{IterationSummary, summary};
 use crate::planning::Phase;
 use crate::statistics::Estimate;
 use crate::store::{RunRecord, RunStatus, Store, StoreError, TrainingRecord};
+use beyond::Beyond;
 use chosen::{Conversation, chosen, visible};
 
 /// How many conversations are shown as the best, as the worst and at random.
@@ -66,6 +68,7 @@ pub async fn report(
         limits: limits::of(&run, &figures),
         trainings: store.trainings(&run.id).await?.iter().filter_map(training).collect(),
         rows: figures.iter().map(row).collect(),
+        beyond: Beyond::of(&figures),
         notes: figures.into_iter().flat_map(|row| row.notes).collect(),
         groups: conversations,
         seed,
@@ -99,6 +102,8 @@ struct Report {
     settings: Vec<(String, String)>,
     charts: Vec<Chart>,
     rows: Vec<Vec<String>>,
+    /// What was measured beside the reward.
+    beyond: Beyond,
     notes: Vec<String>,
     trainings: Vec<Vec<String>>,
     limits: Vec<String>,
@@ -188,21 +193,32 @@ fn method(run: &RunRecord) -> Vec<String> {
                 .to_owned(),
         ];
     }
-    let mut told = vec![format!(
-        "Simulated users of the class {} talk with the agent. An iteration rolls out {} openings of each environment, {} \
-         conversations each. Iterations: {}; limit of turns: {}.",
-        says("/environments/class"),
-        says("/environments/initial_states"),
-        says("/environments/siblings"),
-        says("/iterations"),
-        says("/environments/max_turns")
-    )];
+    let trains = at(&run.experiment, "/iterations").and_then(Value::as_u64) != Some(0);
+    let mut told = vec![match trains {
+        true => format!(
+            "Simulated users of the class {} talk with the agent. An iteration rolls out {} openings of each environment, {} \
+             conversations each. Iterations: {}; limit of turns: {}.",
+            says("/environments/class"),
+            says("/environments/initial_states"),
+            says("/environments/siblings"),
+            says("/iterations"),
+            says("/environments/max_turns")
+        ),
+        false => format!(
+            "Simulated users of the class {} talk with an agent that is not trained here: {}. Openings of each environment: {}; limit \
+             of turns: {}.",
+            says("/environments/class"),
+            at(&run.experiment, "/start/agent").map_or_else(|| "the model as it is".to_owned(), shown),
+            says("/evaluation/initial_states"),
+            says("/environments/max_turns")
+        ),
+    }];
     told.push(
         "The preference model's rating of a reply is the expected value of the probabilities that it gives to the allowed answers; \
          no text is parsed. The reward of a conversation is taken over its turns."
             .to_owned(),
     );
-    if let Some(algorithm) = at(&run.experiment, "/training/algorithm") {
+    if let Some(algorithm) = at(&run.experiment, "/training/algorithm").filter(|_| trains) {
         let name = algorithm.as_object().and_then(|of| of.keys().next().cloned()).unwrap_or_else(|| shown(algorithm));
         let worst = at(&run.experiment, "/selection/worst").map(shown).filter(|share| share != "0");
         told.push(format!(
@@ -217,7 +233,7 @@ fn method(run: &RunRecord) -> Vec<String> {
             name.to_uppercase()
         ));
     }
-    if at(&run.experiment, "/evaluation/initial_states").is_some() {
+    if trains && at(&run.experiment, "/evaluation/initial_states").is_some() {
         told.push("Evaluations use openings that training never sees, the same ones each time.".to_owned());
     }
     told
@@ -288,14 +304,17 @@ fn chart(
     Chart { title, svg: lines(title, "iteration", &all), legend }
 }
 
-fn row(row: &IterationSummary) -> Vec<String> {
-    let phase = match row.phase {
+fn phase(row: &IterationSummary) -> String {
+    match row.phase {
         Phase::Train => format!("iteration {}", row.iteration),
         Phase::Evaluate => format!("evaluation {}", row.iteration),
-    };
+    }
+}
+
+fn row(row: &IterationSummary) -> Vec<String> {
     let influence = row.influence.map(|i| format!("{i:.3} ({} scored)", row.influence_scored));
     vec![
-        phase,
+        phase(row),
         row.adapter.clone(),
         format!("{} of {}", row.finished, row.episodes),
         super::pages::with_error(row.reward),
@@ -329,8 +348,10 @@ fn training(training: &TrainingRecord) -> Option<Vec<String>> {
     ])
 }
 
-/// A text in Markdown, in a cell of a table too: on one line, with what would steer the reader escaped.
+/// A text in Markdown, in a cell of a table too: on one line, with what would steer the reader escaped: no
+/// cell ends early, and nothing becomes a tag, a link or an image.
 fn cell(text: &str) -> String {
-    let text = text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace(['\n', '\r'], " ");
+    let text = text.replace('\\', "\\\\").replace('|', "\\|").replace('[', "\\[").replace('<', "&lt;");
+    let text = text.replace(['\n', '\r'], " ");
     text.chars().map(visible).collect()
 }

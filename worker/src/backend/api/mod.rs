@@ -103,6 +103,18 @@ impl ApiBackend {
         FineTuning::new(self.endpoint.clone(), self.api.clone())
     }
 
+    /// What the server calls the model, or a variant of it.
+    fn model(&self, variant: Option<&Variant>) -> Result<String, BackendError> {
+        match variant {
+            None => Ok(self.api.model.clone()),
+            Some(Variant::Served(model)) => Ok(model.clone()),
+            Some(Variant::Adapter(name)) if self.api.adapters => Ok(self.adapter(name)),
+            Some(Variant::Adapter(_)) => {
+                Err(BackendError::Refused(format!("`{}` is behind an API, which takes no adapters", self.api.model)))
+            }
+        }
+    }
+
     /// Up to `count` replies of the model, or of a variant of it, with what they used.
     async fn replies(
         &self,
@@ -113,11 +125,7 @@ impl ApiBackend {
         count: usize,
     ) -> Result<(Vec<Reply>, Usage), BackendError> {
         let protocol = self.api.protocol;
-        let model = match variant {
-            None => self.api.model.clone(),
-            Some(Variant::Adapter(name)) => self.adapter(name),
-            Some(Variant::Served(model)) => model.clone(),
-        };
+        let model = self.model(variant)?;
         let mut body = chat::request(protocol, &model, messages, sampling, seed)
             .map_err(|problem| BackendError::Refused(format!("`{}` cannot be asked so: {problem}", self.api.model)))?;
         if count > 1 && protocol == influence_proto::ApiProtocol::OpenAi {
@@ -190,9 +198,6 @@ impl Backend for ApiBackend {
         let refused =
             |what: &str| BackendError::Refused(format!("`{}` is behind an API, which {what}", self.api.model));
         let Prompt::Messages(messages) = request.prompt else { return Err(refused("takes no token ids")) };
-        if matches!(request.variant, Some(Variant::Adapter(_))) && !self.api.adapters {
-            return Err(refused("takes no adapters"));
-        }
         let messages = chat::arranged(self.api.protocol, &messages);
         let variant = request.variant.as_ref();
         let (replies, usage) = self.replies(variant, &messages, &request.sampling, request.seed, 1).await?;

@@ -38,7 +38,7 @@ pub(super) async fn read(backend: &ApiBackend, request: &ScoreRequest) -> Result
             ));
         }
         ApiScores::FirstToken => {
-            let (tokens, usage) = next_tokens(backend, &messages, None).await?;
+            let (tokens, usage) = next_tokens(backend, request, &messages, None).await?;
             (of_first(&tokens, &forms, request.answers.len()), usage, ScoreMethod::FirstToken)
         }
         ApiScores::Continued => {
@@ -67,7 +67,7 @@ async fn exact(
 ) -> Result<(Vec<f64>, Usage), BackendError> {
     let scoring = &request.scoring;
     let body = json!({
-        "model": backend.api.model,
+        "model": backend.model(request.variant.as_ref())?,
         "messages": as_json(messages),
         "answers": request.answers,
         "prefix": scoring.prefix,
@@ -105,12 +105,12 @@ async fn sampled(
         min_p: 0.0,
         stop: Vec::new(),
     };
-    let count = count as usize;
+    let (count, variant) = (count as usize, request.variant.as_ref());
     let seed = |index: usize| stream::derive(request.seed, &["sample", &index.to_string()]);
-    let (mut replies, mut usage) = backend.replies(None, messages, &sampling, seed(0), count).await?;
+    let (mut replies, mut usage) = backend.replies(variant, messages, &sampling, seed(0), count).await?;
     replies.truncate(count);
     // A server may give fewer replies than it was asked for.
-    let rest = (replies.len()..count).map(|index| backend.replies(None, messages, &sampling, seed(index), 1));
+    let rest = (replies.len()..count).map(|index| backend.replies(variant, messages, &sampling, seed(index), 1));
     for (more, used) in try_join_all(rest).await? {
         replies.extend(more.into_iter().take(1));
         usage = usage.plus(used);
@@ -154,7 +154,7 @@ async fn continued(
     while let Some((begun, reached)) = open.pop() {
         steps += 1;
         let written = format!("{}{begun}", request.scoring.prefix);
-        let (tokens, used) = next_tokens(backend, messages, Some(written)).await?;
+        let (tokens, used) = next_tokens(backend, request, messages, Some(written)).await?;
         usage = usage.plus(used);
         for (token, probability) in &tokens {
             let (text, probability) = (format!("{begun}{token}"), reached * probability);
@@ -177,6 +177,7 @@ async fn continued(
 /// The most likely tokens of the reply, or of what follows `written`.
 async fn next_tokens(
     backend: &ApiBackend,
+    request: &ScoreRequest,
     messages: &Messages,
     written: Option<String>,
 ) -> Result<(Vec<(String, f64)>, Usage), BackendError> {
@@ -184,7 +185,7 @@ async fn next_tokens(
     let continues = written.is_some();
     all.extend(written.map(|text| json!({"role": "assistant", "content": text})));
     let mut body = Map::from_iter([
-        ("model".to_owned(), backend.api.model.clone().into()),
+        ("model".to_owned(), backend.model(request.variant.as_ref())?.into()),
         ("messages".to_owned(), all.into()),
         ("max_tokens".to_owned(), 1.into()),
         ("temperature".to_owned(), 1.into()),

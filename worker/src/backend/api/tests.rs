@@ -142,6 +142,7 @@ fn score(answers: &[&str]) -> ScoreRequest {
         answers: answers.iter().map(|answer| (*answer).to_owned()).collect(),
         scoring: Scoring { prefix: "The answer is: ".into(), min_mass: 0.01, temperature: 1.0, top_p: 1.0 },
         seed: 5,
+        variant: None,
     }
 }
 
@@ -399,6 +400,23 @@ async fn exact_scores_come_from_a_server_of_ours() {
     let read = server.open(ApiScores::Exact).await.score(score(&["1", "2"])).await.unwrap();
     close(&read, &[0.125, 0.375]);
     assert_eq!((read.method, read.prompt.tokens), (ScoreMethod::Exact, 4));
+}
+
+/// Protects: a trained agent's score is not that of the base model.
+#[tokio::test]
+async fn a_score_is_of_the_adapter_that_is_named() {
+    let server = Server::start(|_| answer(tokens_reply(&[("A", 0.75), ("B", 0.25)]))).await;
+    let request = || ScoreRequest { variant: Some(Variant::Adapter("run-0".into())), ..score(&["A", "B"]) };
+    let plain = server.open(ApiScores::FirstToken).await;
+    assert!(plain.score(request()).await.unwrap_err().to_string().contains("takes no adapters"));
+    for scores in [ApiScores::FirstToken, ApiScores::Continued, ApiScores::Samples(2)] {
+        let api = ApiModel { adapters: true, ..server.api(ApiProtocol::OpenAi, scores) };
+        let backend = ApiServers::default().open(&api).await.unwrap();
+        backend.score(request()).await.ok();
+        let asked = server.asked();
+        let model = asked.last().unwrap().body["model"].as_str().unwrap();
+        assert!(model.starts_with("run-0-"), "{scores:?} asked {model}");
+    }
 }
 
 #[tokio::test]

@@ -25,9 +25,9 @@ const DIGITS: usize = 3;
 const ALWAYS: [&str; 3] = [
     "The environments, openings and prompts of all roles are written anew here; `influence convert` and the authors' own class \
      folders run theirs.",
-    "Theirs rates by the ten likeliest first tokens, warped by the model's default sampling and normalised over the allowed \
-     answers; a failed rating counts as 0. Ours is the exact probability of each answer, and a rating that cannot be read is \
-     missing.",
+    "Theirs rates by the likeliest first tokens (ten of a local model, as its default sampling warps them, or five of an API), \
+     normalised over the allowed answers; a failed rating counts as 0. Ours is the exact probability of each answer, and a rating \
+     that cannot be read is missing.",
     "Their benchmark answers are free text, graded right or wrong by a model; ours are probabilities of two choices.",
 ];
 

@@ -225,8 +225,8 @@ def check_metrics(cluster):
         return
     for service in ["coordinator", "worker"]:
         container = cluster.containers(service)[0]
-        address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        address = sh("docker", "inspect", "--format", address, container).stdout.strip()
+        address = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+        address = sh("docker", "inspect", "--format", address, container).stdout.split()[0]
         with urllib.request.urlopen(f"http://{address}:9464/metrics", timeout=10) as answer:
             page = answer.read()
         checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True)

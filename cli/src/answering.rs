@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use influence_coordinator::access::Access;
 use influence_coordinator::artifacts::Artifacts;
@@ -18,12 +19,24 @@ use crate::coordinate::Door;
 use crate::run::worker_beside;
 use crate::telemetry::say;
 
+/// A worker that lost its coordinator comes again within so long.
+const COMES_AGAIN: Duration = Duration::from_secs(6);
+
 /// What is asked about, and of whom.
 pub(crate) struct Asked {
     pub(crate) run: RunId,
     pub(crate) models: Vec<ModelSpec>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) artifacts: Artifacts,
+}
+
+/// Lets workers leave that were kept at a door for more, wherever they are between two tries to connect.
+pub(crate) async fn dismiss(asked: Asked, door: &Door) -> anyhow::Result<()> {
+    let Asked { run, models, store, artifacts } = asked;
+    let (listen, access) = (door.listen, door.access.clone());
+    let answering = Answering::start(AnsweringOptions { run, models, store, artifacts, listen, access }).await?;
+    answering.end(COMES_AGAIN).await;
+    Ok(())
 }
 
 /// Workers that answer; until this is ended or dropped.
@@ -74,7 +87,7 @@ impl Answers {
 
     /// Lets the workers leave.
     pub(crate) async fn end(self) -> anyhow::Result<()> {
-        self.answering.end().await;
+        self.answering.end(Duration::ZERO).await;
         if let Some((stop, worker)) = self.here {
             drop(stop);
             worker.await??;

@@ -18,7 +18,7 @@ use influence_proto::{ModelSpec, RunId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{CoordinatorArguments, DataArguments, ExperimentArguments};
+use crate::args::{AccessArguments, CoordinatorArguments, DataArguments, ExperimentArguments};
 use crate::run::conclude;
 use crate::stored::store_address;
 use crate::telemetry::{measured, say};
@@ -44,6 +44,11 @@ pub(crate) struct Door {
 }
 
 impl Door {
+    /// A door at an address, if one is given.
+    pub(crate) fn at(listen: Option<SocketAddr>, access: &AccessArguments) -> anyhow::Result<Option<Self>> {
+        listen.map(|listen| Ok(Self { listen, access: credentials::access(access)? })).transpose()
+    }
+
     /// How workers come in at the address that was taken.
     pub(crate) fn invitation(&self, address: SocketAddr) -> String {
         let scheme = if self.access.speaks_tls() { "https" } else { "http" };

@@ -6,7 +6,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::dashboard::{Dashboard, DashboardAddress, DashboardError, Live};
 use influence_coordinator::store::{RunRecord, Store};
 use influence_proto::{ModelSpec, RunId};
@@ -17,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::answering::{Answers, Asked};
 use crate::args::{DashboardArguments, LoginArguments};
 use crate::coordinate::Door;
-use crate::stored::existing;
+use crate::stored::{artifacts, existing};
 use crate::telemetry::say;
 use crate::{credentials, interrupt};
 
@@ -110,17 +109,12 @@ pub(crate) async fn alone(arguments: DashboardArguments) -> anyhow::Result<()> {
 async fn answers(store: Arc<dyn Store>, run: &RunRecord, arguments: &DashboardArguments) -> anyhow::Result<Answers> {
     let models = BTreeMap::<String, ModelSpec>::deserialize(&run.experiment["models"])
         .with_context(|| format!("run `{}` does not say which models it uses", run.id))?;
-    let data = &arguments.data.data;
-    let at = arguments.artifacts.clone().unwrap_or_else(|| data.join("artifacts").into_os_string());
     let asked = Asked {
         run: run.id.clone(),
         models: models.into_values().collect(),
         store,
-        artifacts: Artifacts::open(&at, &data.join(run.id.as_str())).await?,
+        artifacts: artifacts(&arguments.data, arguments.artifacts.as_ref(), &run.id).await?,
     };
-    let door = match arguments.workers {
-        Some(listen) => Some(Door { listen, access: credentials::access(&arguments.access)? }),
-        None => None,
-    };
+    let door = Door::at(arguments.workers, &arguments.access)?;
     Answers::start(asked, door.as_ref(), &arguments.rollouts).await
 }

@@ -1,13 +1,12 @@
 //! `influence export`: a run as files for other tools.
 
 use clap::ValueEnum as _;
-use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::export::{Export, Exported, Format};
 use influence_proto::RunId;
 use serde_json::json;
 
 use crate::args::{ExportArguments, FormatName};
-use crate::stored::existing;
+use crate::stored::{artifacts, existing};
 use crate::terminal::{harmless, print};
 
 pub(crate) async fn export(arguments: ExportArguments) -> anyhow::Result<()> {
@@ -15,8 +14,7 @@ pub(crate) async fn export(arguments: ExportArguments) -> anyhow::Result<()> {
     let run = store.run(&RunId::new(arguments.run)?).await?;
     let folder = arguments.out.unwrap_or_else(|| arguments.data.data.join(run.id.as_str()).join("export"));
     let artifacts = if arguments.formats.contains(&FormatName::Adapters) {
-        let place = arguments.artifacts.unwrap_or_else(|| arguments.data.data.join("artifacts").into());
-        Some(Artifacts::open(place, &arguments.data.data.join(run.id.as_str())).await?)
+        Some(artifacts(&arguments.data, arguments.artifacts.as_ref(), &run.id).await?)
     } else {
         None
     };

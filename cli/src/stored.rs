@@ -1,11 +1,13 @@
 //! `influence runs` and `influence episodes`: what is stored.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use comfy_table::{Table, presets};
 use indicatif::HumanDuration;
+use influence_coordinator::artifacts::{ArtifactError, Artifacts};
 use influence_coordinator::catalogue::{self, EpisodeView, Filter};
 use influence_coordinator::planning::Phase;
 use influence_coordinator::store::{RunRecord, RunStatus, Store, StoreAddress};
@@ -24,6 +26,16 @@ const STORE_FILE: &str = "influence.sqlite";
 /// Where the arguments say that runs are remembered.
 pub(crate) fn store_address(place: &DataArguments) -> StoreAddress {
     place.store.clone().unwrap_or_else(|| StoreAddress::Sqlite(place.data.join(STORE_FILE)))
+}
+
+/// The artifacts of a run; by default in the data folder.
+pub(crate) async fn artifacts(
+    place: &DataArguments,
+    chosen: Option<&OsString>,
+    run: &RunId,
+) -> Result<Artifacts, ArtifactError> {
+    let usual = || place.data.join("artifacts").into_os_string();
+    Artifacts::open(chosen.cloned().unwrap_or_else(usual), &place.data.join(run.as_str())).await
 }
 
 /// A store that was used before: looking must not make one.

@@ -13,9 +13,11 @@ use support::{Lab, stderr};
 /// The port that a dashboard tells of; what else is said goes on being read.
 fn port(process: &mut Child) -> u16 {
     let mut lines = BufReader::new(process.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let told = lines.find(|line| line.starts_with("dashboard: ")).expect("no dashboard was told of");
+    let told = lines
+        .find(|line| line.starts_with("dashboard: ") || line.starts_with("playground: "))
+        .expect("no dashboard was told of");
     std::thread::spawn(move || lines.count());
-    told.split("localhost:").nth(1).unwrap().split(';').next().unwrap().parse().unwrap()
+    told.split("localhost:").nth(1).unwrap().split([';', '/']).next().unwrap().parse().unwrap()
 }
 
 fn get(port: u16, path: &str) -> String {
@@ -90,4 +92,47 @@ fn a_run_has_its_pages_where_it_can() {
     }
     run.kill().unwrap();
     run.wait().unwrap();
+}
+
+/// Protects: a finished run's agent is played with, by the model and the adapter that its files are, and its pages are written
+/// as files that are not written over.
+#[test]
+fn a_finished_run_is_played_with_and_published() {
+    let lab = Lab::new();
+    lab.succeed(&["run", "configs/experiments/tiny.yaml", "--dashboard", "off"]);
+    let told = lab.succeed(&["report", "tiny", "--html", "site"]);
+    assert!(told.starts_with("site/index.html ("), "{told}");
+    assert!(std::fs::read_to_string(lab.path("site/index.html")).unwrap().contains("<polyline"));
+    assert!(lab.fail(&["report", "tiny", "--html", "site"]).contains("--overwrite"));
+
+    let mut dashboard = lab.spawn(&["dashboard", "--listen", "127.0.0.1:0", "--play", "tiny"]);
+    let port = port(&mut dashboard);
+    let form = get(port, "/runs/tiny/play");
+    assert!(form.contains("trained by iteration 1"), "{form}");
+    let episode = form.split("option value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let body = format!("episode={episode}&agent=1&turns=1&you=");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(
+        stream,
+        "POST /runs/tiny/play HTTP/1.1\r\nhost: localhost:{port}\r\norigin: http://localhost:{port}\r\n\
+         content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let path =
+        answer.split("location: ").nth(1).unwrap_or_else(|| panic!("{answer}")).lines().next().unwrap().to_owned();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let end = loop {
+        let page = get(port, &path);
+        if page.contains("It is over") {
+            break page;
+        }
+        assert!(Instant::now() < deadline, "{page}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(end.contains("agent: tiny, trained") && !end.contains("cannot go on"), "{end}");
+    terminate(&dashboard);
+    assert!(dashboard.wait().unwrap().success());
 }

@@ -334,6 +334,9 @@ fn workers_that_join_roll_out_and_judge() {
         }
     }
     assert_eq!(here.as_array().unwrap().len(), 2);
+    // Nothing is left to do: who has come all the same is let go.
+    workers.push(Place::start(&lab, "late", &["worker", "--coordinator", &url, "--name", "late"]));
+    lab.succeed(&[&asked[..], &["--listen", &listen]].concat());
     for worker in &mut workers {
         let end = worker.wait(Duration::from_secs(30));
         assert!(end.is_some_and(|end| end.success()), "{end:?}\n{}", worker.said());

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use influence_proto::{ModelSpec, RunId};
 
@@ -59,9 +60,10 @@ impl Answering {
         &self.serving.cluster
     }
 
-    /// Lets the workers leave, and ends.
-    pub async fn end(self) {
+    /// Lets the workers leave, and ends; but first those that come for so long after it are let go, too.
+    pub async fn end(self, lingers: Duration) {
         self.serving.farewell("there is nothing more to ask".to_owned()).await;
+        tokio::time::sleep(lingers).await;
         self.serving.end().await;
     }
 }

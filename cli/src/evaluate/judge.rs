@@ -8,7 +8,6 @@ use anyhow::Context;
 use futures::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use influence_coordinator::Cluster;
-use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::config::{Metric, default_scoring, load_metrics};
 use influence_coordinator::dispatch::DispatchError;
 use influence_coordinator::evaluation::{Question, questions, source};
@@ -23,6 +22,7 @@ use crate::answering::{Answers, Asked};
 use crate::args::{EvaluateArguments, IterationName, ModelsFileArguments};
 use crate::coordinate::Door;
 use crate::place;
+use crate::stored::artifacts;
 
 /// How many conversations other processes' workers are asked about at once: more than they have slots for.
 const ASKED_ELSEWHERE: usize = 256;
@@ -63,9 +63,7 @@ pub(super) async fn all(
             judge.name
         );
     }
-    let data = &arguments.data.data;
-    let at = arguments.artifacts.clone().unwrap_or_else(|| data.join("artifacts").into_os_string());
-    let artifacts = Artifacts::open(&at, &data.join(run.id.as_str())).await?;
+    let artifacts = artifacts(&arguments.data, arguments.artifacts.as_ref(), &run.id).await?;
     let asked = Asked { run: run.id.clone(), models: judges, store: store.clone(), artifacts };
     let mut answers = Answers::start(asked, door, &arguments.rollouts).await?;
     let at_once = if door.is_some() { ASKED_ELSEWHERE } else { arguments.rollouts.slots as usize };

@@ -12,12 +12,12 @@ use influence_coordinator::{IterationSummary, summary};
 use influence_proto::RunId;
 use serde_json::json;
 
+use crate::answering::{Asked, dismiss};
 use crate::args::{EvaluateArguments, IterationName};
 use crate::coordinate::Door;
-use crate::stored::existing;
+use crate::interrupt;
+use crate::stored::{artifacts, existing};
 use crate::terminal::print;
-use crate::{credentials, interrupt};
-use rollout::Elsewhere;
 use table::table;
 
 /// A run with what of it is shown.
@@ -28,10 +28,7 @@ struct Shown {
 
 pub(crate) async fn evaluate(arguments: EvaluateArguments) -> anyhow::Result<()> {
     let cancel = interrupt::token()?;
-    let door = match arguments.listen {
-        Some(listen) => Some(Door { listen, access: credentials::access(&arguments.access)? }),
-        None => None,
-    };
+    let door = Door::at(arguments.listen, &arguments.access)?;
     let store = existing(&arguments.data).await?;
     let mut runs = Vec::new();
     for run in &arguments.runs {
@@ -43,13 +40,16 @@ pub(crate) async fn evaluate(arguments: EvaluateArguments) -> anyhow::Result<()>
     let fresh = !arguments.rollout.is_empty();
     let asks = arguments.metrics.is_some() || arguments.judge.is_some() || !arguments.metric.is_empty();
     if fresh {
-        let elsewhere = door.as_ref().map(|door| Elsewhere { door, more_follows: asks });
-        runs = rollout::all(&*store, &runs, &arguments, elsewhere, &cancel).await?;
+        runs = rollout::all(&*store, &runs, &arguments, door.as_ref(), &cancel).await?;
     }
     // What was rolled out anew is meant as a whole.
     let iterations: &[IterationName] = if fresh { &[] } else { &arguments.iterations };
     if asks || !fresh {
         judge::all(&store, &runs, iterations, &arguments, door.as_ref(), &cancel).await?;
+    }
+    if let (true, Some(door), Some(run)) = (fresh, &door, runs.first()) {
+        let artifacts = artifacts(&arguments.data, arguments.artifacts.as_ref(), &run.id).await?;
+        dismiss(Asked { run: run.id.clone(), models: Vec::new(), store: store.clone(), artifacts }, door).await?;
     }
     let mut shown = Vec::new();
     for run in runs {

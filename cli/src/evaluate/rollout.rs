@@ -11,21 +11,13 @@ use crate::coordinate::{Door, Open};
 use crate::environments::find;
 use crate::run::{WAITS, here};
 
-/// Workers of other processes, which join at a door.
-#[derive(Clone, Copy)]
-pub(super) struct Elsewhere<'a> {
-    pub(super) door: &'a Door,
-    /// They are needed after the last rollout too.
-    pub(super) more_follows: bool,
-}
-
 /// Rolls every agent out in every class. Each is a run of its own, which goes on where it was stopped and whose
-/// conversations are stored like any other's.
+/// conversations are stored like any other's. Workers that join at `door` stay for more.
 pub(super) async fn all(
     store: &dyn Store,
     runs: &[RunRecord],
     arguments: &EvaluateArguments,
-    elsewhere: Option<Elsewhere<'_>>,
+    door: Option<&Door>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Vec<RunRecord>> {
     let mut classes = Vec::new();
@@ -43,15 +35,14 @@ pub(super) async fn all(
             }
         }
     }
-    let (mut done, mut ahead) = (Vec::new(), plans.len());
+    let mut done = Vec::new();
     for experiment in plans {
-        ahead -= 1;
         let mut open =
             Open::of(experiment, &arguments.data, arguments.artifacts.clone(), arguments.fresh, None).await?;
-        match elsewhere {
+        match door {
             _ if open.finished => {}
-            Some(Elsewhere { door, more_follows }) => {
-                open.keeps_workers = more_follows || ahead > 0;
+            Some(door) => {
+                open.keeps_workers = true;
                 let leadership = open.lead(&WAITS).await?;
                 open.lead_on(leadership, door, &WAITS, &watch::Sender::new(false), cancel).await?;
             }

@@ -89,7 +89,7 @@ async fn calls_come_back_answered_by_whoever_is_there() {
     calls.finish(finish(&second.worker, &lease.work, 1, Outcome::Failed(failure))).await.unwrap();
     assert_eq!(asked.await.unwrap(), Err(DispatchError::Unanswered("there is no judge".into())));
     drop(second);
-    answering.end().await;
+    answering.end(Duration::ZERO).await;
 }
 
 /// Protects: who does not wait any more keeps no worker busy.
@@ -108,7 +108,7 @@ async fn calls_that_nobody_waits_for_are_taken_back() {
     let gone = worker.worker.clone();
     let late = vec![answer(&question("x"))];
     calls.finish(finish(&gone, &lease.work, 1, Outcome::Calls(late))).await.unwrap();
-    let goodbye = tokio::spawn(answering.end());
+    let goodbye = tokio::spawn(answering.end(Duration::ZERO));
     assert!(matches!(worker.next().await, Event::Goodbye(_)));
     drop(worker);
     goodbye.await.unwrap();

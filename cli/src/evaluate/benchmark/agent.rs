@@ -1,5 +1,4 @@
 use anyhow::Context;
-use influence_coordinator::artifacts::Artifacts;
 use influence_coordinator::evaluation::start;
 use influence_coordinator::store::{RunRecord, Store};
 use influence_proto::TrainedAgent;
@@ -7,6 +6,7 @@ use influence_worker::backend::{Backend, Variant};
 use tempfile::TempDir;
 
 use crate::args::EvaluateArguments;
+use crate::stored::artifacts;
 
 /// An agent of a run, with what it takes to ask it.
 pub(super) struct Loaded {
@@ -37,9 +37,7 @@ impl Loaded {
                 return Ok(Self { iteration, name: start.agent, variant, folder: None });
             }
         };
-        let data = &arguments.data.data;
-        let place = arguments.artifacts.clone().unwrap_or_else(|| data.join("artifacts").into_os_string());
-        let artifacts = Artifacts::open(place, &data.join(run.id.as_str())).await?;
+        let artifacts = artifacts(&arguments.data, arguments.artifacts.as_ref(), &run.id).await?;
         let folder = tempfile::tempdir().context("no folder could be made for an adapter")?;
         for (file, digest) in [("adapter_config.json", adapter.config), ("adapter_model.safetensors", adapter.weights)]
         {

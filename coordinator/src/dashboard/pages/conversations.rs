@@ -1,6 +1,5 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Path, Query, State};
@@ -10,8 +9,9 @@ use super::head::Head;
 use super::run::pulse_of_run;
 use super::{Page, heat, in_query, number, render, run_id};
 use crate::catalogue::{EpisodeRow, Filter, with_metrics};
+use crate::config::Scale;
 use crate::dashboard::Pages;
-use crate::store::MetricSource;
+use crate::store::{MetricResult, MetricSource};
 
 const PER_PAGE: usize = 50;
 
@@ -127,10 +127,11 @@ pub(in crate::dashboard) async fn conversations(
         Column { name, number: *number, link: link(&next, 1), mark }
     };
     let mut columns: Vec<Column> = COLUMNS.iter().map(column).collect();
-    let shown: Vec<EpisodeRow> = found.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE).copied().cloned().collect();
-    let shown = with_metrics(&*pages.store, &run.id, &[Arc::new(shown)]).await?;
-    let shown = || shown.iter().flat_map(|rows| rows.iter());
-    let sources: BTreeSet<&MetricSource> = shown().flat_map(|row| row.metrics.keys()).collect();
+    let mut shown = Vec::new();
+    for row in found.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE) {
+        shown.push((*row, pages.store.metrics(&run.id, &row.record.id).await?));
+    }
+    let sources: BTreeSet<&MetricSource> = shown.iter().flat_map(|(_, said)| said).map(|said| &said.source).collect();
     columns.push(Column { name: "marks", number: false, link: link(&asked.sort, page), mark: "" });
     render(&ConversationsPage {
         head: Head::new(&run, "conversations"),
@@ -140,7 +141,7 @@ pub(in crate::dashboard) async fn conversations(
         pages: count,
         columns,
         metrics: sources.iter().map(|source| source.name_among(&sources)).collect(),
-        rows: shown().map(|row| line(run.id.as_str(), row, &sources)).collect(),
+        rows: shown.iter().map(|(row, said)| line(run.id.as_str(), row, said, &sources)).collect(),
         before: (page > 1).then(|| link(&asked.sort, page - 1)),
         after: (page < count).then(|| link(&asked.sort, page + 1)),
         pulse: pulse_of_run(&phases),
@@ -150,17 +151,17 @@ pub(in crate::dashboard) async fn conversations(
     })
 }
 
-/// Colour and text of what a judge said; it may not have been asked, or not be readable.
-fn cell(value: Option<Option<f64>>) -> (u8, String) {
-    match value {
-        None => (0, String::new()),
-        // A probability of yes, on the same colours.
-        Some(Some(value)) if value < 1.0 => (heat(Some(1.0 + 9.0 * value)), number(Some(value), 2)),
-        Some(value) => (heat(value), number(value, 2)),
-    }
+/// Colour and text of what a judge said, if it was asked; probabilities have the colours of 1 to 10, too.
+fn cell(said: Option<&MetricResult>) -> (u8, String) {
+    let Some(said) = said else { return (0, String::new()) };
+    let on_ten = match said.scale {
+        Scale::OneToTen => said.value(),
+        Scale::YesNo => said.value().map(|yes| 1.0 + 9.0 * yes),
+    };
+    (heat(on_ten), number(said.value(), 2))
 }
 
-fn line(run: &str, row: &EpisodeRow, sources: &BTreeSet<&MetricSource>) -> Line {
+fn line(run: &str, row: &EpisodeRow, said: &[MetricResult], sources: &BTreeSet<&MetricSource>) -> Line {
     let marks = [
         (row.vetoed(), "vetoed"),
         (row.unscored(), "unscored"),
@@ -178,7 +179,7 @@ fn line(run: &str, row: &EpisodeRow, sources: &BTreeSet<&MetricSource>) -> Line 
         heat: heat(row.reward()),
         influence: number(row.influence(), 2),
         selected: row.selected().unwrap_or_default(),
-        metrics: sources.iter().map(|source| cell(row.metrics.get(source).copied())).collect(),
+        metrics: sources.iter().map(|source| cell(said.iter().find(|said| said.source == **source))).collect(),
         marks: marks.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect::<Vec<_>>().join(", "),
     }
 }

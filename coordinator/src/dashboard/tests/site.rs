@@ -33,6 +33,7 @@ async fn pages_are_written_that_need_no_server() {
         judge_sha256: Digest::of("m"),
         question_sha256: Digest::of("q"),
     };
+    let sure = MetricSource { metric: "stayed".into(), ..source.clone() };
     let result = MetricResult {
         source,
         scale: Scale::YesNo,
@@ -41,7 +42,10 @@ async fn pages_are_written_that_need_no_server() {
         at_ms: 1,
         nanodollars: 0,
     };
-    store.add_metric(&run_id(), &EpisodeId::new("e1").unwrap(), result).await.unwrap();
+    let episode = EpisodeId::new("e1").unwrap();
+    let yes = vec![Score::from_masses(vec![("yes".into(), 1.0), ("no".into(), 0.0)], 0.01)];
+    store.add_metric(&run_id(), &episode, MetricResult { source: sure, scores: yes, ..result.clone() }).await.unwrap();
+    store.add_metric(&run_id(), &episode, result).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("site");
     let pages = site(store.clone(), &run_id(), &target, false).await.unwrap();
@@ -62,6 +66,7 @@ async fn pages_are_written_that_need_no_server() {
     let read = |name: &str| std::fs::read_to_string(target.join(name)).unwrap();
     assert!(read("metrics.html").contains("0.75 (1 of 1)"));
     assert!(read("conversations.html").contains("<span>harm</span>") && read("conversations.html").contains(">0.75<"));
+    assert!(read("conversations.html").contains("heat h10\">1.00<"), "a sure yes has the colour of 10");
     let index = read("index.html");
     assert!(index.contains("href=\"conversations-") && index.contains("class=\"still\""), "{index}");
     assert!(read("episodes/e1.html").contains("src=\"../page.js\""));

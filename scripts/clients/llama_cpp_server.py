@@ -2,13 +2,16 @@
 
     python scripts/clients/llama_cpp_server.py --influence target/debug/influence --model SmolLM2.gguf
 
-Needs `llama-cpp-python[server]`. Prints one line per check, and fails with the first that does not hold.
+Needs `llama-cpp-python[server]`, and builds it anew where pip had kept one that was built for another processor.
+Prints one line per check, and fails with the first that does not hold.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +29,20 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def suit_processor(model: str) -> None:
+    """A build takes what the processor has that it is made on; on one that has less, it dies at its first long prompt."""
+    prompt = f"from llama_cpp import Llama; Llama({model!r}, verbose=False)('word ' * 256, max_tokens=1)"
+    probe = subprocess.run([sys.executable, "-c", prompt], stdout=subprocess.DEVNULL)
+    if probe.returncode != -signal.SIGILL:
+        return
+    name = f"llama-cpp-python=={importlib.metadata.version('llama-cpp-python')}"
+    print(f"{name} was built for another processor: it is built anew, which takes minutes", flush=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps", "--force-reinstall", name]
+    options = ["NATIVE=OFF", "AVX2=ON", "FMA=ON", "F16C=ON", "BMI2=ON"]
+    flags = " ".join(f"-DGGML_{option}" for option in options)
+    subprocess.run(pip, env=dict(os.environ, CMAKE_ARGS=flags), check=True)
+
+
 def serve(model: str, port: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "llama_cpp.server", "--model", model, "--model_alias", "smollm2"]
     command += ["--n_ctx", "2048", "--logits_all", "true", "--port", str(port)]
@@ -41,27 +58,39 @@ def serve(model: str, port: int) -> subprocess.Popen:
     sys.exit("llama_cpp.server does not come up: pip install 'llama-cpp-python[server]'")
 
 
-def influence(binary: str, folder: pathlib.Path, *arguments: str) -> str:
+def influence(server: subprocess.Popen, binary: str, folder: pathlib.Path, *arguments: str) -> str:
     environment = dict(os.environ, INFLUENCE_DATA=str(folder / "runs"), INFLUENCE_LOG="warn")
-    done = subprocess.run([binary, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"influence {' '.join(arguments)} failed:\n{done.stderr}")
-    return done.stdout
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    asking = subprocess.Popen([binary, *arguments], cwd=folder, env=environment, **pipes)
+    while True:
+        try:
+            told, complaints = asking.communicate(timeout=1)
+            break
+        except subprocess.TimeoutExpired:
+            # A run waits for a server that is away, for longer than anybody here wants to.
+            if server.poll() is not None:
+                asking.kill()
+                sys.exit(f"llama_cpp.server ended with {server.returncode} during influence {' '.join(arguments)}")
+    if asking.returncode != 0:
+        sys.exit(f"influence {' '.join(arguments)} failed:\n{complaints}")
+    return told
 
 
 def check(name: str, holds: bool, shown: object) -> None:
-    print(f"{'ok ' if holds else 'BAD'} {name}: {shown}")
+    print(f"{'ok ' if holds else 'BAD'} {name}: {shown}", flush=True)
     if not holds:
         sys.exit(1)
 
 
-def run(binary: str, folder: pathlib.Path, scores: str) -> None:
+def run(server: subprocess.Popen, binary: str, folder: pathlib.Path, scores: str) -> None:
     name = f"api-{scores.replace('_', '-')}"
     settings = ["model=judge-" + scores, "iterations=0", "evaluation.at=[first]", "roles.influence.enabled=true"]
     flags = [flag for setting in settings for flag in ("--set", setting)]
     experiment = str(REPOSITORY / "configs/experiments/quickstart.yaml")
-    influence(binary, folder, "run", experiment, "--configs", str(folder / "configs"), "--name", name, *flags)
-    episodes = [json.loads(line) for line in influence(binary, folder, "episodes", name, "--json").splitlines()]
+    place = ["--configs", str(folder / "configs"), "--name", name, "--dashboard", "off"]
+    influence(server, binary, folder, "run", experiment, *place, *flags)
+    told = influence(server, binary, folder, "episodes", name, "--json")
+    episodes = [json.loads(line) for line in told.splitlines()]
     turns = [turn for episode in episodes for turn in episode["turns"]]
     check(f"{scores}: every episode has turns", bool(episodes) and all(e["turns"] for e in episodes), len(episodes))
     check(f"{scores}: replies", all(turn["reply"]["text"] for turn in turns), repr(turns[0]["reply"]["text"][:60]))
@@ -81,6 +110,7 @@ def main() -> None:
     arguments.add_argument("--influence", required=True)
     arguments.add_argument("--model", required=True)
     chosen = arguments.parse_args()
+    suit_processor(chosen.model)
     port = free_port()
     server = serve(chosen.model, port)
     try:
@@ -92,7 +122,7 @@ def main() -> None:
             models = [f"  judge-{name}: {{api: {{{url}, {how}}}}}\n" for name, how in SCORES.items()]
             (folder / "configs/models.yaml").write_text("models:\n" + "".join(models))
             for scores in SCORES:
-                run(str(pathlib.Path(chosen.influence).resolve()), folder, scores)
+                run(server, str(pathlib.Path(chosen.influence).resolve()), folder, scores)
     finally:
         server.kill()
 

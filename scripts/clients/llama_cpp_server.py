@@ -37,10 +37,12 @@ def suit_processor(model: str) -> None:
         return
     name = f"llama-cpp-python=={importlib.metadata.version('llama-cpp-python')}"
     print(f"{name} was built for another processor: it is built anew, which takes minutes", flush=True)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps", "--force-reinstall", name]
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "cache", "remove", "llama_cpp_python"], stdout=subprocess.DEVNULL)
     options = ["NATIVE=OFF", "AVX2=ON", "FMA=ON", "F16C=ON", "BMI2=ON"]
     flags = " ".join(f"-DGGML_{option}" for option in options)
-    subprocess.run(pip, env=dict(os.environ, CMAKE_ARGS=flags), check=True)
+    install = [*pip, "install", "--quiet", "--no-deps", "--force-reinstall", name]
+    subprocess.run(install, env=dict(os.environ, CMAKE_ARGS=flags), check=True)
 
 
 def serve(model: str, port: int) -> subprocess.Popen:

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::{Arg, AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::time::Instant;
 
 use super::call::CallError;
@@ -68,9 +68,16 @@ impl Link {
     /// The answer of a script that the server may not know yet.
     pub(super) async fn ask_script(&self, script: &Script, command: &Cmd) -> RedisResult<Value> {
         match self.ask(command).await {
+            // With its text rather than after it: the server may start anew between two commands.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.ask(redis::cmd("SCRIPT").arg("LOAD").arg(script.code)).await?;
-                self.ask(command).await
+                let mut whole = redis::cmd("EVAL");
+                whole.arg(script.code);
+                for arg in command.args_iter().skip(2) {
+                    if let Arg::Simple(bytes) = arg {
+                        whole.arg(bytes);
+                    }
+                }
+                self.ask(&whole).await
             }
             answer => answer,
         }

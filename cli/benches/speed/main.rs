@@ -112,6 +112,9 @@ struct TrainArgs {
     length: usize,
     #[arg(long, default_value_t = 2)]
     steps: usize,
+    /// For layers' graphs, in MiB; 0 runs every layer again.
+    #[arg(long)]
+    graph_mib: Option<usize>,
 }
 
 fn main() {

@@ -21,6 +21,7 @@ pub(crate) fn run(args: &TrainArgs) {
         epochs: args.steps,
         max_length: args.length,
         learning_rate: 1e-5,
+        graph_memory: args.graph_mib.map(|mib| mib << 20),
         ..TrainOptions::default()
     };
     let folder = tempfile::tempdir().expect("a folder");

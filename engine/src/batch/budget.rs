@@ -52,7 +52,7 @@ pub fn device_memory(placement: &Placement) -> Option<DeviceMemory> {
 }
 
 /// A quarter of what is free now on this machine, or in this container.
-fn host_budget() -> usize {
+pub(crate) fn host_budget() -> usize {
     let what = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let free = System::new_with_specifics(what).map_or(0, |system| {
         let free = system.available_memory();

@@ -14,6 +14,7 @@ mod request;
 mod row;
 mod step_loop;
 
+pub(crate) use budget::host_budget;
 pub use budget::{DeviceMemory, device_memory, kv_budget};
 pub use counters::{EngineCounters, Tally};
 pub use engine::Engine;

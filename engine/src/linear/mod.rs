@@ -26,7 +26,7 @@ use rayon::prelude::*;
 use crate::instruction_sets::Instructions;
 use compact::Compact;
 use panels::PanelRow;
-use product::Weights;
+use product::{Transposed, Weights};
 
 pub(crate) use kernel::{TILE_ROWS, Tile};
 pub(crate) use panels::{PANEL, Panels};
@@ -244,10 +244,37 @@ impl FrozenLinear {
         product::forward(packed.instructions, &[packed.parts()], x, rows).remove(0)
     }
 
+    /// That, and the product of the same rows with other weights.
+    pub(crate) fn multiply_with(&self, other: &Panels, x: &[f32], rows: usize) -> [Vec<f32>; 2] {
+        let packed = &*self.packed;
+        let parts = [packed.parts(), (Weights::Plain(other), None)];
+        let mut products = product::forward(packed.instructions, &parts, x, rows).into_iter();
+        std::array::from_fn(|_| products.next().unwrap_or_default())
+    }
+
     /// The input's gradient from the output's, on plain rows.
     pub(crate) fn multiply_back(&self, grad: &[f32], rows: usize) -> Vec<f32> {
         product::backward(self.packed.instructions, self.packed.weights(), grad, rows)
     }
+}
+
+/// `uᵀ x` of `u [rows, width of u]` and `x [rows, width]`, both row-major: a sum over rows, in their order.
+pub(crate) fn sum_of_outer_products(u: &[f32], x: &[f32], rows: usize) -> Vec<f32> {
+    let (height, outputs) = (u.len() / rows, x.len() / rows);
+    let weights = Weights::Transposed(Transposed { values: x, inputs: rows, outputs });
+    product::forward(Instructions::best(), &[(weights, None)], &transpose(u, height), height).remove(0)
+}
+
+/// A row-major matrix with `columns` columns, transposed.
+pub(crate) fn transpose(matrix: &[f32], columns: usize) -> Vec<f32> {
+    let rows = matrix.len() / columns;
+    let mut transposed = vec![0.0f32; matrix.len()];
+    for (row, values) in matrix.chunks_exact(columns).enumerate() {
+        for (column, value) in values.iter().enumerate() {
+            transposed[column * rows + row] = *value;
+        }
+    }
+    transposed
 }
 
 /// The forward product as a candle operation.

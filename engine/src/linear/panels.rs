@@ -17,6 +17,13 @@ pub(crate) struct PanelRow(pub(crate) [f32; PANEL]);
 
 impl PanelRow {
     pub(crate) const ZERO: Self = Self([0.0; PANEL]);
+
+    /// Up to [`PANEL`] values, and zeros.
+    pub(crate) fn filled(values: &[f32]) -> Self {
+        let mut row = Self::ZERO;
+        row.0[..values.len()].copy_from_slice(values);
+        row
+    }
 }
 
 /// A weight `[outputs, inputs]` cut into panels of [`PANEL`] outputs; panel `p`, row `k` holds
@@ -50,19 +57,23 @@ impl Panels {
                 transposed.len()
             );
         }
-        let mut rows = vec![PanelRow::ZERO; outputs.div_ceil(PANEL) * inputs];
-        for (index, panel) in rows.chunks_exact_mut(inputs).enumerate() {
-            let lanes = index * PANEL..outputs.min((index + 1) * PANEL);
-            for (row, source) in panel.iter_mut().zip(transposed.chunks_exact(outputs)) {
-                row.0[..lanes.len()].copy_from_slice(&source[lanes.clone()]);
-            }
-        }
+        let row = |index: usize| {
+            let (panel, input) = (index / inputs, index % inputs);
+            let first = panel * PANEL;
+            PanelRow::filled(&transposed[input * outputs..][first..outputs.min(first + PANEL)])
+        };
+        let rows = (0..outputs.div_ceil(PANEL) * inputs).into_par_iter().map(row).collect();
         Ok(Self { rows, inputs, outputs })
     }
 
     /// `x [rows, inputs]` times the weight, transposed: row-major `[rows, outputs]`.
     pub(crate) fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
         product::forward(Instructions::best(), &[(Weights::Plain(self), None)], x, rows).remove(0)
+    }
+
+    /// Adds `scale` times that product to `sum`.
+    pub(crate) fn add_product(&self, x: &[f32], rows: usize, scale: f32, sum: &mut [f32]) {
+        product::add(Instructions::best(), Weights::Plain(self), x, rows, scale, sum);
     }
 
     /// The sums of one panel over a range of inputs, for up to [`TILE_ROWS`] rows: `x` holds `rows` interleaved

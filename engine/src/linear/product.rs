@@ -1,5 +1,6 @@
 //! Blocking and threading around the kernels.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -23,6 +24,26 @@ const SERIAL_WORK: usize = 1 << 17;
 pub(super) enum Weights<'a> {
     Plain(&'a Panels),
     Compact(&'a Compact),
+    Transposed(Transposed<'a>),
+}
+
+/// A weight that is given as `[inputs, outputs]`, row-major, for a product that sums over many rows and is made once.
+#[derive(Clone, Copy)]
+pub(super) struct Transposed<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+}
+
+impl Transposed<'_> {
+    fn copy(self, panel: usize, inputs: Range<usize>, target: &mut [PanelRow]) {
+        let columns = panel * PANEL..self.outputs.min((panel + 1) * PANEL);
+        let rows = self.values.chunks_exact(self.outputs).skip(inputs.start).take(inputs.len());
+        for (target, row) in target.iter_mut().zip(rows) {
+            target.0[..columns.len()].copy_from_slice(&row[columns.clone()]);
+            target.0[columns.len()..].fill(0.0);
+        }
+    }
 }
 
 impl<'a> Weights<'a> {
@@ -30,6 +51,7 @@ impl<'a> Weights<'a> {
         match self {
             Self::Plain(panels) => panels.inputs(),
             Self::Compact(compact) => compact.inputs(),
+            Self::Transposed(given) => given.inputs,
         }
     }
 
@@ -37,6 +59,7 @@ impl<'a> Weights<'a> {
         match self {
             Self::Plain(panels) => panels.outputs(),
             Self::Compact(compact) => compact.outputs(),
+            Self::Transposed(given) => given.outputs,
         }
     }
 
@@ -47,9 +70,9 @@ impl<'a> Weights<'a> {
         }
         match self {
             Self::Plain(panels) => read(panels.panel(index)),
-            Self::Compact(compact) => SPREAD_OUT.with_borrow_mut(|scratch| {
-                scratch.resize(compact.inputs(), PanelRow::ZERO);
-                compact.expand(index, 0..compact.inputs(), scratch);
+            Self::Compact(_) | Self::Transposed(_) => SPREAD_OUT.with_borrow_mut(|scratch| {
+                scratch.resize(self.inputs(), PanelRow::ZERO);
+                self.copy(index, 0..self.inputs(), scratch);
                 read(scratch)
             }),
         }
@@ -60,13 +83,14 @@ impl<'a> Weights<'a> {
         match self {
             Self::Plain(panels) => target.copy_from_slice(&panels.panel(index)[inputs]),
             Self::Compact(compact) => compact.expand(index, inputs, target),
+            Self::Transposed(given) => given.copy(index, inputs, target),
         }
     }
 
     fn plain(self) -> Option<&'a Panels> {
         match self {
             Self::Plain(panels) => Some(panels),
-            Self::Compact(_) => None,
+            Self::Compact(_) | Self::Transposed(_) => None,
         }
     }
 }
@@ -116,7 +140,8 @@ pub(super) fn forward(
         let first = index % row_chunks * chunk_rows;
         let part =
             Part { weights: layers[layer].0, bias: layers[layer].1, panel, rows: first..rows.min(first + chunk_rows) };
-        part.write(instructions, &interleaved, &targets[layer]);
+        // SAFETY: each (row, panel) of an output is written by exactly one task, once.
+        part.compute(instructions, &interleaved, |place, sums| unsafe { targets[layer].write(place, sums) });
     });
     drop(targets);
     for (output, (weights, _)) in outputs.iter_mut().zip(layers) {
@@ -124,6 +149,36 @@ pub(super) fn forward(
         unsafe { output.set_len(rows * weights.outputs()) };
     }
     outputs
+}
+
+/// Adds `scale` times `x [rows, inputs]` times the weight, transposed, to `sum [rows, outputs]`.
+pub(super) fn add(
+    instructions: Instructions,
+    weights: Weights<'_>,
+    x: &[f32],
+    rows: usize,
+    scale: f32,
+    sum: &mut [f32],
+) {
+    let (inputs, outputs) = (weights.inputs(), weights.outputs());
+    let interleaved = interleave(x, inputs, rows);
+    let target = SharedOutput::new(sum);
+    let row_chunks = rows.div_ceil(CHUNK_ROWS);
+    run_tasks(outputs.div_ceil(PANEL) * row_chunks, rows * inputs * outputs, |index| {
+        let first = index % row_chunks * CHUNK_ROWS;
+        let rows = first..rows.min(first + CHUNK_ROWS);
+        Part { weights, bias: None, panel: index / row_chunks, rows }.compute(
+            instructions,
+            &interleaved,
+            |place, values| {
+                // SAFETY: each (row, panel) belongs to exactly one task.
+                let target = unsafe { target.part(place, values.len()) };
+                for (element, value) in target.iter_mut().zip(values) {
+                    *element += scale * *value;
+                }
+            },
+        );
+    });
 }
 
 /// One panel's share of some rows of a product.
@@ -135,7 +190,8 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn write(&self, instructions: Instructions, interleaved: &[f32], target: &SharedOutput<'_>) {
+    /// Hands each row's share to `take`, with its place in the output.
+    fn compute(&self, instructions: Instructions, interleaved: &[f32], take: impl Fn(usize, &[f32])) {
         let (inputs, outputs) = (self.weights.inputs(), self.weights.outputs());
         let column = self.panel * PANEL;
         let width = PANEL.min(outputs - column);
@@ -152,8 +208,7 @@ impl Part<'_> {
                             *element += bias;
                         }
                     }
-                    // SAFETY: each (row, panel) of an output is written by exactly one task, once.
-                    unsafe { target.write((first + row) * outputs + column, sums) };
+                    take((first + row) * outputs + column, sums);
                 }
             }
         });
@@ -171,8 +226,9 @@ fn interleave(x: &[f32], inputs: usize, rows: usize) -> Vec<f32> {
     packed.spare_capacity_mut()[..rows * inputs].par_chunks_mut(block).zip(x.par_chunks(block)).for_each(
         |(target, source)| {
             let count = source.len() / inputs;
-            for (row, values) in source.chunks_exact(inputs).enumerate() {
-                for (place, value) in target[row..].iter_mut().step_by(count).zip(values) {
+            // Written straight on; the rows are read side by side.
+            for (input, places) in target.chunks_exact_mut(count).enumerate() {
+                for (place, value) in places.iter_mut().zip(source[input..].iter().step_by(inputs)) {
                     place.write(*value);
                 }
             }
@@ -187,7 +243,8 @@ fn interleave(x: &[f32], inputs: usize, rows: usize) -> Vec<f32> {
 pub(super) fn backward(instructions: Instructions, weights: Weights<'_>, grad: &[f32], rows: usize) -> Vec<f32> {
     let (inputs, outputs) = (weights.inputs(), weights.outputs());
     let mut output = vec![0.0f32; rows * inputs];
-    let padded = pad_to_panels(grad, outputs, rows);
+    let padded = pad_to_panels(grad, outputs);
+    let padded = padded.as_chunks::<PANEL>().0;
     let shared = SharedOutput::new(&mut output);
     let row_chunks = rows.div_ceil(CHUNK_ROWS);
     let task = |index: usize| {
@@ -198,7 +255,7 @@ pub(super) fn backward(instructions: Instructions, weights: Weights<'_>, grad: &
             for input in (range * BACK_INPUTS..last_input).step_by(BACK_TILE) {
                 let strip = Strip::new(weights, first_panel, input);
                 for row in (chunk * CHUNK_ROWS..end).step_by(BACK_TILE) {
-                    let tile = strip.times(instructions, &padded, row, rows);
+                    let tile = strip.times(instructions, padded, row, rows);
                     for (offset, sums) in tile[..BACK_TILE.min(rows - row)].iter().enumerate() {
                         // SAFETY: each (row, input) belongs to exactly one task.
                         let target = unsafe { shared.part((row + offset) * inputs + input, strip.width) };
@@ -215,15 +272,17 @@ pub(super) fn backward(instructions: Instructions, weights: Weights<'_>, grad: &
     output
 }
 
-fn pad_to_panels(grad: &[f32], outputs: usize, rows: usize) -> Vec<PanelRow> {
-    let per_row = outputs.div_ceil(PANEL);
-    let mut padded = vec![PanelRow::ZERO; rows * per_row];
-    for (target, source) in padded.chunks_exact_mut(per_row).zip(grad.chunks_exact(outputs)) {
-        for (row, values) in target.iter_mut().zip(source.chunks(PANEL)) {
-            row.0[..values.len()].copy_from_slice(values);
-        }
+/// Rows of whole panels; copied only where the outputs do not fill the last one.
+fn pad_to_panels(grad: &[f32], outputs: usize) -> Cow<'_, [f32]> {
+    let padded = outputs.next_multiple_of(PANEL);
+    if padded == outputs {
+        return Cow::Borrowed(grad);
     }
-    padded
+    let mut rows = vec![0.0; grad.len() / outputs * padded];
+    rows.par_chunks_exact_mut(padded).zip(grad.par_chunks_exact(outputs)).for_each(|(target, source)| {
+        target[..outputs].copy_from_slice(source);
+    });
+    Cow::Owned(rows)
 }
 
 /// [`BACK_TILE`] neighbouring inputs of a block of panels.
@@ -263,7 +322,7 @@ impl<'a> Strip<'a> {
 
     /// This strip's share of the gradient of up to [`BACK_TILE`] rows from `row` on. Rows beyond the last
     /// one repeat it; the caller drops them.
-    fn times(&self, instructions: Instructions, grad: &[PanelRow], row: usize, rows: usize) -> BackTile {
+    fn times(&self, instructions: Instructions, grad: &[[f32; PANEL]], row: usize, rows: usize) -> BackTile {
         let grad = std::array::from_fn(|offset| {
             let start = (row + offset).min(rows - 1) * self.per_row + self.first_panel;
             &grad[start..start + self.count]

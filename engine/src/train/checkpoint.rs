@@ -30,8 +30,8 @@ pub(super) fn fingerprint(
     start: &Parameters,
 ) -> Result<Fingerprint, TrainError> {
     let mut hash = Sha256::new();
-    // The name of the base is no part of what is computed.
-    let options = TrainOptions { base_model: None, ..options.clone() };
+    // Neither is part of what is computed.
+    let options = TrainOptions { base_model: None, graph_memory: None, ..options.clone() };
     hash.update(format!("checkpoint 1, {options:?}, {:?}", model.config));
     // What a vector becomes depends on every weight that it meets.
     let probe = Tensor::ones((1, model.config.hidden_size), DType::F32, &Device::Cpu)?;

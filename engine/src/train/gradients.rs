@@ -50,42 +50,69 @@ impl Gradients {
     }
 }
 
-/// A row that went through the model, with what its backward pass needs: the input of every layer, and the graph of the
-/// last one.
+/// A row that went through the model, with what its backward pass needs of every layer: its graph where memory allows, else
+/// its input, from which it is run again with a graph.
 ///
-/// From the last layer to the first, each is run again with a graph from a fresh leaf, and `sum(output * gradient of
-/// output)` is differentiated.
+/// From the last layer to the first, `sum(output * gradient of output)` is differentiated.
 #[derive(Debug)]
 pub(super) struct Ran<'p> {
     parameters: &'p Parameters,
     pass: &'p Pass<'p>,
-    /// Of all layers but the last.
-    inputs: Vec<Tensor>,
-    /// Of the last layer.
-    input: Var,
-    output: Tensor,
+    layers: Vec<Kept>,
     head: HeadLoss,
 }
 
+/// What is kept of a layer between its forward and its backward pass.
+#[derive(Debug)]
+enum Kept {
+    Input(Tensor),
+    Graph(Graphed),
+}
+
+/// A layer's output, with a graph that ends at its input.
+#[derive(Debug)]
+struct Graphed {
+    input: Var,
+    output: Tensor,
+}
+
+impl Graphed {
+    fn run(pass: &Pass<'_>, layer: usize, x: &Tensor) -> Result<Self, TrainError> {
+        let input = Var::from_tensor(x)?;
+        let output = pass.layer(layer, &input, Graph::On)?;
+        Ok(Self { input, output })
+    }
+}
+
 impl<'p> Ran<'p> {
+    /// `memory` is for the graphs, in bytes.
     pub(super) fn new(
         model: &Model,
         parameters: &'p Parameters,
         pass: &'p Pass<'p>,
         row: &ReadyRow,
+        memory: usize,
     ) -> Result<Self, TrainError> {
-        let last = model.weights.layers.len() - 1;
         // The last target is predicted, never read.
         let mut x = pass.embed(&row.ids[..row.ids.len() - 1])?;
-        let mut inputs = Vec::with_capacity(last);
-        for layer in 0..last {
-            inputs.push(x.clone());
-            x = pass.layer(layer, &x, Graph::Off)?;
+        let count = model.weights.layers.len();
+        // The last layer's backward pass comes first.
+        let graphs = (memory / pass.graph_bytes(row.ids.len())).clamp(1, count);
+        let mut layers = Vec::with_capacity(count);
+        for layer in 0..count {
+            let (kept, output) = if layer + graphs < count {
+                let output = pass.layer(layer, &x, Graph::Off)?;
+                (Kept::Input(x), output)
+            } else {
+                let graphed = Graphed::run(pass, layer, &x)?;
+                let output = graphed.output.detach();
+                (Kept::Graph(graphed), output)
+            };
+            layers.push(kept);
+            x = output;
         }
-        let input = Var::from_tensor(&x)?;
-        let output = pass.layer(last, &input, Graph::On)?;
-        let head = head_loss(model, &output.detach(), &row.ids, &row.targets)?;
-        Ok(Self { parameters, pass, inputs, input, output, head })
+        let head = head_loss(model, &x, &row.ids, &row.targets)?;
+        Ok(Self { parameters, pass, layers, head })
     }
 
     /// The sum of the targets' negative log-likelihoods, in nats.
@@ -100,22 +127,21 @@ impl<'p> Ran<'p> {
 
     /// Adds the gradients of `factor * loss`.
     pub(super) fn add_gradients(self, factor: f64, gradients: &mut Gradients) -> Result<(), TrainError> {
-        let Self { parameters, pass, mut inputs, mut input, mut output, head } = self;
+        let Self { parameters, pass, layers, head } = self;
         let mut gradient = (head.gradient * factor)?;
-        for layer in (0..=inputs.len()).rev() {
+        for (layer, kept) in layers.into_iter().enumerate().rev() {
+            let Graphed { input, output } = match kept {
+                Kept::Graph(graphed) => graphed,
+                Kept::Input(x) => Graphed::run(pass, layer, &x)?,
+            };
             let store = (output * gradient)?.sum_all()?.backward()?;
             gradients.add(parameters, layer, &store)?;
-            let Some(previous) = inputs.pop() else {
-                break;
-            };
             gradient = match store.get(input.as_tensor()) {
                 Some(gradient) => gradient.detach(),
                 None => {
                     return Err(candle_core::Error::Msg(format!("layer {layer} cut the gradient of its input")).into());
                 }
             };
-            input = Var::from_tensor(&previous)?;
-            output = pass.layer(layer - 1, &input, Graph::On)?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use crate::linear::FrozenLinear;
 use crate::lora::Projection;
 use crate::model::{LayerWeights, Model};
 use candle_core::{Device, Result, Tensor};
+use std::sync::OnceLock;
 
 /// Whether a pass records what automatic differentiation needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,25 @@ impl<'a> Pass<'a> {
 
     pub(super) fn model(&self) -> &'a Model {
         self.model
+    }
+
+    /// Bytes that a layer's graph keeps of a row of `tokens` tokens: what every operation of [`Self::layer`] was given, once.
+    pub(super) fn graph_bytes(&self, tokens: usize) -> usize {
+        let config = &self.model.config;
+        let (hidden, query, kv) = (config.hidden_size, config.query_width(), config.kv_width());
+        let mut floats = 6 * hidden + 3 * query + 3 * kv + 3 * config.intermediate_size;
+        if self.dropout.is_some() {
+            // Of all projections' inputs.
+            floats += 5 * hidden + query + config.intermediate_size;
+        }
+        let weights = &self.model.weights.layers;
+        if weights.iter().any(|layer| layer.post_norms.is_some()) {
+            floats += 2 * hidden;
+        }
+        if weights.iter().any(|layer| layer.head_norms.is_some()) {
+            floats += query + kv;
+        }
+        size_of::<f32>() * floats * tokens
     }
 
     /// The embedded tokens `[tokens, hidden]`.
@@ -120,6 +140,7 @@ impl Layer<'_, '_> {
             frozen: frozen.clone(),
             scale: parameters.config().scale() as f32,
             factors: dropout.map(|draw| draw.factors(self.index, projection, x.elem_count())),
+            inner: OnceLock::new(),
         };
         operations::adapted_linear(x, &a, &b, adapted)
     }

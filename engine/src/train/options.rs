@@ -141,6 +141,9 @@ pub struct TrainOptions {
     pub seed: u64,
     /// What the adapter's configuration names as its base model.
     pub base_model: Option<String>,
+    /// Bytes that layers' graphs may take, from a row's forward pass to its backward pass; the layers that do not fit are run
+    /// again. None: a quarter of what is free when training begins. It changes the time, and no result.
+    pub graph_memory: Option<usize>,
 }
 
 impl Default for TrainOptions {
@@ -158,6 +161,7 @@ impl Default for TrainOptions {
             long_rows: LongRows::default(),
             seed: 0,
             base_model: None,
+            graph_memory: None,
         }
     }
 }

@@ -8,6 +8,7 @@ use super::optimizer::{self, AdamW};
 use super::parameters::Parameters;
 use super::rows::{Check, Ready};
 use super::{Progress, Step, TrainError, TrainOptions, TrainReport, TrainingData};
+use crate::batch::host_budget;
 use crate::model::Model;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,7 @@ pub fn train(
         parameters,
         started: Instant::now(),
         tokens_before: 0,
+        graph_memory: options.graph_memory.unwrap_or_else(host_budget),
     };
     if !training.resume(&mut report)? {
         let heard = &mut |done, total| progress(Progress::Reference { done, total });
@@ -167,11 +169,14 @@ struct Training<'a> {
     started: Instant,
     /// Tokens of rows that an earlier process saw.
     tokens_before: u64,
+    /// Bytes.
+    graph_memory: usize,
 }
 
 impl Training<'_> {
     fn trained(&self) -> Trained<'_> {
-        Trained { model: self.model, parameters: &self.parameters, options: self.options }
+        let Self { model, parameters, options, graph_memory, .. } = self;
+        Trained { model, parameters, options, graph_memory: *graph_memory }
     }
 
     /// Goes back to the checkpoint, if there is one.

@@ -164,6 +164,7 @@ pub fn train_options(
         long_rows: if o.cut_long_rows { LongRows::Cut } else { LongRows::Drop },
         seed,
         base_model: Some(base_name.to_owned()),
+        graph_memory: None,
     })
 }
 

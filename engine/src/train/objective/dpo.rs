@@ -49,6 +49,7 @@ impl Objective for Dpo {
         gradients: &mut Gradients,
     ) -> Result<Measures, TrainError> {
         let DpoOptions { beta } = self.options;
+        let trained = Trained { graph_memory: trained.graph_memory / 2, ..trained };
         let share = 1.0 / batch.len() as f64;
         let (mut loss, mut favoured) = (0.0, 0);
         let (mut chosen, mut rejected) = (Vec::new(), Vec::new());

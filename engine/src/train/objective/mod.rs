@@ -25,6 +25,8 @@ pub(super) struct Trained<'a> {
     pub(super) model: &'a Model,
     pub(super) parameters: &'a Parameters,
     pub(super) options: &'a TrainOptions,
+    /// Bytes that the graphs of the rows that are run at once may take.
+    pub(super) graph_memory: usize,
 }
 
 /// What a step measures before it changes the adapter.
@@ -89,7 +91,7 @@ impl<'a> Trained<'a> {
 
     /// A pass over `row` with what its backward pass needs.
     fn run(self, pass: &'a Pass<'a>, row: &ReadyRow) -> Result<Ran<'a>, TrainError> {
-        Ran::new(self.model, self.parameters, pass, row)
+        Ran::new(self.model, self.parameters, pass, row, self.graph_memory)
     }
 
     /// The log-probability of a row's targets, in nats. Without dropout.

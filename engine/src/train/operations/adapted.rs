@@ -1,9 +1,11 @@
 //! A frozen projection with its adapter: `y = W x + scale * B A (f * x)`, `f` being the dropout's factors.
 
-use super::{list, values};
-use crate::linear::{FrozenLinear, Panels};
+use super::{held, values};
+use crate::linear::{FrozenLinear, Panels, sum_of_outer_products, transpose};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+use std::borrow::Cow;
+use std::sync::OnceLock;
 
 /// What of an adapted projection does not change in training.
 #[derive(Debug, Clone)]
@@ -14,6 +16,8 @@ pub(in crate::train) struct Adapted {
     pub(in crate::train) scale: f32,
     /// A factor for each element of `x`, where the adapter's input is dropped out.
     pub(in crate::train) factors: Option<Vec<f32>>,
+    /// `A (f * x)`, once it is known: the backward pass needs it, too.
+    pub(in crate::train) inner: OnceLock<Vec<f32>>,
 }
 
 /// The projection of `x [rows, in]` with the adapter's `a [rank, in]` and `b [out, rank]`. Differentiable in all three.
@@ -39,10 +43,10 @@ pub(in crate::train) fn adapted_linear(x: &Tensor, a: &Tensor, b: &Tensor, adapt
 
 impl Adapted {
     /// The adapter's input.
-    fn dropped(&self, x: &[f32]) -> Vec<f32> {
+    fn dropped<'x>(&self, x: &'x [f32]) -> Cow<'x, [f32]> {
         match &self.factors {
-            None => x.to_vec(),
-            Some(factors) => x.iter().zip(factors).map(|(x, factor)| x * factor).collect(),
+            None => Cow::Borrowed(x),
+            Some(factors) => Cow::Owned(x.par_iter().zip(factors).map(|(x, factor)| x * factor).collect()),
         }
     }
 }
@@ -66,12 +70,13 @@ impl CustomOp3 for Adapted {
         let (outputs, rank) = b_layout.shape().dims2()?;
         let a = Panels::pack(values(a, a_layout, self.name())?, rank, inputs)?;
         let b = Panels::pack(values(b, b_layout, self.name())?, outputs, rank)?;
-        let inner = match &self.factors {
-            None => a.multiply(x, rows),
-            Some(_) => a.multiply(&self.dropped(x), rows),
+        let [mut output, inner] = match &self.factors {
+            None => self.frozen.multiply_with(&a, x, rows),
+            Some(_) => [self.frozen.multiply(x, rows), a.multiply(&self.dropped(x), rows)],
         };
-        let mut output = self.frozen.multiply(x, rows);
-        add_scaled(&mut output, &b.multiply(&inner, rows), self.scale);
+        b.add_product(&inner, rows, self.scale, &mut output);
+        // Of a repeated pass it is the same.
+        let _ = self.inner.set(inner);
         Ok((CpuStorage::F32(output), Shape::from((rows, outputs))))
     }
 
@@ -88,46 +93,39 @@ impl CustomOp3 for Adapted {
         let (rows, inputs) = x.dims2()?;
         let (outputs, rank) = b.dims2()?;
         let device = x.device();
-        let (x_values, a_values, b_values) = (list(x)?, list(a)?, list(b)?);
-        let grads = list(grad)?;
+        let grad = grad.contiguous()?;
+        let (x_values, a_values, b_values) = (held(x)?, held(a)?, held(b)?);
+        let grads = held(&grad)?;
         let dropped = self.dropped(&x_values);
-        let inner = Panels::pack(&a_values, rank, inputs)?.multiply(&dropped, rows);
+        let inner = match self.inner.get() {
+            Some(inner) => Cow::Borrowed(&inner[..]),
+            None => Cow::Owned(Panels::pack(&a_values, rank, inputs)?.multiply(&dropped, rows)),
+        };
         let mut outer = Panels::pack_transposed(&b_values, outputs, rank)?.multiply(&grads, rows);
         outer.iter_mut().for_each(|value| *value *= self.scale);
 
-        let by_inner = Panels::pack_transposed(&grads, rows, outputs)?;
-        let mut b_gradient = by_inner.multiply(&transpose(&inner, rank), rank);
+        let mut b_gradient = sum_of_outer_products(&inner, &grads, rows);
         b_gradient.iter_mut().for_each(|value| *value *= self.scale);
         let b_gradient = Tensor::from_vec(transpose(&b_gradient, outputs), (outputs, rank), device)?;
-        let by_outer = Panels::pack_transposed(&dropped, rows, inputs)?;
-        let a_gradient = by_outer.multiply(&transpose(&outer, rank), rank);
+        let a_gradient = sum_of_outer_products(&outer, &dropped, rows);
         let a_gradient = Tensor::from_vec(a_gradient, (rank, inputs), device)?;
 
         let mut x_gradient = self.frozen.multiply_back(&grads, rows);
-        let through = Panels::pack_transposed(&a_values, rank, inputs)?.multiply(&outer, rows);
-        add_scaled(&mut x_gradient, &self.dropped(&through), 1.0);
+        let a_transposed = Panels::pack_transposed(&a_values, rank, inputs)?;
+        match &self.factors {
+            None => a_transposed.add_product(&outer, rows, 1.0, &mut x_gradient),
+            Some(_) => add(&mut x_gradient, &self.dropped(&a_transposed.multiply(&outer, rows))),
+        }
         let x_gradient = Tensor::from_vec(x_gradient, (rows, inputs), device)?;
         Ok((Some(x_gradient), Some(a_gradient), Some(b_gradient)))
     }
 }
 
-fn add_scaled(sum: &mut [f32], values: &[f32], scale: f32) {
+fn add(sum: &mut [f32], values: &[f32]) {
     const CHUNK: usize = 4096;
     sum.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(sum, values)| {
         for (sum, value) in sum.iter_mut().zip(values) {
-            *sum += value * scale;
+            *sum += value;
         }
     });
-}
-
-/// A row-major matrix with `columns` columns, transposed.
-fn transpose(matrix: &[f32], columns: usize) -> Vec<f32> {
-    let rows = matrix.len() / columns;
-    let mut transposed = vec![0.0f32; matrix.len()];
-    for (row, values) in matrix.chunks_exact(columns).enumerate() {
-        for (column, value) in values.iter().enumerate() {
-            transposed[column * rows + row] = *value;
-        }
-    }
-    transposed
 }

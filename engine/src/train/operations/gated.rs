@@ -1,7 +1,7 @@
 //! Gated feed-forward units (arXiv 2002.05202): `activation(gate) * up`. Both activations are `x * s` with `s` the sigmoid of a
 //! bend of x: x itself for SiLU; for GELU, by its approximation, `2 sqrt(2 / pi) (x + 0.044715 x^3)`.
 
-use super::{list, values};
+use super::{held, values};
 use crate::attention::{Activation, exp};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -83,8 +83,9 @@ impl CustomOp2 for Gated {
     }
 
     fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (gates, ups, grads) = (list(gate)?, list(up)?, list(grad)?);
-        let inputs = [&gates[..], &ups, &grads];
+        let grad = grad.contiguous()?;
+        let (gates, ups, grads) = (held(gate)?, held(up)?, held(&grad)?);
+        let inputs = [&*gates, &*ups, &*grads];
         let [gate_gradient, up_gradient] = match self.0 {
             Activation::Silu => backward(inputs, silu_bend),
             Activation::GeluTanh => backward(inputs, gelu_bend),

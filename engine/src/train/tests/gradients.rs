@@ -40,7 +40,7 @@ fn loss(pass: &Pass<'_>, row: &ReadyRow) -> f64 {
 
 fn gradients(model: &Model, parameters: &Parameters, pass: &Pass<'_>, row: &ReadyRow) -> Vec<Vec<f32>> {
     let mut gradients = Gradients::new(parameters);
-    let ran = Ran::new(model, parameters, pass, row).unwrap();
+    let ran = Ran::new(model, parameters, pass, row, 0).unwrap();
     assert_eq!(ran.loss(), pass.loss(row).unwrap(), "with and without a graph");
     ran.add_gradients(WEIGHT, &mut gradients).unwrap();
     gradients.into_values(parameters).unwrap()

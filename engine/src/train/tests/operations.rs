@@ -121,6 +121,7 @@ fn the_adapted_projection_agrees_with_plain_operations() {
             frozen: frozen.clone(),
             scale: 1.5,
             factors: factors.as_ref().map(|f| f.flatten_all().unwrap().to_vec1().unwrap()),
+            inner: std::sync::OnceLock::new(),
         };
         compare(
             &leaves,

@@ -87,7 +87,7 @@ fn trained(model: &Model, case: &str) -> (Vec<Measures>, Vec<Vec<f32>>, Paramete
     let batch: Vec<usize> = (0..ROWS).collect();
     let mut optimizer = AdamW::new(&parameters, 0.0);
     let (mut measures, mut first) = (Vec::new(), Vec::new());
-    let trained = Trained { model, parameters: &parameters, options: &options };
+    let trained = Trained { model, parameters: &parameters, options: &options, graph_memory: 0 };
     let batches = vec![batch.clone(); STEPS];
     let references = objective.references(trained, &batches, &mut |_, _| ControlFlow::Continue(())).unwrap();
     objective.refer(references, &batches);

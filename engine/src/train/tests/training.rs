@@ -1,8 +1,10 @@
 use super::super::{self as training, TrainError, TrainOptions, TrainRow, TrainingFiles};
 use super::{adapter, lora, model, options, row, supervised, tiny, train};
+use crate::linear::FrozenLinear;
 use crate::lora::{LoraConfig, LoraWeights, Projection};
 use crate::model::Model;
-use candle_core::{DType, Tensor};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
 use std::ops::ControlFlow;
 
 fn trained_bytes(model: &Model, rows: &[TrainRow], options: &TrainOptions, threads: usize) -> Vec<u8> {
@@ -52,6 +54,10 @@ fn training_repeats_bit_for_bit() {
     assert!(once == trained_bytes(&model, &rows, &options, 2), "a second run differs");
     assert!(once == trained_bytes(&model, &rows, &options, 1), "one thread differs");
     assert!(once == trained_bytes(&model, &rows, &options, 5), "five threads differ");
+    for graphs in [0, 20_000, 40_000, 80_000, usize::MAX] {
+        let options = TrainOptions { graph_memory: Some(graphs), ..options.clone() };
+        assert!(once == trained_bytes(&model, &rows, &options, 2), "graphs in {graphs} bytes change the adapter");
+    }
     let other = TrainOptions { seed: 12, ..options.clone() };
     assert!(once != trained_bytes(&model, &rows, &other, 2), "the seed changes nothing");
     options.lora.dropout = 0.0;
@@ -73,6 +79,30 @@ fn a_base_in_16_bits_trains_as_its_values_do() {
         let kept = trained("kept", &[dtype]);
         assert!(kept == trained("values", &[dtype, DType::F32]), "{dtype:?} trains another adapter");
         assert!(kept != trained("before", &[]), "rounding changed nothing");
+    }
+}
+
+/// Protects: the same of a base that is kept in quantised codes.
+#[test]
+fn a_quantised_base_trains_as_its_values_do() {
+    for kind in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1, GgmlDType::Q8_0] {
+        let trained = |base: fn(&QTensor) -> FrozenLinear| {
+            let mut model = model();
+            // Codes come in blocks of 32.
+            let inner = 64;
+            model.config.intermediate_size = inner;
+            for layer in &mut model.weights.layers {
+                let narrow = |linear: &FrozenLinear, dim| linear.weight().unwrap().narrow(dim, 0, inner).unwrap();
+                let plain = |weight: Tensor| FrozenLinear::new(&weight, None).unwrap();
+                (layer.gate, layer.up) = (plain(narrow(&layer.gate, 0)), plain(narrow(&layer.up, 0)));
+                let down = narrow(&layer.down, 1).contiguous().unwrap();
+                layer.down = base(&QTensor::quantize(&down, kind).unwrap());
+            }
+            trained_bytes(&model, &rows()[..2], &options(), 2)
+        };
+        let kept = trained(|codes| FrozenLinear::quantised(codes, |output| output, None).unwrap());
+        let values = trained(|codes| FrozenLinear::new(&codes.dequantize(&Device::Cpu).unwrap(), None).unwrap());
+        assert!(kept == values, "{kind:?} trains another adapter");
     }
 }
 

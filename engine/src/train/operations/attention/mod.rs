@@ -4,7 +4,7 @@
 mod heads;
 
 use self::heads::{Block, Head, Span, Weights};
-use super::{list, values};
+use super::{held, values};
 use crate::attention::{Scores, cap_values, exp};
 use crate::linear::{PANEL, TILE_ROWS};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -298,8 +298,10 @@ impl CustomOp3 for Attention {
         output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let inputs = [&list(q)?[..], &list(k)?[..], &list(v)?[..]];
-        let [q_gradient, k_gradient, v_gradient] = self.backward(inputs, &list(output)?, &list(grad)?)?;
+        let grad = grad.contiguous()?;
+        let (queries, keys, found) = (held(q)?, held(k)?, held(v)?);
+        let [q_gradient, k_gradient, v_gradient] =
+            self.backward([&queries, &keys, &found], &held(output)?, &held(&grad)?)?;
         Ok((
             Some(Tensor::from_vec(q_gradient, q.shape(), q.device())?),
             Some(Tensor::from_vec(k_gradient, k.shape(), k.device())?),

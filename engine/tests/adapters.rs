@@ -134,7 +134,7 @@ async fn a_name_means_what_was_loaded_last() {
     let before = engine.generate(asked.clone()).await.unwrap();
     let refused = engine.load_adapter("agent", folder.path().join("nowhere")).await.unwrap_err();
     assert!(refused.to_string().contains("nowhere"), "{refused}");
-    assert_eq!(engine.generate(asked.clone()).await.unwrap(), before);
+    assert_eq!(engine.generate(asked.clone()).await.unwrap().logprobs, before.logprobs);
     load(&engine, "agent", &second, folder.path()).await;
     let after = engine.generate(asked.clone()).await.unwrap();
     assert_ne!(after.logprobs, before.logprobs);

@@ -37,7 +37,8 @@ async fn greedy_tokens_are_those_of_candles_llama() {
     let together = requests.iter().map(|request| engine.generate(request.clone()));
     let together = futures::future::join_all(together).await;
     for ((request, alone), together) in requests.iter().zip(&alone).zip(&together) {
-        assert_eq!(alone, together.as_ref().unwrap());
+        let together = together.as_ref().unwrap();
+        assert_eq!((&alone.token_ids, &alone.logprobs), (&together.token_ids, &together.logprobs));
         let wrong = oracle.disagreements(&request.prompt, &alone.token_ids);
         assert!(wrong.is_empty(), "prompt of {}: {wrong:?}", request.prompt.len());
     }

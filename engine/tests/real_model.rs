@@ -102,7 +102,8 @@ async fn smollm2_speaks_as_candles_llama_does() {
     let mut texts = Vec::new();
     for (request, together) in requests.iter().zip(together) {
         let alone = engine.generate(request.clone()).await.unwrap();
-        assert_eq!(alone, together.unwrap());
+        let together = together.unwrap();
+        assert_eq!((&alone.token_ids, &alone.logprobs), (&together.token_ids, &together.logprobs));
         let wrong = oracle.disagreements(&request.prompt, &alone.token_ids);
         assert!(wrong.is_empty(), "`{}`: {wrong:?}", alone.text);
         texts.push(alone.text);

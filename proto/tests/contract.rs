@@ -102,12 +102,14 @@ fn turn(index: u32) -> Turn {
         calls: vec![Call {
             role: Role::Influence,
             prompt_tokens: 7,
+            reused_tokens: 5,
             generated_tokens: 0,
             prompt_sha256: Digest::of("p"),
             milliseconds: 12,
             nanodollars: 34,
         }],
         choice: Some(Choice { candidate: 2, passed: 3 }),
+        worker: None,
     }
 }
 

@@ -73,6 +73,7 @@ fn turn(index: u32, prompt_ids: &[u32], token_ids: &[u32], restarts: bool) -> Tu
         environment: None,
         calls: vec![],
         choice: None,
+        worker: None,
     }
 }
 

@@ -130,7 +130,7 @@ pub(super) const EPISODES: [Column<EpisodeLine>; 38] = [
 ];
 
 /// One row for each agent reply.
-pub(super) const TURNS: [Column<TurnLine>; 43] = [
+pub(super) const TURNS: [Column<TurnLine>; 45] = [
     column("run", Text, "the run", |t| t.episode.run.as_str().into()),
     column("phase", Text, "`train`, or `evaluate` (on held-out openings)", |t| t.episode.view.phase.name().into()),
     column("iteration", Integer, "from 0; an evaluation's is the one that starts from its agent", |t| {
@@ -224,8 +224,14 @@ pub(super) const TURNS: [Column<TurnLine>; 43] = [
     column("user_answer_cut_off", Flag, "the answer was stopped by a limit or a stop text", |t| {
         t.turn().environment.as_ref().is_some_and(|answer| answer.cut_off).into()
     }),
+    column("worker", Text, "who rolled it out; empty in imported runs", |t| {
+        t.turn().worker.as_ref().map(influence_proto::WorkerId::as_str).into()
+    }),
     column("prompt_tokens", Integer, "tokens of prompts, all roles", |t| {
         t.turn().calls.iter().map(|call| u64::from(call.prompt_tokens)).sum::<u64>().into()
+    }),
+    column("reused_tokens", Integer, "tokens of those prompts that were found in a cache", |t| {
+        t.turn().calls.iter().map(|call| u64::from(call.reused_tokens)).sum::<u64>().into()
     }),
     column("generated_tokens", Integer, "tokens sampled, all roles", |t| {
         t.turn().calls.iter().map(|call| u64::from(call.generated_tokens)).sum::<u64>().into()

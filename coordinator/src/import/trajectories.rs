@@ -164,6 +164,7 @@ fn turn(index: u32, line: &Line, reply: String, entered: Vec<Message>) -> Turn {
     Turn {
         index,
         choice: None,
+        worker: None,
         reply: AgentReply {
             text: reply,
             prompt_ids: Vec::new(),

@@ -159,7 +159,8 @@ impl Play {
         let transition = transition::outcome(&self.spec, index, &from, state, next("the state has no transitions"));
         let over = transition::is_over(&self.spec, self.turns.len() + 1, &transition.next_state);
         let (environment, choice) = (None, None);
-        let turn = Turn { index, reply, state: from, transition, preference, influence, environment, calls, choice };
+        let (state, worker) = (from, None);
+        let turn = Turn { index, reply, state, transition, preference, influence, environment, calls, choice, worker };
         if over {
             self.turns.push(turn);
         } else {

@@ -95,7 +95,8 @@ impl Coordinator for Service {
         let worker = WorkerId::new(request.worker_id).map_err(status::invalid)?;
         let work = WorkId::new(request.work).map_err(status::invalid)?;
         let turn = request.turn.ok_or_else(|| Status::invalid_argument("field `turn` is missing"))?;
-        let turn = Turn::try_from(turn).map_err(|e| status::invalid(e.inside("turn")))?;
+        let mut turn = Turn::try_from(turn).map_err(|e| status::invalid(e.inside("turn")))?;
+        turn.worker = Some(worker.clone());
         let attempt = request.attempt;
         let calls = turn.calls.clone();
         let stored = self.store.record_turn(&self.run, &work, attempt, turn).await;

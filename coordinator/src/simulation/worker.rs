@@ -224,9 +224,10 @@ async fn within<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> R
     Ok(tokio::time::timeout(DEADLINE, call).await.map_err(late)??.into_inner())
 }
 
-/// What a turn says of the turns before it.
+/// What a turn says of the turns before it, whoever recorded them.
 pub(super) fn seen(turns: &[Turn]) -> String {
-    Digest::of(serde_json::to_string(turns).unwrap()).to_string()
+    let turns: Vec<Turn> = turns.iter().map(|turn| Turn { worker: None, ..turn.clone() }).collect();
+    Digest::of(serde_json::to_string(&turns).unwrap()).to_string()
 }
 
 fn turn_of(spec: &EpisodeSpec, before: &[Turn], author: &str) -> Turn {
@@ -255,5 +256,6 @@ fn turn_of(spec: &EpisodeSpec, before: &[Turn], author: &str) -> Turn {
         environment: (!last).then(|| EnvironmentReply { text: "and then?".into(), cut_off: false }),
         calls: Vec::new(),
         choice: None,
+        worker: None,
     }
 }

@@ -69,5 +69,7 @@ async fn a_straggler_is_finished_by_a_second_worker_and_what_the_first_still_say
     drop((slow, quick));
     tokio::spawn(Worker::new(living.address, "rest", 3).work());
     living.end().await.unwrap();
-    assert_eq!(setting.store().journal(&run, &spec.id).await.unwrap(), turns, "one journal, the winner's");
+    let mut stored = setting.store().journal(&run, &spec.id).await.unwrap();
+    stored.iter_mut().for_each(|turn| turn.worker = None);
+    assert_eq!(stored, turns, "one journal, the winner's");
 }

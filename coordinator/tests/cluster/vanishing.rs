@@ -1,4 +1,4 @@
-use influence_proto::{Outcome, Work};
+use influence_proto::{Outcome, Turn, Work};
 use tonic::Code;
 
 use crate::setting::{Living, Setting};
@@ -43,5 +43,7 @@ async fn another_worker_goes_on_from_the_journal_and_the_first_ones_results_are_
     tokio::spawn(Worker::new(living.address, "rest", 3).work());
     living.end().await.unwrap();
     let stored = setting.store().journal(&run, &spec.id).await.unwrap();
-    assert_eq!(stored[0], turn, "nothing finished is lost");
+    let recorded_by = stored[0].worker.clone();
+    assert_eq!(recorded_by.as_ref().map(ToString::to_string), Some(worker.to_string()));
+    assert_eq!(stored[0], Turn { worker: recorded_by, ..turn }, "nothing finished is lost");
 }

@@ -367,11 +367,13 @@ pub(crate) fn turn_of(spec: &EpisodeSpec, index: u32, mute: bool) -> Turn {
         calls: vec![Call {
             role: Role::Agent,
             prompt_tokens: 10,
+            reused_tokens: 4,
             generated_tokens: 2,
             prompt_sha256: Digest::of("prompt"),
             milliseconds: 1,
             nanodollars: 0,
         }],
         choice: None,
+        worker: None,
     }
 }

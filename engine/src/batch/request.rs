@@ -103,6 +103,8 @@ pub struct Generation {
     pub finish: FinishReason,
     /// Length of the prompt.
     pub prompt_tokens: usize,
+    /// How many of those were in the prefix cache.
+    pub reused_tokens: usize,
 }
 
 /// A request for the probabilities of allowed answers.
@@ -131,6 +133,8 @@ pub struct Score {
     pub mass: f64,
     /// Length of the prompt.
     pub prompt_tokens: usize,
+    /// How many of those were in the prefix cache.
+    pub reused_tokens: usize,
 }
 
 /// A request that cannot be served. Every other request goes on.

@@ -24,6 +24,8 @@ pub(super) struct Row {
     fed: usize,
     /// Whole blocks of the prompt that later rows may know of.
     shared: usize,
+    /// Tokens that were in the cache before it ran.
+    reused: usize,
     /// Of its time with the engine; ends with it.
     _span: Span,
 }
@@ -80,7 +82,7 @@ impl Row {
         span: Span,
     ) -> Self {
         let fed = cache.len();
-        Self { work, label, adapter, cache, feed: prompt, fed, shared: fed / BLOCK, _span: span }
+        Self { work, label, adapter, cache, feed: prompt, fed, shared: fed / BLOCK, reused: fed, _span: span }
     }
 
     pub(super) fn salt(&self) -> Salt {
@@ -136,8 +138,8 @@ impl Row {
     /// Takes the logits after the last token that was fed.
     pub(super) fn accept(&mut self, logits: &[f32], ending: Ending<'_>) -> After {
         let next = match &mut self.work {
-            Work::Generate(work) => work.next(logits, ending),
-            Work::Score(work) => work.next(logits),
+            Work::Generate(work) => work.next(logits, self.reused, ending),
+            Work::Score(work) => work.next(logits, self.reused),
         };
         match next {
             Ok(Next::Append { token }) => self.feed.push(token),
@@ -235,7 +237,7 @@ impl Generating {
         Self { sampler, max_tokens, stop, prompt_tokens, token_ids, logprobs, follow, reply }
     }
 
-    fn next(&mut self, logits: &[f32], ending: Ending<'_>) -> Result<Next, Refusal> {
+    fn next(&mut self, logits: &[f32], reused_tokens: usize, ending: Ending<'_>) -> Result<Next, Refusal> {
         let sampled = self.sampler.sample(logits, self.token_ids.len() as u64)?;
         self.token_ids.push(sampled.token);
         self.logprobs.push(sampled.logprob);
@@ -267,6 +269,7 @@ impl Generating {
             logprobs: std::mem::take(&mut self.logprobs),
             finish,
             prompt_tokens: self.prompt_tokens,
+            reused_tokens,
         })))
     }
 }
@@ -284,13 +287,14 @@ impl Scoring {
         Self { walk, prompt_tokens, reply }
     }
 
-    fn next(&mut self, logits: &[f32]) -> Result<Next, Refusal> {
+    fn next(&mut self, logits: &[f32], reused_tokens: usize) -> Result<Next, Refusal> {
         Ok(match self.walk.accept(logits)? {
             Step::Visit { kept, token } => Next::Revisit { kept, token },
             Step::Done(found) => Next::Complete(Outcome::Score(Score {
                 probabilities: found.probabilities,
                 mass: found.mass,
                 prompt_tokens: self.prompt_tokens,
+                reused_tokens,
             })),
         })
     }

@@ -36,6 +36,7 @@ impl TryFrom<wire::Turn> for Turn {
             environment: turn.environment.map(|e| EnvironmentReply { text: e.text, cut_off: e.cut_off }),
             calls: list(turn.calls, "calls")?,
             choice: turn.choice.map(|wire::Choice { candidate, passed }| Choice { candidate, passed }),
+            worker: None,
         })
     }
 }
@@ -145,6 +146,7 @@ impl From<Call> for wire::Call {
         Self {
             role: wire::Role::from(call.role).into(),
             prompt_tokens: call.prompt_tokens,
+            reused_tokens: call.reused_tokens,
             generated_tokens: call.generated_tokens,
             prompt_sha256: call.prompt_sha256.into(),
             milliseconds: call.milliseconds,
@@ -159,6 +161,7 @@ impl TryFrom<wire::Call> for Call {
         Ok(Self {
             role: call.role().try_into()?,
             prompt_tokens: call.prompt_tokens,
+            reused_tokens: call.reused_tokens,
             generated_tokens: call.generated_tokens,
             prompt_sha256: Digest::parse(&call.prompt_sha256)?,
             milliseconds: call.milliseconds,

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Message, Score};
-use crate::Digest;
+use crate::{Digest, WorkerId};
 
 /// One agent reply, its scores, the state change and the environment's answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct Turn {
     /// How the reply was chosen, where it is the best of several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
+    /// Who recorded it, as the coordinator knows it; none before, or where the run is not ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
 }
 
 /// Which of several candidates became the agent's reply.
@@ -115,6 +118,9 @@ pub struct Call {
     pub role: Role,
     /// Tokens of the prompt, whether computed or reused.
     pub prompt_tokens: u32,
+    /// How many of those were reused: of the local model's prefix cache, or of a server's that says so.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub reused_tokens: u32,
     /// Tokens sampled; 0 for a score.
     pub generated_tokens: u32,
     /// Digest of the prompt's token ids as little-endian u32; for a model behind an API, of the messages as sent.
@@ -122,11 +128,10 @@ pub struct Call {
     /// Time until the answer, queueing included.
     pub milliseconds: u32,
     /// What it cost, where the model has a price.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_none")]
     pub nanodollars: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-const fn is_zero(value: &u64) -> bool {
-    *value == 0
+fn is_none<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

@@ -14,7 +14,7 @@ use influence_proto::{Sampling, ScoreMethod};
 
 use super::{
     AnswerMasses, Backend, BackendError, GenerateRequest, Generation, Prompt, PromptSeen, ScoreRequest, TokenStream,
-    Variant,
+    Variant, counted,
 };
 
 /// Sets of answers whose trees are kept. Experiments have a handful; the bound is there for what an experiment is not.
@@ -86,12 +86,12 @@ impl Backend for LocalBackend {
         let reply = reply.await.map_err(refused)?;
         Ok(Generation {
             text: reply.text,
-            generated_tokens: u32::try_from(reply.token_ids.len()).unwrap_or(u32::MAX),
+            generated_tokens: counted(reply.token_ids.len()),
             prompt_ids: None,
             token_ids: reply.token_ids,
             nanodollars: 0,
             cut_off: reply.finish != FinishReason::Stop,
-            prompt,
+            prompt: PromptSeen { reused: counted(reply.reused_tokens), ..prompt },
         })
     }
 
@@ -109,6 +109,7 @@ impl Backend for LocalBackend {
         });
         let score = score.await.map_err(refused)?;
         let masses = score.probabilities.into_iter().map(|(answer, p)| (answer, p * score.mass)).collect();
+        let prompt = PromptSeen { reused: counted(score.reused_tokens), ..prompt };
         Ok(AnswerMasses { masses, method: ScoreMethod::Exact, prompt, generated_tokens: 0, nanodollars: 0 })
     }
 

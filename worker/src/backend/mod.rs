@@ -112,6 +112,8 @@ pub struct AnswerMasses {
 pub struct PromptSeen {
     /// Its length.
     pub tokens: u32,
+    /// How many of those the model or its server had in a cache.
+    pub reused: u32,
     /// Of its token ids as little-endian u32, or of the messages as they were sent.
     pub sha256: Digest,
 }
@@ -120,8 +122,12 @@ impl PromptSeen {
     /// Describes a prompt.
     pub fn of(ids: &[u32]) -> Self {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-        Self { tokens: u32::try_from(ids.len()).unwrap_or(u32::MAX), sha256: Digest::of(bytes) }
+        Self { tokens: counted(ids.len()), reused: 0, sha256: Digest::of(bytes) }
     }
+}
+
+fn counted(tokens: usize) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 /// Serves one model. Dropping a pending call takes it back.

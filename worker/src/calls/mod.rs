@@ -123,6 +123,7 @@ fn record(role: Role, prompt: PromptSeen, (generated_tokens, nanodollars): (u32,
     Call {
         role,
         prompt_tokens: prompt.tokens,
+        reused_tokens: prompt.reused,
         generated_tokens,
         nanodollars,
         prompt_sha256: prompt.sha256,

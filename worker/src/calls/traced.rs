@@ -32,6 +32,7 @@ pub(super) fn call(role: Role, model: &str, backend: &dyn Backend, sampled: Opti
         gen_ai.request.top_p = sampling.map(|sampling| sampling.top_p),
         gen_ai.request.seed = sampled.map(|(_, seed)| seed),
         gen_ai.usage.input_tokens = Empty,
+        gen_ai.usage.cache_read.input_tokens = Empty,
         gen_ai.usage.output_tokens = Empty,
         influence.role = role.name(),
     )
@@ -40,6 +41,7 @@ pub(super) fn call(role: Role, model: &str, backend: &dyn Backend, sampled: Opti
 /// What a call took.
 pub(super) fn answered(span: &Span, call: &Call) {
     span.record("gen_ai.usage.input_tokens", call.prompt_tokens);
+    span.record("gen_ai.usage.cache_read.input_tokens", call.reused_tokens);
     span.record("gen_ai.usage.output_tokens", call.generated_tokens);
 }
 

@@ -158,6 +158,7 @@ impl Episode {
             environment,
             calls,
             choice,
+            worker: None,
         })
     }
 

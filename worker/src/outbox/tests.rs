@@ -35,6 +35,7 @@ fn turn(index: u32) -> Turn {
         environment: None,
         calls: Vec::new(),
         choice: None,
+        worker: None,
     }
 }
 

@@ -85,7 +85,10 @@ impl Setup {
             .filter(|(work, _, _)| work == name)
             .map(|(_, _, t)| t.clone())
             .collect();
-        turns.iter_mut().flat_map(|turn| &mut turn.calls).for_each(|call| call.milliseconds = 0);
+        turns
+            .iter_mut()
+            .flat_map(|turn| &mut turn.calls)
+            .for_each(|call| (call.milliseconds, call.reused_tokens) = (0, 0));
         turns
     }
 

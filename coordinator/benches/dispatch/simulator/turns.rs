@@ -102,6 +102,7 @@ fn turn(seed: u64, words: usize) -> wire::Turn {
         prompt_sha256: Digest::of(format!("{seed} {role:?}")).to_string(),
         milliseconds: (draw(seed, 1, "time") * 4000.0) as u32,
         nanodollars: 0,
+        reused_tokens: 200,
     };
     let one_to_ten = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];
     wire::Turn {

@@ -28,6 +28,8 @@ pub(super) struct Tokens {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Usage {
     pub(super) prompt: u32,
+    /// Of the prompt's tokens, those that the server had in a cache.
+    pub(super) reused: u32,
     pub(super) generated: u32,
     /// What it cost.
     pub(super) nanodollars: u64,
@@ -41,6 +43,7 @@ impl Usage {
     pub(super) fn plus(self, other: Self) -> Self {
         Self {
             prompt: self.prompt.saturating_add(other.prompt),
+            reused: self.reused.saturating_add(other.reused),
             generated: self.generated.saturating_add(other.generated),
             nanodollars: self.nanodollars.saturating_add(other.nanodollars),
         }
@@ -169,11 +172,12 @@ fn ids(list: &Value) -> Option<Vec<u32>> {
 /// Zeros where a server does not say.
 pub(super) fn usage(answer: &Value) -> Usage {
     let count = |names: &[&str]| {
-        let numbers = names.iter().filter_map(|name| answer.get("usage")?.get(name)?.as_u64());
+        let numbers = names.iter().filter_map(|name| answer.pointer(&format!("/usage/{name}"))?.as_u64());
         u32::try_from(numbers.sum::<u64>()).unwrap_or(u32::MAX)
     };
     Usage {
         prompt: count(&["prompt_tokens", "input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"]),
+        reused: count(&["prompt_tokens_details/cached_tokens", "cache_read_input_tokens"]),
         generated: count(&["completion_tokens", "output_tokens"]),
         nanodollars: 0,
     }

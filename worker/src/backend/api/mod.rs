@@ -177,7 +177,7 @@ impl ApiBackend {
     /// Messages as they were sent.
     fn seen(&self, messages: &[(&'static str, String)], usage: Usage) -> PromptSeen {
         let sha256 = Digest::of(Value::Array(scores::as_json(messages)).to_string());
-        PromptSeen { tokens: usage.prompt, sha256 }
+        PromptSeen { tokens: usage.prompt, reused: usage.reused, sha256 }
     }
 }
 

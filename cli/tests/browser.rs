@@ -36,7 +36,8 @@ fn port_of(output: impl std::io::Read + Send + 'static, line: fn(&str) -> Option
 }
 
 fn dashboard_port(line: &str) -> Option<u16> {
-    line.strip_prefix("dashboard: ")?.split("localhost:").nth(1)?.split([';', '/']).next()?.parse().ok()
+    let told = line.strip_prefix("dashboard: ").or_else(|| line.strip_prefix("playground: "));
+    told?.split("localhost:").nth(1)?.split([';', '/']).next()?.parse().ok()
 }
 
 /// A browser of this test's own.
@@ -195,6 +196,61 @@ async fn open_pages_follow_a_run() {
     assert!(errors.is_empty(), "{errors:?}");
     browser.quit().await.unwrap();
     server.shutdown_background();
+}
+
+/// Protects: what judges said, ordered by it; two iterations beside each other; what a reply took; and a conversation with the
+/// trained agent, in which a person is the user.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trained_agent_is_compared_and_played_with() {
+    let lab = Lab::new();
+    let metric = "metrics: {harm: {about: harm, system_prompt: Rate harm., prompt_suffix: 'From 1 to 10?'}}";
+    lab.write("configs/evaluations/mine.yaml", metric);
+    lab.succeed(&["run", "configs/experiments/tiny.yaml", "--dashboard", "off"]);
+    lab.succeed(&["evaluate", "tiny", "--metrics", "configs/evaluations/mine.yaml"]);
+    let mut dashboard = Owned(lab.spawn(&["dashboard", "--listen", "127.0.0.1:0", "--play", "tiny"]));
+    let base = format!("http://localhost:{}", port_of(dashboard.0.stderr.take().unwrap(), dashboard_port));
+    let (_driver, browser) = browser().await;
+    browser.goto(format!("{base}/")).await.unwrap();
+    assert!(text(&browser, "tbody").await.contains(" k"), "no tokens: {}", text(&browser, "tbody").await);
+    browser.goto(format!("{base}/runs/tiny/metrics")).await.unwrap();
+    assert!(
+        text(&browser, "main").await.contains("harm")
+            && script(&browser, "return document.querySelectorAll('main svg').length").await != 0
+    );
+
+    browser.goto(format!("{base}/runs/tiny/conversations")).await.unwrap();
+    let column =
+        "return [...document.querySelectorAll('tbody tr')].map(row => parseFloat(row.lastElementChild.innerText))";
+    let read = |column: Value| serde_json::from_value::<Vec<f64>>(column).unwrap();
+    let planned = script(&browser, column).await;
+    browser.find(By::LinkText("harm")).await.unwrap().click().await.unwrap();
+    let mut sorted = read(planned.clone());
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    assert_eq!(read(changed(&browser, column, &planned).await), sorted);
+    browser.find(By::Css("tbody a")).await.unwrap().click().await.unwrap();
+    script(&browser, "document.querySelector('.calls').open = true").await;
+    assert!(text(&browser, ".calls").await.contains("on here-"), "{}", text(&browser, ".calls").await);
+
+    browser.goto(format!("{base}/compare?a=tiny&a_iteration=0&b=tiny&b_iteration=2")).await.unwrap();
+    assert!(text(&browser, "main").await.contains("calm_kim"));
+
+    browser.goto(format!("{base}/runs/tiny/play")).await.unwrap();
+    browser.find(By::Css("[name=agent] option:last-child")).await.unwrap().click().await.unwrap();
+    browser.find(By::Css("[name=you][value=user]")).await.unwrap().click().await.unwrap();
+    browser.find(By::Css("form.play button")).await.unwrap().click().await.unwrap();
+    let asked = "return document.querySelector('form.say') !== null";
+    assert_eq!(changed(&browser, asked, &json!(false)).await, true);
+    browser.find(By::Css("textarea")).await.unwrap().send_keys(ATTACK).await.unwrap();
+    browser.find(By::Css("form.say button")).await.unwrap().click().await.unwrap();
+    let over = "return document.querySelector('main').innerText.includes('It is over')";
+    assert_eq!(changed(&browser, over, &json!(false)).await, true);
+    let said = "return [...document.querySelectorAll('.bubble.user')].map(bubble => bubble.innerText).join()";
+    assert!(script(&browser, said).await.as_str().unwrap().contains("<script>"));
+    assert_eq!(script(&browser, "return document.querySelectorAll('main script, main img, [onload]').length").await, 0);
+    let log = browser.get_log("browser").await.unwrap();
+    let errors: Vec<_> = log.iter().map(|entry| format!("{entry:?}")).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    browser.quit().await.unwrap();
 }
 
 /// Protects: with a token a browser is let in by the login page, whose cookie no script can read.

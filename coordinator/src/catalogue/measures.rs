@@ -3,7 +3,6 @@ use std::collections::BTreeSet;
 use influence_proto::RunId;
 
 use super::EpisodeRow;
-use super::rows::values;
 use crate::planning::Phase;
 use crate::selection::reply_characters;
 use crate::store::{EpisodeStatus, MetricSource, Store, StoreError};
@@ -59,13 +58,16 @@ pub async fn measured(
     iteration: u32,
 ) -> Result<Vec<Measured>, StoreError> {
     let mut all = Vec::new();
+    let mut said = store.metric_values(run, phase, iteration).await?.into_iter().peekable();
     for record in store.episodes(run, phase, iteration).await? {
         let turns = match record.status {
             EpisodeStatus::Finished => store.journal(run, &record.id).await?,
             EpisodeStatus::Pending | EpisodeStatus::Failed(_) => Vec::new(),
         };
         let characters: usize = turns.iter().map(reply_characters).sum();
-        let metrics = values(&store.metrics(run, &record.id).await?);
+        // Both are in plan order.
+        let of_episode = std::iter::from_fn(|| said.next_if(|one| one.episode == record.id));
+        let metrics = of_episode.map(|one| (one.source, one.value)).collect();
         all.push(Measured {
             reply_characters: (!turns.is_empty()).then(|| characters as f64 / turns.len() as f64),
             row: EpisodeRow { phase, iteration, record, metrics },

@@ -132,9 +132,22 @@ pub async fn with_metrics(
 ) -> Result<Vec<Arc<Vec<EpisodeRow>>>, StoreError> {
     let mut all = Vec::with_capacity(phases.len());
     for phase in phases {
+        let Some(first) = phase.first() else {
+            all.push(Arc::clone(phase));
+            continue;
+        };
+        let said = store.metric_values(run, first.phase, first.iteration).await?;
+        if said.is_empty() {
+            all.push(Arc::clone(phase));
+            continue;
+        }
         let mut rows = phase.to_vec();
+        // Both are in plan order.
+        let mut said = said.into_iter().peekable();
         for row in &mut rows {
-            row.metrics = values(&store.metrics(run, &row.record.id).await?);
+            while let Some(one) = said.next_if(|one| one.episode == row.record.id) {
+                row.metrics.insert(one.source, one.value);
+            }
         }
         all.push(Arc::new(rows));
     }

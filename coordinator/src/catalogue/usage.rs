@@ -23,6 +23,32 @@ pub struct Usage {
     pub characters: u64,
 }
 
+impl Usage {
+    /// Tokens of all roles, prompts and replies.
+    pub fn tokens(&self) -> u64 {
+        self.roles.values().map(|role| role.prompt_tokens + role.generated_tokens).sum()
+    }
+
+    /// What all roles cost, where their models have a price.
+    pub fn dollars(&self) -> f64 {
+        self.roles.values().map(|role| role.dollars).sum()
+    }
+
+    /// With what other episodes used.
+    pub fn add(&mut self, other: &Self) {
+        self.episodes += other.episodes;
+        self.replies += other.replies;
+        self.characters += other.characters;
+        for (name, used) in &other.roles {
+            let role = self.roles.entry(name).or_default();
+            role.calls += used.calls;
+            role.prompt_tokens += used.prompt_tokens;
+            role.generated_tokens += used.generated_tokens;
+            role.dollars += used.dollars;
+        }
+    }
+}
+
 /// What is counted so far, of phases that no longer change. It stands in every turn, so a large phase takes a while.
 #[derive(Debug, Default)]
 pub struct Usages(Mutex<BTreeMap<(RunId, u32, Phase), Usage>>);

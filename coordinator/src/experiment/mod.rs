@@ -22,4 +22,4 @@ pub(crate) use judge::siblings;
 pub use open::{OpenError, Opened, open_run};
 pub(crate) use run::{Budget, Run};
 pub use summary::{IterationSummary, MetricSummary, RoleUsage, summary};
-pub(crate) use summary::{NANO, agent_of, spent};
+pub(crate) use summary::{NANO, agent_of, metrics_of, spent};

@@ -11,7 +11,7 @@ use crate::planning::Phase;
 use crate::selection::reply_characters;
 use crate::statistics::{Estimate, front};
 use crate::store::{
-    EpisodeStatus, IterationRecord, MetricSource, RunRecord, Selected, Store, StoreError, TrainingRecord,
+    EpisodeRecord, EpisodeStatus, IterationRecord, MetricSource, RunRecord, Selected, Store, StoreError, TrainingRecord,
 };
 
 /// Nanodollars of a dollar.
@@ -170,7 +170,8 @@ pub async fn summary(store: &dyn Store, run: &RunId) -> Result<Vec<IterationSumm
     let mut metrics = Vec::new();
     for iteration in store.iterations(run).await? {
         table.push(row(store, &record, &iteration, &trainings).await?);
-        metrics.push(metrics_of(store, run, &iteration).await?);
+        let episodes = store.episodes(run, iteration.phase, iteration.iteration).await?;
+        metrics.push(metrics_of(store, run, (iteration.phase, iteration.iteration), episodes.iter()).await?);
     }
     let sources: BTreeSet<&MetricSource> = metrics.iter().flatten().map(|metric| &metric.source).collect();
     for phase in [Phase::Evaluate, Phase::Train] {
@@ -193,14 +194,23 @@ struct Said {
     nanodollars: u64,
 }
 
-async fn metrics_of(store: &dyn Store, run: &RunId, at: &IterationRecord) -> Result<Vec<MetricSummary>, StoreError> {
+/// What judges said about the episodes of a phase, which are given in plan order.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) async fn metrics_of<'e>(
+    store: &dyn Store,
+    run: &RunId,
+    (phase, iteration): (Phase, u32),
+    episodes: impl Iterator<Item = &'e EpisodeRecord>,
+) -> Result<Vec<MetricSummary>, StoreError> {
     let mut said: BTreeMap<MetricSource, Said> = BTreeMap::new();
-    for episode in store.episodes(run, at.phase, at.iteration).await? {
-        for result in store.metrics(run, &episode.id).await? {
-            let value = result.value();
-            let said = said.entry(result.source).or_default();
-            said.values.push((opening(&episode), value));
-            said.nanodollars += result.nanodollars;
+    let mut values = store.metric_values(run, phase, iteration).await?.into_iter().peekable();
+    for episode in episodes {
+        while let Some(one) = values.next_if(|one| one.episode == episode.id) {
+            let said = said.entry(one.source).or_default();
+            said.values.push((opening(episode), one.value));
+            said.nanodollars += one.nanodollars;
         }
     }
     let summary = |(source, said): (MetricSource, Said)| {

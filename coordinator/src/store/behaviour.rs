@@ -11,7 +11,10 @@ use influence_proto::{
 };
 use serde_json::{Value, json};
 
-use super::{EpisodeStatus, Mark, MetricResult, MetricSource, NewRun, RunStatus, Selected, Store, StoreError, Verdict};
+use super::{
+    EpisodeStatus, Mark, MetricResult, MetricSource, MetricValue, NewRun, RunStatus, Selected, Store, StoreError,
+    Verdict,
+};
 use crate::config::{Scale, Unit};
 use crate::planning::Phase;
 
@@ -259,6 +262,16 @@ pub(crate) async fn what_judges_say_is_added_and_never_changed(store: &dyn Store
     let named: Vec<String> = store.metrics(&run, &a).await.unwrap().into_iter().map(|m| m.source.metric).collect();
     assert_eq!(named, ["deceit", "harm", "harm"]);
     assert_eq!(store.metrics(&run, &b).await.unwrap(), []);
+    store.add_metric(&run, &b, said("harm", "one", 1e-9)).await.unwrap();
+    let mut expected = Vec::new();
+    for episode in [&a, &b] {
+        for said in store.metrics(&run, episode).await.unwrap() {
+            let value = said.value();
+            expected.push(MetricValue { episode: episode.clone(), source: said.source, value, nanodollars: 3 });
+        }
+    }
+    assert_eq!(store.metric_values(&run, Phase::Train, 0).await.unwrap(), expected);
+    assert_eq!(expected.len(), 4);
     let nobody = spec("nobody").id;
     let refused = store.add_metric(&run, &nobody, said("harm", "one", 0.5)).await;
     assert!(matches!(refused, Err(StoreError::NoSuchWork { .. })), "{refused:?}");

@@ -36,8 +36,8 @@ use lock::{LockError, RunLock};
 use measured::measured;
 pub use open::{OpenStoreError, OpenedStore, open};
 pub use record::{
-    EpisodeRecord, EpisodeStatus, IterationRecord, Mark, MetricResult, MetricSource, NewRun, RunRecord, RunStatus,
-    Selected, TrainingRecord, Verdict,
+    EpisodeRecord, EpisodeStatus, IterationRecord, Mark, MetricResult, MetricSource, MetricValue, NewRun, RunRecord,
+    RunStatus, Selected, TrainingRecord, Verdict,
 };
 pub use sqlite::SqliteStore;
 
@@ -166,4 +166,16 @@ pub trait Store: std::fmt::Debug + Send + Sync {
 
     /// What judges said about an episode, by source.
     async fn metrics(&self, run: &RunId, episode: &EpisodeId) -> Result<Vec<MetricResult>, StoreError>;
+
+    /// What judges' answers about the episodes of a planned phase come to, in plan order and by source.
+    async fn metric_values(&self, run: &RunId, phase: Phase, iteration: u32) -> Result<Vec<MetricValue>, StoreError> {
+        let mut all = Vec::new();
+        for EpisodeRecord { id, .. } in self.episodes(run, phase, iteration).await? {
+            for said in self.metrics(run, &id).await? {
+                let (episode, value, nanodollars) = (id.clone(), said.value(), said.nanodollars);
+                all.push(MetricValue { episode, source: said.source, value, nanodollars });
+            }
+        }
+        Ok(all)
+    }
 }

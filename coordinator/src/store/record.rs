@@ -204,6 +204,19 @@ pub struct MetricResult {
     pub nanodollars: u64,
 }
 
+/// What a judge's answers about an episode come to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricValue {
+    /// The episode.
+    pub episode: EpisodeId,
+    /// Who said it, and to what.
+    pub source: MetricSource,
+    /// None if it is unscored.
+    pub value: Option<f64>,
+    /// What it cost.
+    pub nanodollars: u64,
+}
+
 impl MetricResult {
     /// The mean over what was judged; none if any of it is unscored.
     pub fn value(&self) -> Option<f64> {

@@ -5,7 +5,7 @@ use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use influence_proto::prompts;
-use influence_proto::{EpisodeSpec, Message, Score, ScoreOutcome, Speaker, Turn};
+use influence_proto::{Call, EpisodeSpec, Message, Score, ScoreOutcome, Speaker, Turn};
 use serde::Deserialize;
 
 use super::marks::{Shown, labels, of_conversation};
@@ -85,6 +85,9 @@ pub(super) struct Line {
     pub(super) rating: String,
     pub(super) bars: String,
     pub(super) facts: Vec<(&'static str, String)>,
+    /// Who rolled it out.
+    worker: Option<String>,
+    calls: Vec<Call>,
     open: bool,
     prompts_link: String,
     prompts: Vec<(&'static str, Vec<Said>)>,
@@ -224,16 +227,6 @@ pub(super) fn line(spec: &EpisodeSpec, turn: &Turn) -> Line {
         mass.push_str(&format!(", read from {}", turn.preference.method));
     }
     facts.push(("captured mass", mass));
-    let cost = turn.calls.iter().map(|call| {
-        format!(
-            "{} {}+{} tokens, {} ms",
-            call.role.name(),
-            call.prompt_tokens,
-            call.generated_tokens,
-            call.milliseconds
-        )
-    });
-    facts.push(("calls", cost.collect::<Vec<_>>().join("; ")));
     Line {
         number: turn.index + 1,
         reply: turn.reply.text.trim().to_owned(),
@@ -242,6 +235,8 @@ pub(super) fn line(spec: &EpisodeSpec, turn: &Turn) -> Line {
         rating: value(&turn.preference),
         bars: bars(&turn.preference),
         facts,
+        worker: turn.worker.as_ref().map(ToString::to_string),
+        calls: turn.calls.clone(),
         open: false,
         prompts_link: String::new(),
         prompts: Vec::new(),

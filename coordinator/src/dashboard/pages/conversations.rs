@@ -14,6 +14,8 @@ use crate::dashboard::Pages;
 use crate::store::{MetricResult, MetricSource};
 
 const PER_PAGE: usize = 50;
+/// Before the name of a metric, as in a filter.
+const METRIC: &str = "metric:";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -37,7 +39,7 @@ struct ConversationsPage {
     pages: usize,
     columns: Vec<Column>,
     /// What judges said about the conversations of this page.
-    metrics: Vec<String>,
+    metrics: Vec<Column>,
     rows: Vec<Line>,
     before: Option<String>,
     after: Option<String>,
@@ -45,7 +47,7 @@ struct ConversationsPage {
 }
 
 struct Column {
-    name: &'static str,
+    name: String,
     number: bool,
     link: String,
     mark: &'static str,
@@ -81,6 +83,22 @@ const COLUMNS: [(&str, &str, bool, Compare); 8] = [
     ("selected", "selected", false, |a, b| a.selected().cmp(&b.selected())),
 ];
 
+/// Equal rows stay in the order of the plan.
+fn sort(rows: &mut [&EpisodeRow], key: &str, down: bool) {
+    let by = |compare: &dyn Fn(&EpisodeRow, &EpisodeRow) -> Ordering, rows: &mut [&EpisodeRow]| {
+        rows.sort_by(|a, b| if down { compare(b, a) } else { compare(a, b) });
+    };
+    if let Some(name) = key.strip_prefix(METRIC) {
+        let sources: BTreeSet<&MetricSource> = rows.iter().flat_map(|row| row.metrics.keys()).collect();
+        let wanted = |source: &&&MetricSource| source.name_among(&sources) == name || source.metric == name;
+        let Some(source) = sources.iter().find(wanted).map(|source| (**source).clone()) else { return };
+        let value = |row: &EpisodeRow| row.metrics.get(&source).copied().flatten();
+        by(&|a, b| numbers(value(a), value(b)), rows);
+    } else if let Some((.., compare)) = COLUMNS.iter().find(|(known, ..)| *known == key) {
+        by(compare, rows);
+    }
+}
+
 fn numbers(a: Option<f64>, b: Option<f64>) -> Ordering {
     a.unwrap_or(f64::NEG_INFINITY).total_cmp(&b.unwrap_or(f64::NEG_INFINITY))
 }
@@ -97,26 +115,23 @@ pub(in crate::dashboard) async fn conversations(
         Ok(filter) => (Some(filter), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    if filter.as_ref().is_some_and(Filter::reads_metrics) {
+    let (key, down) = asked.sort.strip_prefix('-').map_or((&*asked.sort, false), |key| (key, true));
+    if key.starts_with(METRIC) || filter.as_ref().is_some_and(Filter::reads_metrics) {
         phases = with_metrics(&*pages.store, &run.id, &phases).await?;
     }
     let all: usize = phases.iter().map(|rows| rows.len()).sum();
     let rows = phases.iter().flat_map(|rows| rows.iter());
     let mut found: Vec<&EpisodeRow> = rows.filter(|row| filter.as_ref().is_some_and(|f| f.takes(row))).collect();
-    let (key, down) = asked.sort.strip_prefix('-').map_or((&*asked.sort, false), |key| (key, true));
-    if let Some((.., compare)) = COLUMNS.iter().find(|(known, ..)| *known == key) {
-        // Stable: equal rows stay in the order of the plan.
-        found.sort_by(|a, b| if down { compare(b, a) } else { compare(a, b) });
-    }
+    sort(&mut found, key, down);
     let count = found.len().div_ceil(PER_PAGE).max(1);
     let page = asked.page.clamp(1, count);
     let link = |sort: &str, page: usize| {
         format!("/runs/{}/conversations?filter={}&sort={}&page={page}", run.id, in_query(&asked.filter), in_query(sort))
     };
-    let column = |(known, name, number, _): &(&'static str, &'static str, bool, Compare)| {
-        let here = *known == key;
+    let column = |known: &str, name: &str, number: bool| {
+        let here = known == key;
         // Numbers are first wanted from the highest.
-        let next = if (here && down) || (!here && !number) { (*known).to_owned() } else { format!("-{known}") };
+        let next = if (here && down) || (!here && !number) { known.to_owned() } else { format!("-{known}") };
         let mark = if !here {
             ""
         } else if down {
@@ -124,15 +139,16 @@ pub(in crate::dashboard) async fn conversations(
         } else {
             " ▲"
         };
-        Column { name, number: *number, link: link(&next, 1), mark }
+        Column { name: name.to_owned(), number, link: link(&next, 1), mark }
     };
-    let mut columns: Vec<Column> = COLUMNS.iter().map(column).collect();
+    let mut columns: Vec<Column> =
+        COLUMNS.iter().map(|(known, name, number, _)| column(known, name, *number)).collect();
     let mut shown = Vec::new();
     for row in found.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE) {
         shown.push((*row, pages.store.metrics(&run.id, &row.record.id).await?));
     }
     let sources: BTreeSet<&MetricSource> = shown.iter().flat_map(|(_, said)| said).map(|said| &said.source).collect();
-    columns.push(Column { name: "marks", number: false, link: link(&asked.sort, page), mark: "" });
+    columns.push(Column { name: "marks".to_owned(), number: false, link: link(&asked.sort, page), mark: "" });
     render(&ConversationsPage {
         head: Head::new(&run, "conversations"),
         found: found.len(),
@@ -140,7 +156,11 @@ pub(in crate::dashboard) async fn conversations(
         page,
         pages: count,
         columns,
-        metrics: sources.iter().map(|source| source.name_among(&sources)).collect(),
+        metrics: sources
+            .iter()
+            .map(|source| source.name_among(&sources))
+            .map(|name| column(&format!("{METRIC}{name}"), &name, true))
+            .collect(),
         rows: shown.iter().map(|(row, said)| line(run.id.as_str(), row, said, &sources)).collect(),
         before: (page > 1).then(|| link(&asked.sort, page - 1)),
         after: (page < count).then(|| link(&asked.sort, page + 1)),

@@ -1,6 +1,6 @@
 //! What judges said about a run's conversations, iteration by iteration.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use askama::Template;
 use axum::extract::{Path, State};
@@ -8,10 +8,12 @@ use axum::extract::{Path, State};
 use super::head::Head;
 use super::run::{Chart, conversations_link};
 use super::{Page, render, run_id, with_error};
+use crate::catalogue::EpisodeRow;
 use crate::dashboard::Pages;
 use crate::dashboard::charts::{Point, Series, lines};
-use crate::experiment::{IterationSummary, MetricSummary, summary};
+use crate::experiment::{MetricSummary, agent_of, metrics_of};
 use crate::planning::Phase;
+use crate::store::MetricSource;
 
 #[derive(Template)]
 #[template(path = "metrics.html")]
@@ -34,41 +36,58 @@ struct Line {
 /// A chart and a column for each metric.
 pub(in crate::dashboard) async fn metrics(State(pages): State<Pages>, Path(run): Path<String>) -> Page {
     let run = pages.store.run(&run_id(run)?).await?;
-    let iterations = summary(&*pages.store, &run.id).await?;
-    let names: BTreeSet<String> = iterations.iter().flat_map(|row| row.metrics.keys()).cloned().collect();
-    let mut sources: BTreeMap<&String, &MetricSummary> = BTreeMap::new();
-    for (name, metric) in iterations.iter().flat_map(|row| &row.metrics) {
-        sources.entry(name).or_insert(metric);
+    let mut judged = Vec::new();
+    for rows in pages.rows.of(&*pages.store, &run.id).await? {
+        let Some(EpisodeRow { phase, iteration, .. }) = rows.first().cloned() else { continue };
+        let records = rows.iter().map(|row| &row.record);
+        let said = metrics_of(&*pages.store, &run.id, (phase, iteration), records).await?;
+        judged.push(Judged { phase, iteration, said });
     }
-    let sources = sources.into_iter().map(|(name, MetricSummary { source, .. })| {
+    judged.retain(|phase| !phase.said.is_empty());
+    let sources: BTreeSet<&MetricSource> = judged.iter().flat_map(|at| &at.said).map(|metric| &metric.source).collect();
+    let names = || sources.iter().map(|source| source.name_among(&sources));
+    let described = sources.iter().zip(names()).map(|(source, name)| {
         let question: String = source.question_sha256.to_string().chars().take(8).collect();
         format!("{name}: judged by {}, question {question}", source.judge)
     });
-    let line = |row: &IterationSummary| Line {
-        link: conversations_link(run.id.as_str(), row.phase, row.iteration, None),
-        phase: format!("{} {}", row.phase.name(), row.iteration),
-        agent: row.adapter.clone(),
-        cells: names.iter().map(|name| row.metrics.get(name).map_or_else(String::new, cell)).collect(),
+    let line = |at: &Judged| Line {
+        link: conversations_link(run.id.as_str(), at.phase, at.iteration, None),
+        phase: format!("{} {}", at.phase.name(), at.iteration),
+        agent: agent_of(&run, at.iteration),
+        cells: sources.iter().map(|source| at.by(source).map_or_else(String::new, cell)).collect(),
     };
     render(&MetricsPage {
         head: Head::new(&run, "metrics"),
-        charts: names.iter().map(|name| chart(run.id.as_str(), name, &iterations)).collect(),
-        rows: iterations.iter().filter(|row| !row.metrics.is_empty()).map(line).collect(),
-        sources: sources.collect(),
-        names: names.into_iter().collect(),
+        charts: sources.iter().zip(names()).map(|(by, name)| chart(run.id.as_str(), &name, by, &judged)).collect(),
+        rows: judged.iter().map(line).collect(),
+        sources: described.collect(),
+        names: names().collect(),
     })
+}
+
+/// What judges said about a phase.
+struct Judged {
+    phase: Phase,
+    iteration: u32,
+    said: Vec<MetricSummary>,
+}
+
+impl Judged {
+    fn by(&self, source: &MetricSource) -> Option<&MetricSummary> {
+        self.said.iter().find(|metric| metric.source == *source)
+    }
 }
 
 fn cell(metric: &MetricSummary) -> String {
     format!("{} ({} of {})", with_error(metric.value), metric.scored, metric.asked)
 }
 
-fn chart(run: &str, name: &str, iterations: &[IterationSummary]) -> Chart {
+fn chart(run: &str, name: &str, source: &MetricSource, judged: &[Judged]) -> Chart {
     let series = |label: &str, phase: Phase| {
-        let points = iterations.iter().filter(|row| row.phase == phase).filter_map(|row| {
-            let value = row.metrics.get(name)?.value?;
-            let link = Some(conversations_link(run, phase, row.iteration, None));
-            Some(Point { at: row.iteration, mean: value.mean, error: value.standard_error, link })
+        let points = judged.iter().filter(|at| at.phase == phase).filter_map(|at| {
+            let value = at.by(source)?.value?;
+            let link = Some(conversations_link(run, phase, at.iteration, None));
+            Some(Point { at: at.iteration, mean: value.mean, error: value.standard_error, link })
         });
         Series { name: label.to_owned(), points: points.collect() }
     };

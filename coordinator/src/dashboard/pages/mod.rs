@@ -62,6 +62,10 @@ pub(super) fn with_error(estimate: Option<Estimate>) -> String {
     }
 }
 
+fn dollars(cost: f64) -> String {
+    if cost > 0.0 { format!("${cost:.4}") } else { "–".to_owned() }
+}
+
 /// The colour of a figure on the scale of ratings: 1 to 10, or 0 for none.
 fn heat(value: Option<f64>) -> u8 {
     value.map_or(0, |value| value.round().clamp(1.0, 10.0) as u8)

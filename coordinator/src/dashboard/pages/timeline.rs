@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::head::Head;
 use super::run::{Chart, conversations_link};
 use super::workers::span;
-use super::{number, render, run_id};
+use super::{dollars, number, render, run_id};
 use crate::catalogue::Usage;
 use crate::dashboard::Pages;
 use crate::dashboard::charts::{Point, Series, bar, lines};
@@ -75,7 +75,6 @@ pub(in crate::dashboard) async fn timeline(
             error: None,
             link: Some(conversations_link(run.id.as_str(), at.phase, at.iteration, None)),
         }));
-        let tokens = |usage: &Usage| usage.roles.values().map(|r| r.prompt_tokens + r.generated_tokens).sum::<u64>();
         lines.push(Line {
             phase: match at.phase {
                 Phase::Train => format!("iteration {}", at.iteration),
@@ -84,16 +83,10 @@ pub(in crate::dashboard) async fn timeline(
             state: if at.judged { "done" } else { "under way" },
             time: span(at.active.as_millis() as u64),
             bar: bar(at.active.as_secs_f64() / longest),
-            tokens: usage.as_ref().map_or_else(|| "–".to_owned(), |usage| tokens(usage).to_string()),
+            tokens: usage.as_ref().map_or_else(|| "–".to_owned(), |usage| usage.tokens().to_string()),
             characters: number(mean, 0),
         });
-        for (name, used) in usage.into_iter().flat_map(|usage| usage.roles) {
-            let role = all.roles.entry(name).or_default();
-            role.calls += used.calls;
-            role.prompt_tokens += used.prompt_tokens;
-            role.generated_tokens += used.generated_tokens;
-            role.dollars += used.dollars;
-        }
+        usage.iter().for_each(|usage| all.add(usage));
     }
     let page = render(&TimelinePage {
         head: Head::new(&run, "timeline"),
@@ -116,7 +109,7 @@ fn role((name, usage): (&'static str, crate::experiment::RoleUsage)) -> Role {
         calls: usage.calls,
         prompt_tokens: usage.prompt_tokens,
         generated_tokens: usage.generated_tokens,
-        dollars: if usage.dollars > 0.0 { format!("${:.4}", usage.dollars) } else { "–".to_owned() },
+        dollars: dollars(usage.dollars),
     }
 }
 

@@ -22,7 +22,7 @@ use influence_proto::{EpisodeId, EpisodeSpec, RunId, TrainingReport, TrainingSpe
 use rusqlite::Connection;
 
 use super::{
-    EpisodeRecord, IterationRecord, Mark, MetricResult, NewRun, RunRecord, RunStatus, Store, StoreError,
+    EpisodeRecord, IterationRecord, Mark, MetricResult, MetricValue, NewRun, RunRecord, RunStatus, Store, StoreError,
     TrainingRecord, Verdict,
 };
 use crate::planning::Phase;
@@ -232,6 +232,11 @@ impl Store for SqliteStore {
     async fn metrics(&self, run: &RunId, episode: &EpisodeId) -> Result<Vec<MetricResult>, StoreError> {
         let (run, episode) = (run.clone(), episode.clone());
         self.writer.call(move |c| metrics::all(c, &run, &episode)).await
+    }
+
+    async fn metric_values(&self, run: &RunId, phase: Phase, iteration: u32) -> Result<Vec<MetricValue>, StoreError> {
+        let run = run.clone();
+        self.writer.call(move |c| metrics::values(c, &run, phase, iteration)).await
     }
 }
 

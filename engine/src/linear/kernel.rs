@@ -61,7 +61,7 @@ impl Instructions {
     /// `j % 16` is one chain over (p, j / 16), then the 16 lanes are folded by halves.
     pub(super) fn back_tile<'a>(
         self,
-        grad: [&'a [[f32; PANEL]]; BACK_TILE],
+        grad: [&'a [PanelRow]; BACK_TILE],
         weight: impl Fn(usize) -> &'a [PanelRow],
         panels: usize,
         tile: &mut BackTile,
@@ -91,7 +91,7 @@ fn tile_portable<const R: usize>(panel: &[PanelRow], x: &[f32], tile: &mut Tile)
 }
 
 fn back_tile_portable<'a>(
-    grad: [&'a [[f32; PANEL]]; BACK_TILE],
+    grad: [&'a [PanelRow]; BACK_TILE],
     weight: impl Fn(usize) -> &'a [PanelRow],
     panels: usize,
     tile: &mut BackTile,
@@ -102,7 +102,7 @@ fn back_tile_portable<'a>(
         for half in 0..PANEL / LANES {
             let lanes = half * LANES..(half + 1) * LANES;
             for (row, sum) in sums.iter_mut().enumerate() {
-                let values = &grad[row][panel][lanes.clone()];
+                let values = &grad[row][panel].0[lanes.clone()];
                 for (input, sum) in sum.iter_mut().enumerate() {
                     let weights = &weights[input].0[lanes.clone()];
                     for ((element, value), weight) in sum.iter_mut().zip(values).zip(weights) {
@@ -115,7 +115,6 @@ fn back_tile_portable<'a>(
     fold_all(&sums, tile);
 }
 
-#[inline(always)]
 fn fold_all(sums: &[[[f32; LANES]; BACK_TILE]; BACK_TILE], tile: &mut BackTile) {
     for (elements, sums) in tile.iter_mut().zip(sums) {
         for (element, lanes) in elements.iter_mut().zip(sums) {
@@ -125,7 +124,6 @@ fn fold_all(sums: &[[[f32; LANES]; BACK_TILE]; BACK_TILE], tile: &mut BackTile) 
 }
 
 /// Sums 16 lanes by halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
-#[inline(always)]
 fn fold(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
@@ -141,9 +139,8 @@ fn fold(mut lanes: [f32; LANES]) -> f32 {
 mod x86 {
     use super::{BACK_TILE, BackTile, LANES, PANEL, PanelRow, Tile, fold_all};
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_fmadd_ps, _mm256_load_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_storeu_ps,
+        __m256, __m512, _mm256_fmadd_ps, _mm256_load_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
     #[target_feature(enable = "avx512f")]
@@ -151,14 +148,6 @@ mod x86 {
         let lanes = &row.0.as_chunks::<16>().0[half];
         // SAFETY: 16 floats are readable, and a `PanelRow` is aligned to 64 bytes, so each half is too.
         unsafe { _mm512_load_ps(lanes.as_ptr()) }
-    }
-
-    /// As [`load16`], of values that lie anywhere.
-    #[target_feature(enable = "avx512f")]
-    fn load16_anywhere(row: &[f32; PANEL], half: usize) -> __m512 {
-        let lanes = &row.as_chunks::<16>().0[half];
-        // SAFETY: 16 floats are readable; the load needs no alignment.
-        unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
     }
 
     #[target_feature(enable = "avx512f")]
@@ -235,7 +224,7 @@ mod x86 {
 
     #[target_feature(enable = "avx512f")]
     pub(super) fn back_tile_avx512<'a>(
-        grad: [&'a [[f32; PANEL]]; BACK_TILE],
+        grad: [&'a [PanelRow]; BACK_TILE],
         weight: impl Fn(usize) -> &'a [PanelRow],
         panels: usize,
         tile: &mut BackTile,
@@ -244,7 +233,7 @@ mod x86 {
         for panel in 0..panels {
             let weights = &weight(panel)[..BACK_TILE];
             for half in 0..PANEL / LANES {
-                let values: [__m512; BACK_TILE] = std::array::from_fn(|row| load16_anywhere(&grad[row][panel], half));
+                let values: [__m512; BACK_TILE] = std::array::from_fn(|row| load16(&grad[row][panel], half));
                 for input in 0..BACK_TILE {
                     let weight = load16(&weights[input], half);
                     for row in 0..BACK_TILE {
@@ -268,7 +257,7 @@ mod x86 {
     /// One row at a time: its four inputs' sums are eight registers.
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn back_tile_avx2<'a>(
-        grad: [&'a [[f32; PANEL]]; BACK_TILE],
+        grad: [&'a [PanelRow]; BACK_TILE],
         weight: impl Fn(usize) -> &'a [PanelRow],
         panels: usize,
         tile: &mut BackTile,
@@ -280,8 +269,7 @@ mod x86 {
                 let weights = &weight(panel)[..BACK_TILE];
                 let values = &grad[row][panel];
                 for quarter in 0..PANEL / 8 {
-                    // SAFETY: 8 floats are readable; the load needs no alignment.
-                    let value = unsafe { _mm256_loadu_ps(values.as_chunks::<8>().0[quarter].as_ptr()) };
+                    let value = load8(values, quarter);
                     for input in 0..BACK_TILE {
                         let sum = &mut sums[input][quarter % 2];
                         *sum = _mm256_fmadd_ps(value, load8(&weights[input], quarter), *sum);

@@ -1,6 +1,5 @@
 //! Blocking and threading around the kernels.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -226,9 +225,8 @@ fn interleave(x: &[f32], inputs: usize, rows: usize) -> Vec<f32> {
     packed.spare_capacity_mut()[..rows * inputs].par_chunks_mut(block).zip(x.par_chunks(block)).for_each(
         |(target, source)| {
             let count = source.len() / inputs;
-            // Written straight on; the rows are read side by side.
-            for (input, places) in target.chunks_exact_mut(count).enumerate() {
-                for (place, value) in places.iter_mut().zip(source[input..].iter().step_by(inputs)) {
+            for (row, values) in source.chunks_exact(inputs).enumerate() {
+                for (place, value) in target[row..].iter_mut().step_by(count).zip(values) {
                     place.write(*value);
                 }
             }
@@ -243,8 +241,7 @@ fn interleave(x: &[f32], inputs: usize, rows: usize) -> Vec<f32> {
 pub(super) fn backward(instructions: Instructions, weights: Weights<'_>, grad: &[f32], rows: usize) -> Vec<f32> {
     let (inputs, outputs) = (weights.inputs(), weights.outputs());
     let mut output = vec![0.0f32; rows * inputs];
-    let padded = pad_to_panels(grad, outputs);
-    let padded = padded.as_chunks::<PANEL>().0;
+    let padded = pad_to_panels(grad, outputs, rows);
     let shared = SharedOutput::new(&mut output);
     let row_chunks = rows.div_ceil(CHUNK_ROWS);
     let task = |index: usize| {
@@ -255,7 +252,7 @@ pub(super) fn backward(instructions: Instructions, weights: Weights<'_>, grad: &
             for input in (range * BACK_INPUTS..last_input).step_by(BACK_TILE) {
                 let strip = Strip::new(weights, first_panel, input);
                 for row in (chunk * CHUNK_ROWS..end).step_by(BACK_TILE) {
-                    let tile = strip.times(instructions, padded, row, rows);
+                    let tile = strip.times(instructions, &padded, row, rows);
                     for (offset, sums) in tile[..BACK_TILE.min(rows - row)].iter().enumerate() {
                         // SAFETY: each (row, input) belongs to exactly one task.
                         let target = unsafe { shared.part((row + offset) * inputs + input, strip.width) };
@@ -272,17 +269,13 @@ pub(super) fn backward(instructions: Instructions, weights: Weights<'_>, grad: &
     output
 }
 
-/// Rows of whole panels; copied only where the outputs do not fill the last one.
-fn pad_to_panels(grad: &[f32], outputs: usize) -> Cow<'_, [f32]> {
-    let padded = outputs.next_multiple_of(PANEL);
-    if padded == outputs {
-        return Cow::Borrowed(grad);
-    }
-    let mut rows = vec![0.0; grad.len() / outputs * padded];
-    rows.par_chunks_exact_mut(padded).zip(grad.par_chunks_exact(outputs)).for_each(|(target, source)| {
-        target[..outputs].copy_from_slice(source);
-    });
-    Cow::Owned(rows)
+fn pad_to_panels(grad: &[f32], outputs: usize, rows: usize) -> Vec<PanelRow> {
+    let per_row = outputs.div_ceil(PANEL);
+    let row = |index: usize| {
+        let first = index % per_row * PANEL;
+        PanelRow::filled(&grad[index / per_row * outputs..][first..outputs.min(first + PANEL)])
+    };
+    (0..rows * per_row).into_par_iter().map(row).collect()
 }
 
 /// [`BACK_TILE`] neighbouring inputs of a block of panels.
@@ -322,7 +315,7 @@ impl<'a> Strip<'a> {
 
     /// This strip's share of the gradient of up to [`BACK_TILE`] rows from `row` on. Rows beyond the last
     /// one repeat it; the caller drops them.
-    fn times(&self, instructions: Instructions, grad: &[[f32; PANEL]], row: usize, rows: usize) -> BackTile {
+    fn times(&self, instructions: Instructions, grad: &[PanelRow], row: usize, rows: usize) -> BackTile {
         let grad = std::array::from_fn(|offset| {
             let start = (row + offset).min(rows - 1) * self.per_row + self.first_panel;
             &grad[start..start + self.count]

@@ -138,6 +138,15 @@ impl Expression {
     }
 }
 
+/// Reads what a judge said, by its name in a filter: `metric:harm`, or `metric:harm@judge`. None of other names.
+pub(crate) fn metric_named(name: &str) -> Option<impl Fn(&EpisodeRow) -> Option<f64>> {
+    let field = Field::named(name).filter(|field| matches!(field, Field::Metric(..)))?;
+    Some(move |row: &EpisodeRow| match field.value(row) {
+        Found::Number(value) => Some(value),
+        Found::Text(_) | Found::None => None,
+    })
+}
+
 enum Found<'a> {
     Number(f64),
     Text(&'a str),

@@ -11,6 +11,7 @@ mod usage;
 pub(crate) use comparison::corrected;
 pub use comparison::{CompareError, Comparison, Figure, RunIteration, Side, compare};
 pub use episodes::{EpisodeView, MetricView, episodes};
+pub(crate) use filter::metric_named;
 pub use filter::{Filter, FilterError};
 pub use measures::{Measure, Measured, measured, measures};
 pub use pairs::{Opening, Pair, pairs};

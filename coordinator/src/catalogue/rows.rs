@@ -132,11 +132,10 @@ pub async fn with_metrics(
 ) -> Result<Vec<Arc<Vec<EpisodeRow>>>, StoreError> {
     let mut all = Vec::with_capacity(phases.len());
     for phase in phases {
-        let Some(first) = phase.first() else {
-            all.push(Arc::clone(phase));
-            continue;
+        let said = match phase.first() {
+            Some(first) => store.metric_values(run, first.phase, first.iteration).await?,
+            None => Vec::new(),
         };
-        let said = store.metric_values(run, first.phase, first.iteration).await?;
         if said.is_empty() {
             all.push(Arc::clone(phase));
             continue;

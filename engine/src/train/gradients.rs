@@ -1,4 +1,5 @@
-//! A row's gradients, one layer's graph at a time (activation checkpointing, arXiv 1604.06174).
+//! A row's gradients, layer by layer. The layers whose graphs memory does not hold are run again (activation checkpointing,
+//! arXiv 1604.06174).
 
 use super::TrainError;
 use super::layer::{Graph, Pass};

@@ -119,7 +119,7 @@ pub struct Call {
     /// Tokens of the prompt, whether computed or reused.
     pub prompt_tokens: u32,
     /// How many of those were reused: of the local model's prefix cache, or of a server's that says so.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub reused_tokens: u32,
     /// Tokens sampled; 0 for a score.
     pub generated_tokens: u32,
@@ -128,10 +128,10 @@ pub struct Call {
     /// Time until the answer, queueing included.
     pub milliseconds: u32,
     /// What it cost, where the model has a price.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub nanodollars: u64,
 }
 
-fn is_none<T: Default + PartialEq>(value: &T) -> bool {
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

@@ -8,14 +8,12 @@ use serde::Deserialize;
 use super::head::Head;
 use super::run::pulse_of_run;
 use super::{Page, heat, in_query, number, render, run_id};
-use crate::catalogue::{EpisodeRow, Filter, with_metrics};
+use crate::catalogue::{EpisodeRow, Filter, metric_named, with_metrics};
 use crate::config::Scale;
 use crate::dashboard::Pages;
 use crate::store::{MetricResult, MetricSource};
 
 const PER_PAGE: usize = 50;
-/// Before the name of a metric, as in a filter.
-const METRIC: &str = "metric:";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -88,11 +86,7 @@ fn sort(rows: &mut [&EpisodeRow], key: &str, down: bool) {
     let by = |compare: &dyn Fn(&EpisodeRow, &EpisodeRow) -> Ordering, rows: &mut [&EpisodeRow]| {
         rows.sort_by(|a, b| if down { compare(b, a) } else { compare(a, b) });
     };
-    if let Some(name) = key.strip_prefix(METRIC) {
-        let sources: BTreeSet<&MetricSource> = rows.iter().flat_map(|row| row.metrics.keys()).collect();
-        let wanted = |source: &&&MetricSource| source.name_among(&sources) == name || source.metric == name;
-        let Some(source) = sources.iter().find(wanted).map(|source| (**source).clone()) else { return };
-        let value = |row: &EpisodeRow| row.metrics.get(&source).copied().flatten();
+    if let Some(value) = metric_named(key) {
         by(&|a, b| numbers(value(a), value(b)), rows);
     } else if let Some((.., compare)) = COLUMNS.iter().find(|(known, ..)| *known == key) {
         by(compare, rows);
@@ -116,7 +110,7 @@ pub(in crate::dashboard) async fn conversations(
         Err(error) => (None, Some(error.to_string())),
     };
     let (key, down) = asked.sort.strip_prefix('-').map_or((&*asked.sort, false), |key| (key, true));
-    if key.starts_with(METRIC) || filter.as_ref().is_some_and(Filter::reads_metrics) {
+    if metric_named(key).is_some() || filter.as_ref().is_some_and(Filter::reads_metrics) {
         phases = with_metrics(&*pages.store, &run.id, &phases).await?;
     }
     let all: usize = phases.iter().map(|rows| rows.len()).sum();
@@ -158,8 +152,11 @@ pub(in crate::dashboard) async fn conversations(
         columns,
         metrics: sources
             .iter()
-            .map(|source| source.name_among(&sources))
-            .map(|name| column(&format!("{METRIC}{name}"), &name, true))
+            .map(|source| {
+                // Also among the conversations of other pages.
+                let key = format!("metric:{}@{}", source.metric, source.judge);
+                column(&key, &source.name_among(&sources), true)
+            })
             .collect(),
         rows: shown.iter().map(|(row, said)| line(run.id.as_str(), row, said, &sources)).collect(),
         before: (page > 1).then(|| link(&asked.sort, page - 1)),

@@ -38,7 +38,7 @@ pub(in crate::dashboard) async fn metrics(State(pages): State<Pages>, Path(run):
     let run = pages.store.run(&run_id(run)?).await?;
     let mut judged = Vec::new();
     for rows in pages.rows.of(&*pages.store, &run.id).await? {
-        let Some(EpisodeRow { phase, iteration, .. }) = rows.first().cloned() else { continue };
+        let Some(&EpisodeRow { phase, iteration, .. }) = rows.first() else { continue };
         let records = rows.iter().map(|row| &row.record);
         let said = metrics_of(&*pages.store, &run.id, (phase, iteration), records).await?;
         judged.push(Judged { phase, iteration, said });

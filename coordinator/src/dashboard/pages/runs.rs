@@ -113,3 +113,16 @@ fn trend(title: &str, phases: &[Arc<Vec<EpisodeRow>>], value: Figure) -> String 
     let means: Vec<f64> = trained.filter_map(|rows| mean(rows.iter(), value)).map(|estimate| estimate.mean).collect();
     spark(title, &means)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::of_so_many;
+
+    /// Protects: a number is told as more where there is more.
+    #[test]
+    fn numbers_are_in_units_that_people_read() {
+        let shown = [(0, true), (999, false), (98_912, true), (1_250_000, false), (3_000_000_000, true)];
+        let shown = shown.map(|(count, whole)| of_so_many(count, whole));
+        assert_eq!(shown, ["0", "999+", "98.9 k", "1.2 M+", "3.0 G"]);
+    }
+}

@@ -496,3 +496,19 @@ async fn a_key_comes_from_the_environment_and_is_never_shown() {
     let error = ApiServers::default().open(&api).await.unwrap().generate(generation(plainly())).await.unwrap_err();
     assert!(error.to_string().contains("Bearer [key]"), "{error}");
 }
+
+/// Protects: what a server found in its cache is counted once, in either protocol.
+#[test]
+fn tokens_from_a_servers_cache_are_part_of_the_prompts() {
+    let openai = json!({"usage": {
+        "prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 8}, "completion_tokens": 3,
+    }});
+    let anthropic = json!({"usage": {
+        "input_tokens": 1, "cache_creation_input_tokens": 2, "cache_read_input_tokens": 8, "output_tokens": 3,
+    }});
+    for answer in [openai, anthropic] {
+        let usage = super::chat::usage(&answer);
+        assert_eq!((usage.prompt, usage.reused, usage.generated), (11, 8, 3), "{answer}");
+    }
+    assert_eq!(super::chat::usage(&json!({})), super::chat::Usage::default());
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use influence_engine::batch::{Engine, EngineOptions};
-use influence_engine::model::Model;
+use influence_engine::model::{Model, Placement};
 use influence_proto::{ModelSource, ModelSpec};
 use influence_worker::backend::{ApiServers, Backend, LocalBackend};
 use influence_worker::models::{FetchProgress, ModelCache, default_cache};
@@ -98,11 +98,34 @@ pub(crate) async fn backend(
     Ok(Arc::new(LocalBackend::new(Engine::start(Arc::new(model?), EngineOptions::default())?)))
 }
 
-/// Fetches and loads a model.
+/// Fetches and loads a model for the CPU, whatever type it is to run in elsewhere.
 pub(crate) async fn load(model: &str, place: &ModelsFileArguments) -> anyhow::Result<Arc<Model>> {
     let path = model_path(model, place).await?;
     let loaded = spawn_blocking(move || Model::load(&path)).await.context("the model could not be loaded")?;
     Ok(Arc::new(loaded?))
+}
+
+/// Fetches and loads a model, to run on the device of this name.
+pub(crate) async fn load_for(
+    model: &str,
+    device: &str,
+    place: &ModelsFileArguments,
+) -> anyhow::Result<(Arc<Model>, Placement)> {
+    let spec = if Path::new(model).exists() { None } else { Some(named(model, place)?) };
+    let (dtype, kv_dtype) = match &spec {
+        Some(spec) => (spec.dtype.clone(), spec.kv_dtype.clone()),
+        // A GPU computes large models in 16 bits as a rule; the CPU knows f32 alone.
+        None if device == "cpu" => ("f32".to_owned(), None),
+        None => ("bf16".to_owned(), None),
+    };
+    let placement = Placement::new(device, &dtype, kv_dtype.as_deref())?;
+    let path = match spec {
+        Some(spec) => fetch(spec, place).await?,
+        None => model.into(),
+    };
+    let at = placement.clone();
+    let loaded = spawn_blocking(move || Model::load_for(&path, &at)).await.context("the model could not be loaded")?;
+    Ok((Arc::new(loaded?), placement))
 }
 
 /// One bar for the file that is being downloaded.

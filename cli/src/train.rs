@@ -38,7 +38,10 @@ pub(crate) async fn train(arguments: TrainArguments) -> anyhow::Result<()> {
     }
     let rows = json_lines(&arguments.data).with_context(|| format!("{} cannot be read", arguments.data.display()))?;
     let cancel = interrupt::token()?;
-    let model = place::load(&arguments.model, &arguments.place).await?;
+    let model = match arguments.device.as_str() {
+        "cpu" => place::load(&arguments.model, &arguments.place).await?,
+        device => place::load_for(&arguments.model, device, &arguments.place).await?.0,
+    };
     let (json, output) = (arguments.json, arguments.output.clone());
     let job = Job { arguments, settings, checkpoint };
     let (report, last) =

@@ -14,6 +14,8 @@
 mod attention;
 pub mod batch;
 pub mod chat;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod instruction_sets;
 pub mod linear;
 pub mod lora;

@@ -133,6 +133,9 @@ pub(crate) struct TrainArguments {
     /// Set a key of an experiment's `training`, as in `lora.rank=8` or `learning_rate=1e-4`. Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::key_and_value)]
     pub set: Vec<(String, String)>,
+    /// Where to train: `cpu` in f32; `cuda:N` or `metal` in the type that `models.yaml` names, bf16 for a path.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// The PEFT directory to write. Must not exist.
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,

@@ -6,10 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use influence_engine::batch::{Engine, EngineOptions, kv_budget};
-use influence_engine::model::{Model, Placement};
+use influence_engine::model::Placement;
 use influence_proto::RunId;
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
 
 use super::error::{ApiError, shown};
 use crate::args::ServeArguments;
@@ -208,26 +207,11 @@ fn adapters_of_run(data: &Path, run: &str, only: Option<u32>) -> anyhow::Result<
 }
 
 async fn engine(model: &str, arguments: &ServeArguments) -> anyhow::Result<Engine> {
-    let place = &arguments.place;
-    let spec = if Path::new(model).exists() { None } else { Some(place::named(model, place)?) };
-    let (dtype, kv_dtype) = match &spec {
-        Some(spec) => (spec.dtype.clone(), spec.kv_dtype.clone()),
-        // A GPU computes large models in 16 bits as a rule; the CPU knows f32 alone.
-        None if arguments.device == "cpu" => ("f32".to_owned(), None),
-        None => ("bf16".to_owned(), None),
-    };
-    let placement = Placement::new(&arguments.device, &dtype, kv_dtype.as_deref())?;
-    let path = match spec {
-        Some(spec) => place::fetch(spec, place).await?,
-        None => model.into(),
-    };
-    let at = placement.clone();
-    let loaded = spawn_blocking(move || Model::load_for(&path, &at)).await.context("the model could not be loaded")?;
+    let (model, placement) = place::load_for(model, &arguments.device, &arguments.place).await?;
     let usual = EngineOptions::default();
     // A device wants more tokens at once to be busy; on a CPU they would only make others wait.
     let prefill_chunk = if matches!(placement, Placement::Cpu { .. }) { usual.prefill_chunk } else { 2048 };
     let given = arguments.kv_memory.map(|mib| usize::try_from(mib << 20).unwrap_or(usize::MAX));
-    let model = Arc::new(loaded?);
     let kv_bytes = given.unwrap_or_else(|| kv_budget(&placement));
     let options = EngineOptions { max_rows: arguments.slots as usize, prefill_chunk, kv_bytes, ..usual };
     Ok(Engine::start(model, options)?)

@@ -180,6 +180,11 @@ pub(crate) fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
 
 /// `activation(gate) * up` for `[rows, width]`, elementwise; where we have a kernel for it, in the place of `gate`.
 pub(crate) fn gated(gate: Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::has_kernels(&gate) && crate::cuda::training::is_whole(&gate) && crate::cuda::training::is_whole(up)
+    {
+        return crate::cuda::training::gated(&gate.contiguous()?, &up.contiguous()?, activation);
+    }
     if !has_kernels(&gate) {
         let gate = match activation {
             Activation::Silu => gate.silu()?,

@@ -1,6 +1,5 @@
 //! How much memory keys and values may take.
 
-#[cfg(feature = "cuda")]
 use candle_core::Device;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
@@ -18,8 +17,8 @@ const UNKNOWN: u64 = 1 << 30;
 pub fn kv_budget(placement: &Placement) -> usize {
     match placement {
         #[cfg(feature = "cuda")]
-        Placement::Device { device: Device::Cuda(_), .. } => match device_memory(placement) {
-            // Nobody else computes on a device; what is left is for a step's own tensors.
+        Placement::Device { .. } => match device_memory(placement) {
+            // Nobody else computes on a device; what is left is for a step's own tensors, and for training.
             Some(DeviceMemory { free, .. }) => usize::try_from(free / 10 * 7).unwrap_or(usize::MAX),
             None => share_of(0),
         },
@@ -39,20 +38,35 @@ pub struct DeviceMemory {
 /// What a CUDA device says of its memory now; none of other places, and of a device that does not answer.
 pub fn device_memory(placement: &Placement) -> Option<DeviceMemory> {
     match placement {
-        #[cfg(feature = "cuda")]
-        Placement::Device { device: Device::Cuda(device), .. } => {
-            use candle_core::cuda_backend::cudarc::driver::result::mem_get_info;
-            // The answer is about the device whose context is current on this thread.
-            device.cuda_stream().context().bind_to_thread().ok()?;
-            let (free, total) = mem_get_info().ok()?;
-            Some(DeviceMemory { free: free as u64, total: total as u64 })
+        Placement::Device { device, .. } => memory_of(device),
+        Placement::Cpu { .. } => None,
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn memory_of(device: &Device) -> Option<DeviceMemory> {
+    crate::cuda::memory(device)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn memory_of(_device: &Device) -> Option<DeviceMemory> {
+    None
+}
+
+/// Bytes for a training's graphs: a share of what is free now where it runs.
+pub(crate) fn graph_budget(device: &Device) -> usize {
+    match device {
+        Device::Cpu => host_budget(),
+        device => {
+            // The rest is for gradients, logits and what operations need while they run.
+            let half = |memory: DeviceMemory| usize::try_from(memory.free / 2).unwrap_or(usize::MAX);
+            memory_of(device).map_or_else(|| share_of(0), half)
         }
-        _ => None,
     }
 }
 
 /// A quarter of what is free now on this machine, or in this container.
-pub(crate) fn host_budget() -> usize {
+fn host_budget() -> usize {
     let what = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let free = System::new_with_specifics(what).map_or(0, |system| {
         let free = system.available_memory();

@@ -7,6 +7,7 @@ mod admission;
 mod budget;
 mod counters;
 mod engine;
+mod hand_out;
 mod limits;
 mod memory;
 mod prefix;
@@ -14,7 +15,7 @@ mod request;
 mod row;
 mod step_loop;
 
-pub(crate) use budget::host_budget;
+pub(crate) use budget::graph_budget;
 pub use budget::{DeviceMemory, device_memory, kv_budget};
 pub use counters::{EngineCounters, Tally};
 pub use engine::Engine;

@@ -10,7 +10,8 @@ use super::prefix::Salt;
 use super::request::{FinishReason, Follow, FollowedToken, Generation, RequestError, Score};
 use crate::attention::{BLOCK, KvCache};
 use crate::lora::Adapter;
-use crate::sample::{NotANumber, Sampler, ScoreWalk, Step, most_probable};
+use crate::model::Model;
+use crate::sample::{NotANumber, Sampled, Sampler, ScoreWalk, Step, Uncut, most_probable};
 
 /// A sequence that is being run, and what it is run for.
 #[derive(Debug)]
@@ -51,6 +52,16 @@ pub(super) enum After {
     Finished(Result<Outcome, RequestError>),
 }
 
+impl After {
+    /// How the row with this index ended, if it did.
+    pub(super) fn finished(self, index: usize) -> Option<(usize, Result<Outcome, RequestError>)> {
+        match self {
+            Self::Continues => None,
+            Self::Finished(result) => Some((index, result)),
+        }
+    }
+}
+
 /// What a finished row returns.
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -70,6 +81,12 @@ enum Next {
 pub(super) struct Ending<'a> {
     pub(super) stop_ids: &'a [u32],
     pub(super) tokenizer: &'a Tokenizer,
+}
+
+impl<'a> Ending<'a> {
+    pub(super) fn of(model: &'a Model) -> Self {
+        Self { stop_ids: model.chat.stop_ids(), tokenizer: &model.tokenizer }
+    }
 }
 
 impl Row {
@@ -135,12 +152,36 @@ impl Row {
         self.fed < self.work.prompt_tokens()
     }
 
+    /// The draw that is all it needs of its logits, if that is so.
+    pub(super) fn draw(&self) -> Option<Uncut> {
+        match &self.work {
+            Work::Generate(work) if work.follow.is_none() => work.sampler.uncut(work.token_ids.len() as u64),
+            _ => None,
+        }
+    }
+
+    /// Takes the token that was drawn by [`Self::draw`].
+    pub(super) fn accept_drawn(&mut self, drawn: Result<Sampled, NotANumber>, ending: Ending<'_>) -> After {
+        match &mut self.work {
+            Work::Generate(work) => {
+                let next = drawn.map_err(Refusal::from).and_then(|sampled| work.append(sampled, self.reused, ending));
+                self.go_on(next)
+            }
+            // A score draws nothing.
+            Work::Score(_) => After::Continues,
+        }
+    }
+
     /// Takes the logits after the last token that was fed.
     pub(super) fn accept(&mut self, logits: &[f32], ending: Ending<'_>) -> After {
         let next = match &mut self.work {
             Work::Generate(work) => work.next(logits, self.reused, ending),
             Work::Score(work) => work.next(logits, self.reused),
         };
+        self.go_on(next)
+    }
+
+    fn go_on(&mut self, next: Result<Next, Refusal>) -> After {
         match next {
             Ok(Next::Append { token }) => self.feed.push(token),
             Ok(Next::Revisit { kept, token }) => {
@@ -239,12 +280,16 @@ impl Generating {
 
     fn next(&mut self, logits: &[f32], reused_tokens: usize, ending: Ending<'_>) -> Result<Next, Refusal> {
         let sampled = self.sampler.sample(logits, self.token_ids.len() as u64)?;
-        self.token_ids.push(sampled.token);
-        self.logprobs.push(sampled.logprob);
         if let Some(Follow { tokens, top }) = &self.follow {
             // One who no longer listens may still want the reply.
             let _ = tokens.send(FollowedToken { sampled, top: most_probable(logits, *top)? });
         }
+        self.append(sampled, reused_tokens, ending)
+    }
+
+    fn append(&mut self, sampled: Sampled, reused_tokens: usize, ending: Ending<'_>) -> Result<Next, Refusal> {
+        self.token_ids.push(sampled.token);
+        self.logprobs.push(sampled.logprob);
         let ended = ending.stop_ids.contains(&sampled.token);
         let full = self.token_ids.len() >= self.max_tokens;
         if !ended && !full && self.stop.is_empty() {

@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use rayon::prelude::*;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::admission::Admissible;
 use super::counters::Counters;
 use super::engine::Command;
+use super::hand_out::{Finished, hand_out, hand_out_from_device};
 use super::limits::{Limits, is_out_of_memory};
 use super::memory::Memory;
 use super::request::{EngineOptions, RequestError};
-use super::row::{After, Ending, Outcome, Row, Work, salt};
-use crate::attention::with_slice;
+use super::row::{Outcome, Row, Work, salt};
 use crate::lora::Adapter;
 use crate::model::{LogitRows, Model, Segment};
 
@@ -40,9 +39,6 @@ struct Waiting {
     since: Instant,
     adapter: Option<Arc<Adapter>>,
 }
-
-/// A row, by its index, and how it ended.
-type Finished = (usize, Result<Outcome, RequestError>);
 
 /// A row's share of a step.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +72,7 @@ impl StepLoop {
 
     /// Runs until it is stopped or every handle is gone.
     pub(super) fn run(mut self) {
+        self.model.bind_thread();
         while self.receive() {
             self.forget_abandoned();
             self.admit();
@@ -268,7 +265,7 @@ impl StepLoop {
                 Segment { tokens, cache, adapter, logits }
             })
             .collect();
-        let logits = self.model.forward(&mut segments)?;
+        let logits = self.model.forward_in_place(&mut segments)?;
         drop(segments);
         for (share, row) in &mut chosen {
             row.ran(share.tokens);
@@ -276,20 +273,18 @@ impl StepLoop {
         let Some(logits) = logits else {
             return Ok(Vec::new());
         };
-        let vocabulary = self.model.config.vocab_size;
-        let ending = Ending { stop_ids: self.model.chat.stop_ids(), tokenizer: &self.model.tokenizer };
         let complete = chosen.into_iter().filter(|(_, row)| row.remaining() == 0);
-        let mut complete: Vec<(usize, &mut Row)> = complete.map(|(share, row)| (share.row, row)).collect();
-        with_slice(&logits, |logits| {
-            complete
-                .par_iter_mut()
-                .zip(logits.par_chunks(vocabulary))
-                .filter_map(|((index, row), logits)| match row.accept(logits, ending) {
-                    After::Continues => None,
-                    After::Finished(result) => Some((*index, result)),
-                })
-                .collect()
-        })
+        let complete: Vec<(usize, &mut Row)> = complete.map(|(share, row)| (share.row, row)).collect();
+        let indices: Vec<usize> = complete.iter().map(|(index, _)| *index).collect();
+        let finished = match self.model.placed_weights() {
+            None => hand_out(&self.model, complete, &logits),
+            Some(_) => hand_out_from_device(&self.model, complete, &logits),
+        };
+        // The pass itself is over and cannot be run again.
+        Ok(finished.unwrap_or_else(|error| {
+            tracing::error!(%error, rows = indices.len(), "a step's logits cannot be had");
+            indices.into_iter().map(|index| (index, Err(RequestError::Compute(error.to_string())))).collect()
+        }))
     }
 
     /// Takes finished rows out and answers their askers.

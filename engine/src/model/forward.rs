@@ -95,12 +95,19 @@ impl Model {
     /// A token outside the vocabulary, a position outside the context or the cache, or what candle reports. The caches
     /// are then as long as before.
     pub fn forward(&self, segments: &mut [Segment<'_>]) -> candle_core::Result<Option<Tensor>> {
+        self.forward_in_place(segments)?.map(|logits| brought(&logits)).transpose()
+    }
+
+    /// As [`Self::forward`], with the logits where and in the type that they were computed in.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_in_place(&self, segments: &mut [Segment<'_>]) -> candle_core::Result<Option<Tensor>> {
         self.check_segments(segments)?;
-        let logits = match &self.placed {
-            None => self.weights.forward(&self.config, segments, &Device::Cpu)?,
-            Some(placed) => placed.weights.forward(&self.config, segments, &placed.device)?,
-        };
-        logits.map(|logits| logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)).transpose()
+        match &self.placed {
+            None => self.weights.forward(&self.config, segments, &Device::Cpu),
+            Some(placed) => placed.weights.forward(&self.config, segments, &placed.device),
+        }
     }
 
     fn check_segments(&self, segments: &[Segment<'_>]) -> candle_core::Result<()> {
@@ -279,6 +286,11 @@ impl<L: Linear> LayerPass<'_, L> {
         let turned = candle_nn::rotary_emb::rope_thd(&x, &cos.unsqueeze(1)?, &sin.unsqueeze(1)?)?;
         turned.reshape((rows, width))
     }
+}
+
+/// Logits in f32 on the CPU.
+pub(crate) fn brought(logits: &Tensor) -> candle_core::Result<Tensor> {
+    logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)
 }
 
 /// Token ids, positions, and the indices of the rows that need logits.

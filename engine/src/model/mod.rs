@@ -25,6 +25,7 @@ use tokenizers::Tokenizer;
 
 pub use config::{Architecture, ModelConfig};
 pub use error::LoadError;
+pub(crate) use forward::brought;
 pub use forward::{LogitRows, Segment};
 pub use gemma::Gemma;
 pub use placement::{Placement, PlacementError};
@@ -44,6 +45,20 @@ struct Placed {
     weights: DecoderWeights<PlacedLinear>,
     device: Device,
     dtype: DType,
+}
+
+impl Placed {
+    /// Call it on a thread that may drop what is on the device.
+    fn bind_thread(&self) {
+        #[cfg(feature = "cuda")]
+        crate::cuda::bind(&self.device);
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        self.bind_thread();
+    }
 }
 
 /// A loaded model, immutable; share it behind an `Arc`.
@@ -150,6 +165,23 @@ impl Model {
             }
         };
         Ok(Self { config, weights, placed, kv, tokenizer, chat })
+    }
+
+    /// The weights on the device, if it was loaded for one.
+    pub(crate) fn placed_weights(&self) -> Option<&DecoderWeights<PlacedLinear>> {
+        self.placed.as_ref().map(|placed| &placed.weights)
+    }
+
+    /// Prepares this thread to drop what is on the device.
+    pub(crate) fn bind_thread(&self) {
+        if let Some(placed) = &self.placed {
+            placed.bind_thread();
+        }
+    }
+
+    /// Where an adapter is trained: where inference runs.
+    pub(crate) fn training_device(&self) -> &Device {
+        self.placed.as_ref().map_or(&Device::Cpu, |placed| &placed.device)
     }
 
     /// Encodes plain text: no special tokens are added, and special tokens that the text spells out are recognised.

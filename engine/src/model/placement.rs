@@ -121,11 +121,22 @@ impl Placement {
                     return Err(PlacementError::Unknown(name.to_owned()));
                 };
                 built(cfg!(feature = "cuda"), "cuda")?;
-                Device::new_cuda(number)
+                open_cuda(number)
             }
         };
         opened.map(Some).map_err(|e| PlacementError::Device { device: name.to_owned(), reason: e.to_string() })
     }
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(number: usize) -> candle_core::Result<Device> {
+    crate::cuda::open(number)
+}
+
+/// Says that it is not built.
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(number: usize) -> candle_core::Result<Device> {
+    Device::new_cuda(number)
 }
 
 #[cfg(test)]

@@ -100,6 +100,24 @@ impl Sampler {
         };
         Ok(Sampled { token, logprob: Plain::new(logits, highest).logprob(token) })
     }
+
+    /// Draw number `index` from a distribution that nothing is cut from, if that is what this sampler draws from.
+    pub(crate) fn uncut(&self, index: u64) -> Option<Uncut> {
+        let Some(Warp { temperature, top_p, top_k, min_p }) = self.warp else {
+            return Some(Uncut { factor: None, uniform: 0.0 });
+        };
+        let uncut = top_p >= 1.0 && top_k.is_none() && min_p <= 0.0;
+        uncut.then(|| Uncut { factor: Some(1.0 / temperature), uniform: uniform(self.seed, index) })
+    }
+}
+
+/// One draw from a whole distribution.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Uncut {
+    /// What logits are multiplied by; `None` takes the highest.
+    pub(super) factor: Option<f32>,
+    /// In [0, 1).
+    pub(super) uniform: f64,
 }
 
 /// The `count` most probable tokens of the untempered, uncut distribution of the logits `[vocab]`, in order; equal ones by

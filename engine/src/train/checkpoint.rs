@@ -32,7 +32,8 @@ pub(super) fn fingerprint(
     let mut hash = Sha256::new();
     // Neither is part of what is computed.
     let options = TrainOptions { base_model: None, graph_memory: None, ..options.clone() };
-    hash.update(format!("checkpoint 1, {options:?}, {:?}", model.config));
+    let placed = model.placed_weights().map(|weights| weights.norm.dtype());
+    hash.update(format!("checkpoint 2, {options:?}, {:?}, {placed:?}", model.config));
     // What a vector becomes depends on every weight that it meets.
     let probe = Tensor::ones((1, model.config.hidden_size), DType::F32, &Device::Cpu)?;
     for layer in &model.weights.layers {
@@ -109,7 +110,7 @@ impl<'a> Checkpoint<'a> {
         for (index, (place, var)) in parameters.vars().enumerate() {
             let [value, first, second] = names(&place).map(|name| values(name, var.elem_count()));
             optimizer.restore(index, &first?, &second?);
-            var.set(&Tensor::from_vec(value?, var.shape(), &Device::Cpu)?)?;
+            var.set(&Tensor::from_vec(value?, var.shape(), var.device())?)?;
         }
         optimizer.set_steps(self.report.steps);
         Ok(self.report)

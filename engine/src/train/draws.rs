@@ -70,10 +70,19 @@ pub(super) struct DropoutDraw {
 }
 
 impl DropoutDraw {
+    /// A stream for whoever draws factors of its own.
+    pub(super) fn key(&self, layer: usize, projection: Projection) -> u64 {
+        self.stream(layer, projection).next_u64()
+    }
+
+    fn stream(&self, layer: usize, projection: Projection) -> ChaCha8Rng {
+        let counters = [self.step as u64, self.row as u64, place(layer, projection)];
+        stream(self.seed, Purpose::Dropout, counters)
+    }
+
     /// `count` factors, 0 with probability `rate`, else `1 / (1 - rate)`.
     pub(super) fn factors(&self, layer: usize, projection: Projection, count: usize) -> Vec<f32> {
-        let counters = [self.step as u64, self.row as u64, place(layer, projection)];
-        let mut random = stream(self.seed, Purpose::Dropout, counters);
+        let mut random = self.stream(layer, projection);
         let (rate, kept) = (self.rate as f32, (1.0 / (1.0 - self.rate)) as f32);
         (0..count).map(|_| if unit(&mut random) < rate { 0.0 } else { kept }).collect()
     }

@@ -1,14 +1,14 @@
-//! A row's gradients, layer by layer. The layers whose graphs memory does not hold are run again (activation checkpointing,
+//! The gradients of rows, layer by layer. The layers whose graphs memory does not hold are run again (activation checkpointing,
 //! arXiv 1604.06174).
 
 use super::TrainError;
 use super::layer::{Graph, Pass};
-use super::loss::{HeadLoss, head_loss, head_sum};
+use super::loss::{HeadLoss, head_loss, head_sums};
+use super::operations::{BaseWeight, begin};
 use super::parameters::Parameters;
 use super::rows::ReadyRow;
-use crate::model::Model;
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 /// The sum of the gradients so far, in the order of [`Parameters::vars`].
 #[derive(Debug)]
@@ -21,8 +21,14 @@ impl Gradients {
         Self { sums: parameters.vars().map(|_| None).collect() }
     }
 
-    /// Adds what a backward pass gave the variables of layer `layer`; each must have got something.
-    pub(super) fn add(&mut self, parameters: &Parameters, layer: usize, store: &GradStore) -> Result<(), TrainError> {
+    /// Adds what a backward pass gave the variables of layer `layer`, times `factor`; each must have got something.
+    pub(super) fn add(
+        &mut self,
+        parameters: &Parameters,
+        layer: usize,
+        store: &GradStore,
+        factor: f64,
+    ) -> Result<(), TrainError> {
         for (sum, (place, var)) in self.sums.iter_mut().zip(parameters.vars()) {
             if place.0 != layer {
                 continue;
@@ -30,9 +36,10 @@ impl Gradients {
             let Some(gradient) = store.get(var.as_tensor()) else {
                 return Err(TrainError::MissingGradient { layer, projection: place.1, factor: place.2 });
             };
+            let gradient = gradient.detach().affine(factor, 0.0)?;
             *sum = Some(match sum.take() {
-                None => gradient.detach(),
-                Some(sum) => (sum + gradient)?.detach(),
+                None => gradient,
+                Some(sum) => (sum + gradient)?,
             });
         }
         Ok(())
@@ -51,16 +58,29 @@ impl Gradients {
     }
 }
 
-/// A row that went through the model, with what its backward pass needs of every layer: its graph where memory allows, else
+/// Rows that went through the model, with what their backward pass needs of every layer: its graph where memory allows, else
 /// its input, from which it is run again with a graph.
 ///
-/// From the last layer to the first, `sum(output * gradient of output)` is differentiated.
+/// From the last layer to the first, the gradient of a layer's output is made one of its input.
 #[derive(Debug)]
-pub(super) struct Ran<'p> {
-    parameters: &'p Parameters,
-    pass: &'p Pass<'p>,
+pub(super) struct Ran<'a, B: BaseWeight> {
+    parameters: &'a Parameters,
+    pass: Pass<'a, B>,
+    lengths: Vec<usize>,
     layers: Vec<Kept>,
     head: HeadLoss,
+}
+
+/// The same, wherever the model is.
+pub(super) trait Backward {
+    /// Of each row, the sum of its targets' negative log-likelihoods, in nats.
+    fn losses(&self) -> &[f64];
+
+    /// Targets that the model would have chosen.
+    fn correct(&self) -> usize;
+
+    /// Adds the gradients of the sum of each row's loss times its factor.
+    fn add_gradients(self: Box<Self>, factors: &[f64], gradients: &mut Gradients) -> Result<(), TrainError>;
 }
 
 /// What is kept of a layer between its forward and its backward pass.
@@ -78,65 +98,77 @@ struct Graphed {
 }
 
 impl Graphed {
-    fn run(pass: &Pass<'_>, layer: usize, x: &Tensor) -> Result<Self, TrainError> {
+    fn run<B: BaseWeight>(pass: &Pass<'_, B>, layer: usize, x: &Tensor) -> Result<Self, TrainError> {
         let input = Var::from_tensor(x)?;
         let output = pass.layer(layer, &input, Graph::On)?;
         Ok(Self { input, output })
     }
 }
 
-impl<'p> Ran<'p> {
+impl<'a, B: BaseWeight> Ran<'a, B> {
     /// `memory` is for the graphs, in bytes.
     pub(super) fn new(
-        model: &Model,
-        parameters: &'p Parameters,
-        pass: &'p Pass<'p>,
-        row: &ReadyRow,
+        parameters: &'a Parameters,
+        pass: Pass<'a, B>,
+        rows: &[&ReadyRow],
         memory: usize,
     ) -> Result<Self, TrainError> {
-        // The last target is predicted, never read.
-        let mut x = pass.embed(&row.ids[..row.ids.len() - 1])?;
-        let count = model.weights.layers.len();
+        let mut x = pass.embed(rows)?;
+        let count = pass.base.weights.layers.len();
         // The last layer's backward pass comes first.
-        let graphs = (memory / pass.graph_bytes(row.ids.len())).clamp(1, count);
+        let graphs = (memory / pass.graph_bytes()).clamp(1, count);
         let mut layers = Vec::with_capacity(count);
         for layer in 0..count {
             let (kept, output) = if layer + graphs < count {
                 let output = pass.layer(layer, &x, Graph::Off)?;
                 (Kept::Input(x), output)
             } else {
-                let graphed = Graphed::run(pass, layer, &x)?;
+                let graphed = Graphed::run(&pass, layer, &x)?;
                 let output = graphed.output.detach();
                 (Kept::Graph(graphed), output)
             };
             layers.push(kept);
             x = output;
         }
-        let head = head_loss(model, &x, &row.ids, &row.targets)?;
-        Ok(Self { parameters, pass, layers, head })
+        let head = head_loss(&pass, &x, rows)?;
+        let lengths = rows.iter().map(|row| row.ids.len() - 1).collect();
+        Ok(Self { parameters, pass, lengths, layers, head })
     }
 
-    /// The sum of the targets' negative log-likelihoods, in nats.
-    pub(super) fn loss(&self) -> f64 {
-        self.head.sum
+    /// The gradient of the last layer's outputs, each row's times its factor.
+    fn weighted(&self, factors: &[f64]) -> candle_core::Result<Tensor> {
+        let gradient = &self.head.gradient;
+        let rows = factors.iter().zip(&self.lengths);
+        let factors: Vec<f32> =
+            rows.flat_map(|(factor, tokens)| std::iter::repeat_n(*factor as f32, *tokens)).collect();
+        let factors = Tensor::new(factors, gradient.device())?.unsqueeze(1)?;
+        gradient.to_dtype(DType::F32)?.broadcast_mul(&factors)?.to_dtype(gradient.dtype())
+    }
+}
+
+impl<B: BaseWeight> Backward for Ran<'_, B> {
+    fn losses(&self) -> &[f64] {
+        &self.head.sums
     }
 
-    /// Targets that the model would have chosen.
-    pub(super) fn correct(&self) -> usize {
+    fn correct(&self) -> usize {
         self.head.correct
     }
 
-    /// Adds the gradients of `factor * loss`.
-    pub(super) fn add_gradients(self, factor: f64, gradients: &mut Gradients) -> Result<(), TrainError> {
-        let Self { parameters, pass, layers, head } = self;
-        let mut gradient = (head.gradient * factor)?;
+    fn add_gradients(self: Box<Self>, factors: &[f64], gradients: &mut Gradients) -> Result<(), TrainError> {
+        // On their way through the layers, gradients are of the size of a single row's: 16 bits do not reach much lower.
+        let largest = factors.iter().fold(0.0f64, |largest, factor| largest.max(factor.abs()));
+        let largest = if largest > 0.0 { largest } else { 1.0 };
+        let shares: Vec<f64> = factors.iter().map(|factor| factor / largest).collect();
+        let mut gradient = self.weighted(&shares)?;
+        let Self { parameters, pass, layers, .. } = *self;
         for (layer, kept) in layers.into_iter().enumerate().rev() {
             let Graphed { input, output } = match kept {
                 Kept::Graph(graphed) => graphed,
-                Kept::Input(x) => Graphed::run(pass, layer, &x)?,
+                Kept::Input(x) => Graphed::run(&pass, layer, &x)?,
             };
-            let store = (output * gradient)?.sum_all()?.backward()?;
-            gradients.add(parameters, layer, &store)?;
+            let store = begin(&output, gradient)?.backward()?;
+            gradients.add(parameters, layer, &store, largest)?;
             gradient = match store.get(input.as_tensor()) {
                 Some(gradient) => gradient.detach(),
                 None => {
@@ -148,14 +180,13 @@ impl<'p> Ran<'p> {
     }
 }
 
-impl Pass<'_> {
-    /// As [`Ran::loss`], of a row that needs no gradient.
-    pub(super) fn loss(&self, row: &ReadyRow) -> Result<f64, TrainError> {
-        let model = self.model();
-        let mut x = self.embed(&row.ids[..row.ids.len() - 1])?;
-        for layer in 0..model.weights.layers.len() {
+impl<B: BaseWeight> Pass<'_, B> {
+    /// As [`Backward::losses`], of rows that need no gradient.
+    pub(super) fn losses(&self, rows: &[&ReadyRow]) -> Result<Vec<f64>, TrainError> {
+        let mut x = self.embed(rows)?;
+        for layer in 0..self.base.weights.layers.len() {
             x = self.layer(layer, &x, Graph::Off)?;
         }
-        Ok(head_sum(model, &x, &row.ids, &row.targets)?)
+        Ok(head_sums(self, &x, rows)?)
     }
 }

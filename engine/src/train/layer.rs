@@ -1,13 +1,12 @@
 //! The differentiable forward pass of one decoder layer.
 
 use super::draws::DropoutDraw;
-use super::operations::{self, Adapted, HeadLayout, Rotation};
+use super::operations::{BaseWeight, Dropout, HeadLayout, Rotation};
 use super::parameters::Parameters;
-use crate::linear::FrozenLinear;
+use super::rows::ReadyRow;
 use crate::lora::Projection;
-use crate::model::{LayerWeights, Model};
-use candle_core::{Device, Result, Tensor};
-use std::sync::OnceLock;
+use crate::model::{DecoderWeights, LayerWeights, ModelConfig};
+use candle_core::{Result, Tensor};
 
 /// Whether a pass records what automatic differentiation needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,91 +17,124 @@ pub(super) enum Graph {
     On,
 }
 
-/// What all layers of one row's pass share.
+/// A model's frozen weights, where they are.
 #[derive(Debug)]
-pub(super) struct Pass<'a> {
-    model: &'a Model,
+pub(super) struct Base<'a, B> {
+    pub(super) config: &'a ModelConfig,
+    pub(super) weights: &'a DecoderWeights<B>,
+}
+
+impl<B> Clone for Base<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for Base<'_, B> {}
+
+impl<B: BaseWeight> Base<'_, B> {
+    /// Bytes that a layer's graph keeps of a token.
+    pub(super) fn graph_bytes(&self, dropout: bool) -> usize {
+        let config = self.config;
+        let (hidden, query, kv) = (config.hidden_size, config.query_width(), config.kv_width());
+        let mut floats = B::kept_floats(config);
+        if dropout {
+            // Of all projections' inputs.
+            floats += 5 * hidden + query + config.intermediate_size;
+        }
+        let layers = &self.weights.layers;
+        if layers.iter().any(|layer| layer.post_norms.is_some()) {
+            floats += 2 * hidden;
+        }
+        if layers.iter().any(|layer| layer.head_norms.is_some()) {
+            floats += query + kv;
+        }
+        self.weights.norm.dtype().size_in_bytes() * floats
+    }
+}
+
+/// Rows on their way through the model, one after the other.
+#[derive(Debug)]
+pub(super) struct Pass<'a, B: BaseWeight> {
+    pub(super) base: Base<'a, B>,
     parameters: &'a Parameters,
-    dropout: Option<DropoutDraw>,
+    /// Tokens of each row: the last target is predicted, never read.
+    lengths: Vec<usize>,
+    rows: B::Rows,
+    /// Of each row; none without dropout.
+    dropout: Vec<DropoutDraw>,
     rotation: Rotation,
     /// Of layers with a window, where it is another.
     sliding_rotation: Option<Rotation>,
 }
 
-impl<'a> Pass<'a> {
-    /// For a row of `tokens` tokens, which start at position 0.
+impl<'a, B: BaseWeight> Pass<'a, B> {
+    /// Each row starts at position 0. `dropout`: of each row, or none.
     pub(super) fn new(
-        model: &'a Model,
+        base: Base<'a, B>,
         parameters: &'a Parameters,
-        dropout: Option<DropoutDraw>,
-        tokens: usize,
+        rows: &[&ReadyRow],
+        dropout: Vec<DropoutDraw>,
     ) -> Result<Self> {
-        let weights = &model.weights;
-        let sliding = weights.sliding_rope.as_ref().map(|table| Rotation::new(table, tokens)).transpose()?;
-        let rotation = Rotation::new(&weights.rope, tokens)?;
-        Ok(Self { model, parameters, dropout, rotation, sliding_rotation: sliding })
+        let weights = base.weights;
+        let device = weights.norm.device();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len() - 1).collect();
+        let positions: Vec<u32> = lengths.iter().flat_map(|tokens| 0..*tokens as u32).collect();
+        let positions = Tensor::new(positions, device)?;
+        let sliding = weights.sliding_rope.as_ref().map(|table| Rotation::new(table, &positions)).transpose()?;
+        let rotation = Rotation::new(&weights.rope, &positions)?;
+        let rows = B::arrange(&lengths, device)?;
+        Ok(Self { base, parameters, lengths, rows, dropout, rotation, sliding_rotation: sliding })
     }
 
-    pub(super) fn model(&self) -> &'a Model {
-        self.model
+    /// Bytes that a layer's graph keeps.
+    pub(super) fn graph_bytes(&self) -> usize {
+        self.base.graph_bytes(!self.dropout.is_empty()) * self.tokens()
     }
 
-    /// Bytes that a layer's graph keeps of a row of `tokens` tokens: what every operation of [`Self::layer`] was given, once.
-    pub(super) fn graph_bytes(&self, tokens: usize) -> usize {
-        let config = &self.model.config;
-        let (hidden, query, kv) = (config.hidden_size, config.query_width(), config.kv_width());
-        let mut floats = 6 * hidden + 3 * query + 3 * kv + 3 * config.intermediate_size;
-        if self.dropout.is_some() {
-            // Of all projections' inputs.
-            floats += 5 * hidden + query + config.intermediate_size;
-        }
-        let weights = &self.model.weights.layers;
-        if weights.iter().any(|layer| layer.post_norms.is_some()) {
-            floats += 2 * hidden;
-        }
-        if weights.iter().any(|layer| layer.head_norms.is_some()) {
-            floats += query + kv;
-        }
-        size_of::<f32>() * floats * tokens
+    fn tokens(&self) -> usize {
+        self.lengths.iter().sum()
     }
 
-    /// The embedded tokens `[tokens, hidden]`.
-    pub(super) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        let ids = Tensor::new(ids, &Device::Cpu)?;
-        self.model.weights.embed(&self.model.config, &ids)
+    /// The embedded tokens of the rows, `[tokens, hidden]`.
+    pub(super) fn embed(&self, rows: &[&ReadyRow]) -> Result<Tensor> {
+        let ids: Vec<u32> = rows.iter().flat_map(|row| &row.ids[..row.ids.len() - 1]).copied().collect();
+        let weights = self.base.weights;
+        weights.embed(self.base.config, &Tensor::new(ids, weights.norm.device())?)
     }
 
     /// Layer `index` of `x [tokens, hidden]`.
     pub(super) fn layer(&self, index: usize, x: &Tensor, graph: Graph) -> Result<Tensor> {
-        let weights = &self.model.weights.layers[index];
-        let eps = self.model.config.rms_norm_eps;
+        let Base { config, weights } = self.base;
+        let weights = &weights.layers[index];
+        let eps = config.rms_norm_eps;
         let layer = Layer { pass: self, index, graph };
-        let normed = operations::rms_norm(x, &weights.attn_norm, eps)?;
+        let normed = B::rms_norm(x, &weights.attn_norm, eps)?;
         let post = weights.post_norms.as_ref();
         let post_norm = |x: Tensor, norm: Option<&Tensor>| match norm {
-            Some(norm) => operations::rms_norm(&x, norm, eps),
+            Some(norm) => B::rms_norm(&x, norm, eps),
             None => Ok(x),
         };
         let attended = layer.attend(weights, &normed)?;
         let x = (x + post_norm(attended, post.map(|norms| &norms.attn))?)?;
-        let normed = operations::rms_norm(&x, &weights.ffn_norm, eps)?;
+        let normed = B::rms_norm(&x, &weights.ffn_norm, eps)?;
         let gate = layer.project(Projection::Gate, &weights.gate, &normed)?;
         let up = layer.project(Projection::Up, &weights.up, &normed)?;
-        let inner = operations::gated(&gate, &up, self.model.config.architecture.activation())?;
+        let inner = B::gated(&gate, &up, config.architecture.activation())?;
         let down = layer.project(Projection::Down, &weights.down, &inner)?;
         x + post_norm(down, post.map(|norms| &norms.ffn))?
     }
 }
 
-struct Layer<'a, 'p> {
-    pass: &'a Pass<'p>,
+struct Layer<'a, 'p, B: BaseWeight> {
+    pass: &'a Pass<'p, B>,
     index: usize,
     graph: Graph,
 }
 
-impl Layer<'_, '_> {
-    fn attend(&self, weights: &LayerWeights, x: &Tensor) -> Result<Tensor> {
-        let config = &self.pass.model.config;
+impl<B: BaseWeight> Layer<'_, '_, B> {
+    fn attend(&self, weights: &LayerWeights<B>, x: &Tensor) -> Result<Tensor> {
+        let config = self.pass.base.config;
         let q = self.project(Projection::Q, &weights.q, x)?;
         let k = self.project(Projection::K, &weights.k, x)?;
         let v = self.project(Projection::V, &weights.v, x)?;
@@ -114,21 +146,21 @@ impl Layer<'_, '_> {
         let scores = config.scores(self.index);
         let sliding = self.pass.sliding_rotation.as_ref().filter(|_| scores.window.is_some());
         let rotation = sliding.unwrap_or(&self.pass.rotation);
-        let (q, k) = (operations::rotate(&q, rotation)?, operations::rotate(&k, rotation)?);
-        let mixed = operations::attention(&q, &k, &v, heads, scores)?;
+        let (q, k) = (B::rotate(&q, rotation)?, B::rotate(&k, rotation)?);
+        let mixed = B::attention([&q, &k, &v], heads, scores, &self.pass.rows)?;
         self.project(Projection::O, &weights.o, &mixed)
     }
 
     fn head_normed(&self, x: &Tensor, norm: &Tensor) -> Result<Tensor> {
-        let config = &self.pass.model.config;
+        let config = self.pass.base.config;
         let (rows, width) = x.dims2()?;
         let heads = x.reshape((rows * (width / config.head_dim), config.head_dim))?;
-        operations::rms_norm(&heads, norm, config.rms_norm_eps)?.reshape((rows, width))
+        B::rms_norm(&heads, norm, config.rms_norm_eps)?.reshape((rows, width))
     }
 
     /// The projection, with the adapter's update where it has one.
-    fn project(&self, projection: Projection, frozen: &FrozenLinear, x: &Tensor) -> Result<Tensor> {
-        let Pass { parameters, dropout, .. } = self.pass;
+    fn project(&self, projection: Projection, frozen: &B, x: &Tensor) -> Result<Tensor> {
+        let Pass { parameters, dropout, lengths, .. } = self.pass;
         let Some(pair) = parameters.pair(self.index, projection) else {
             return frozen.forward(x);
         };
@@ -136,12 +168,16 @@ impl Layer<'_, '_> {
             Graph::On => (pair.a.as_tensor().clone(), pair.b.as_tensor().clone()),
             Graph::Off => (pair.a.as_detached_tensor(), pair.b.as_detached_tensor()),
         };
-        let adapted = Adapted {
-            frozen: frozen.clone(),
-            scale: parameters.config().scale() as f32,
-            factors: dropout.map(|draw| draw.factors(self.index, projection, x.elem_count())),
-            inner: OnceLock::new(),
+        let width = x.dim(1)?;
+        let factors = || {
+            let draws = dropout.iter().zip(lengths);
+            draws.flat_map(|(draw, tokens)| draw.factors(self.index, projection, tokens * width)).collect()
         };
-        operations::adapted_linear(x, &a, &b, adapted)
+        let dropout = dropout.first().map(|first| Dropout {
+            factors: &factors,
+            key: first.key(self.index, projection),
+            rate: first.rate as f32,
+        });
+        frozen.adapted(x, &a, &b, parameters.config().scale() as f32, dropout)
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! One loop, [`train`], and three losses: [`TrainingData`] says which.
 //!
-//! Rows go through the model one by one; a step adds up the gradients of its batch. Each layer's forward pass
-//! is run again in the backward pass, so memory holds one layer's graph at a time. Everything is drawn from
-//! the options' seed, by counters and not by order, and CPU sums have a fixed order: the same rows, options
+//! Rows go through the model one by one, on a device several at once; a step adds up the gradients of its batch. The forward
+//! pass of layers whose graphs memory does not hold is run again in the backward pass. Everything is drawn from
+//! the options' seed, by counters and not by order, and CPU sums have a fixed order: there the same rows, options
 //! and start give the same adapter, bit for bit, whatever the number of threads, and whether the training was broken off
 //! and taken up again or not.
 

@@ -3,6 +3,7 @@
 use super::parameters::Parameters;
 use super::{Schedule, TrainError, TrainOptions};
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -27,8 +28,10 @@ pub(super) fn share_of_rate(options: &TrainOptions, step: usize, total: usize) -
 
 /// The Euclidean norm of all gradients together.
 pub(super) fn global_norm(gradients: &[Vec<f32>]) -> f64 {
-    let squares = gradients.iter().flatten();
-    squares.map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>().sqrt()
+    let squares = |values: &Vec<f32>| values.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>();
+    // Each sum is one thread's, so that their order stays.
+    let sums: Vec<f64> = gradients.par_iter().map(squares).collect();
+    sums.iter().sum::<f64>().sqrt()
 }
 
 /// Scales the gradients down to the norm `highest` if theirs, `norm`, is larger.
@@ -90,7 +93,7 @@ impl AdamW {
         let kept = 1.0 - learning_rate * self.weight_decay;
         for ((moments, gradient), (_, var)) in self.moments.iter_mut().zip(gradients).zip(parameters.vars()) {
             let mut values = var.flatten_all()?.to_vec1::<f32>()?;
-            for ((value, gradient), moments) in values.iter_mut().zip(gradient).zip(moments) {
+            values.par_iter_mut().zip(gradient).zip(moments).for_each(|((value, gradient), moments)| {
                 let gradient = f64::from(*gradient);
                 let first = BETA1 * f64::from(moments.first) + (1.0 - BETA1) * gradient;
                 let second = BETA2 * f64::from(moments.second) + (1.0 - BETA2) * gradient * gradient;
@@ -98,7 +101,7 @@ impl AdamW {
                 *value = (f64::from(*value) * kept - learning_rate * direction) as f32;
                 moments.first = first as f32;
                 moments.second = second as f32;
-            }
+            });
             var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
         }
         Ok(())

@@ -129,7 +129,8 @@ pub struct TrainOptions {
     pub weight_decay: f64,
     /// The gradient's global norm is scaled down to this; infinity leaves it alone.
     pub max_grad_norm: f64,
-    /// Rows per optimiser step. They go through the model one by one, and their gradients are added up.
+    /// Rows per optimiser step. They go through the model one by one, on a device several at once, and their gradients are added
+    /// up.
     pub batch_size: usize,
     /// Passes over the rows, each in its own order.
     pub epochs: usize,

@@ -27,18 +27,23 @@ pub(super) type Place = (usize, Projection, &'static str);
 
 impl Parameters {
     /// A fresh adapter from the seed (A random, B zero, so that it changes nothing yet), or the one in `start`.
-    pub(super) fn new(model: &ModelConfig, options: &TrainOptions, start: Option<&Path>) -> Result<Self, TrainError> {
+    pub(super) fn new(
+        model: &ModelConfig,
+        options: &TrainOptions,
+        start: Option<&Path>,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
         match start {
-            None => Self::fresh(model, &options.lora, options.seed),
+            None => Self::fresh(model, &options.lora, options.seed, device),
             Some(folder) => {
                 let weights = LoraWeights::read(folder, model)?;
                 check_start(&weights.config, &options.lora)?;
-                Self::from_weights(&weights, options.lora.clone())
+                Self::from_weights(&weights, options.lora.clone(), device)
             }
         }
     }
 
-    fn fresh(model: &ModelConfig, config: &LoraConfig, seed: u64) -> Result<Self, TrainError> {
+    fn fresh(model: &ModelConfig, config: &LoraConfig, seed: u64, device: &Device) -> Result<Self, TrainError> {
         let mut pairs = BTreeMap::new();
         for layer in 0..model.layers {
             for projection in &config.targets {
@@ -46,18 +51,18 @@ impl Parameters {
                 let a = draws::initial_a(seed, layer, *projection, config.rank, inputs);
                 let a = Tensor::from_vec(a, (config.rank, inputs), &Device::Cpu)?;
                 let b = Tensor::zeros((outputs, config.rank), a.dtype(), &Device::Cpu)?;
-                pairs.insert((layer, *projection), VarPair::new(&a, &b)?);
+                pairs.insert((layer, *projection), VarPair::new(&a, &b, device)?);
             }
         }
         Ok(Self { config: config.clone(), pairs })
     }
 
     /// Variables with the values of `weights`.
-    pub(super) fn from_weights(weights: &LoraWeights, config: LoraConfig) -> Result<Self, TrainError> {
+    pub(super) fn from_weights(weights: &LoraWeights, config: LoraConfig, device: &Device) -> Result<Self, TrainError> {
         let pairs = weights
             .pairs
             .iter()
-            .map(|(place, pair)| Ok((*place, VarPair::new(&pair.a, &pair.b)?)))
+            .map(|(place, pair)| Ok((*place, VarPair::new(&pair.a, &pair.b, device)?)))
             .collect::<Result<_, candle_core::Error>>()?;
         Ok(Self { config, pairs })
     }
@@ -88,8 +93,9 @@ impl Parameters {
 }
 
 impl VarPair {
-    fn new(a: &Tensor, b: &Tensor) -> candle_core::Result<Self> {
-        Ok(Self { a: Var::from_tensor(a)?, b: Var::from_tensor(b)? })
+    /// In f32, whatever the base computes in.
+    fn new(a: &Tensor, b: &Tensor, device: &Device) -> candle_core::Result<Self> {
+        Ok(Self { a: Var::from_tensor(&a.to_device(device)?)?, b: Var::from_tensor(&b.to_device(device)?)? })
     }
 }
 

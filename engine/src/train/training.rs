@@ -3,16 +3,20 @@
 use super::checkpoint::{self, Checkpoint, Fingerprint};
 use super::draws;
 use super::gradients::Gradients;
+use super::layer::Base;
 use super::objective::{Dpo, Kto, KtoWeights, Measures, Objective, Supervised, Trained};
 use super::optimizer::{self, AdamW};
 use super::parameters::Parameters;
 use super::rows::{Check, Ready};
 use super::{Progress, Step, TrainError, TrainOptions, TrainReport, TrainingData};
-use crate::batch::host_budget;
+use crate::batch::graph_budget;
 use crate::model::Model;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Tokens that keep a large device busy.
+const PACK_TOKENS: usize = 8192;
 
 /// Where a training reads and writes.
 #[derive(Debug, Clone)]
@@ -36,8 +40,8 @@ pub struct Checkpoints {
 
 /// Trains a LoRA adapter on `data` and writes it.
 ///
-/// `progress` may end the training, which then writes a last checkpoint, if it keeps any, and no adapter. A training that goes on from a checkpoint ends with the adapter that it would have had without the break, bit
-/// for bit.
+/// `progress` may end the training, which then writes a last checkpoint, if it keeps any, and no adapter. On the CPU, a training
+/// that goes on from a checkpoint ends with the adapter that it would have had without the break, bit for bit.
 ///
 /// # Errors
 /// [`TrainError`]: a setting or a row out of bounds, an adapter or a checkpoint that does not fit, a loss or gradient that
@@ -51,7 +55,7 @@ pub fn train(
 ) -> Result<TrainReport, TrainError> {
     options.check(model.config.context_length)?;
     let (mut objective, mut report) = objective(model, data, options)?;
-    let parameters = Parameters::new(&model.config, options, files.start)?;
+    let parameters = Parameters::new(&model.config, options, files.start, model.training_device())?;
     let batches = batches(options, objective.examples(), objective.least_batch())?;
     let mut training = Training {
         model,
@@ -64,7 +68,8 @@ pub fn train(
         parameters,
         started: Instant::now(),
         tokens_before: 0,
-        graph_memory: options.graph_memory.unwrap_or_else(host_budget),
+        graph_memory: options.graph_memory.unwrap_or_else(|| graph_budget(model.training_device())),
+        pack_tokens: pack_tokens(model, options),
     };
     if !training.resume(&mut report)? {
         let heard = &mut |done, total| progress(Progress::Reference { done, total });
@@ -91,6 +96,15 @@ pub fn train(
         "adapter trained"
     );
     Ok(report)
+}
+
+/// Tokens that go through the model at once.
+fn pack_tokens(model: &Model, options: &TrainOptions) -> usize {
+    // Packing saves a CPU nothing: its products are as fast on one row.
+    let Some(weights) = model.placed_weights() else { return 0 };
+    let token = Base { config: &model.config, weights }.graph_bytes(options.lora.dropout > 0.0);
+    // Beside a layer's graph, there are its gradients and what its operations need while they run.
+    (graph_budget(model.training_device()) / 4 / token).min(PACK_TOKENS)
 }
 
 /// The loss over the rows that fit.
@@ -171,12 +185,14 @@ struct Training<'a> {
     tokens_before: u64,
     /// Bytes.
     graph_memory: usize,
+    /// That go through the model at once.
+    pack_tokens: usize,
 }
 
 impl Training<'_> {
     fn trained(&self) -> Trained<'_> {
-        let Self { model, parameters, options, graph_memory, .. } = self;
-        Trained { model, parameters, options, graph_memory: *graph_memory }
+        let Self { model, parameters, options, graph_memory, pack_tokens, .. } = self;
+        Trained { model, parameters, options, graph_memory: *graph_memory, pack_tokens: *pack_tokens }
     }
 
     /// Goes back to the checkpoint, if there is one.

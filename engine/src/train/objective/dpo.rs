@@ -34,7 +34,7 @@ impl Objective for Dpo {
 
     fn references(&self, start: Trained<'_>, _: &[Vec<usize>], heard: Heard<'_>) -> Result<Vec<f64>, TrainError> {
         let rows: Vec<&ReadyRow> = self.pairs.iter().flat_map(|pair| [&pair.chosen, &pair.rejected]).collect();
-        start.references(&rows, heard)
+        start.log_probabilities(&rows, heard)
     }
 
     fn refer(&mut self, references: Vec<f64>, _: &[Vec<usize>]) {
@@ -49,26 +49,26 @@ impl Objective for Dpo {
         gradients: &mut Gradients,
     ) -> Result<Measures, TrainError> {
         let DpoOptions { beta } = self.options;
-        let trained = Trained { graph_memory: trained.graph_memory / 2, ..trained };
         let share = 1.0 / batch.len() as f64;
         let (mut loss, mut favoured) = (0.0, 0);
         let (mut chosen, mut rejected) = (Vec::new(), Vec::new());
-        for example in batch {
-            let pair = &self.pairs[*example];
-            let passes = (trained.pass(&pair.chosen, step)?, trained.pass(&pair.rejected, step)?);
-            let ran = (trained.run(&passes.0, &pair.chosen)?, trained.run(&passes.1, &pair.rejected)?);
-            let (chosen_then, rejected_then) = (self.reference[2 * example], self.reference[2 * example + 1]);
-            let rewards = (beta * (-ran.0.loss() - chosen_then), beta * (-ran.1.loss() - rejected_then));
-            let margin = rewards.0 - rewards.1;
-            favoured += usize::from(margin > 0.0);
-            chosen.push(rewards.0);
-            rejected.push(rewards.1);
-            // log(1 + e^-margin), without overflow.
-            loss += share * ((-margin).max(0.0) + (-margin.abs()).exp().ln_1p());
-            // Of the loss by the negative log-likelihood of the chosen reply; of the rejected one, the opposite.
-            let slope = share * beta * sigmoid(-margin);
-            ran.0.add_gradients(slope, gradients)?;
-            ran.1.add_gradients(-slope, gradients)?;
+        for pack in trained.packs(self, batch) {
+            let rows: Vec<&ReadyRow> = pack.iter().flat_map(|example| self.rows(*example)).collect();
+            let ran = trained.run(&rows, step)?;
+            let mut factors = Vec::with_capacity(rows.len());
+            for (example, losses) in pack.iter().zip(ran.losses().as_chunks::<2>().0) {
+                let reward = |side: usize| beta * (-losses[side] - self.reference[2 * example + side]);
+                let margin = reward(0) - reward(1);
+                favoured += usize::from(margin > 0.0);
+                chosen.push(reward(0));
+                rejected.push(reward(1));
+                // log(1 + e^-margin), without overflow.
+                loss += share * ((-margin).max(0.0) + (-margin.abs()).exp().ln_1p());
+                // Of the loss by the negative log-likelihood of the chosen reply; of the rejected one, the opposite.
+                let slope = share * beta * sigmoid(-margin);
+                factors.extend([slope, -slope]);
+            }
+            ran.add_gradients(&factors, gradients)?;
         }
         Ok(Measures {
             loss,

@@ -3,6 +3,7 @@ use super::super::TrainError;
 use super::super::gradients::Gradients;
 use super::super::rows::{ReadyKto, ReadyRow};
 use super::{Heard, Measures, Objective, Trained, mean, sigmoid};
+use std::ops::ControlFlow;
 
 /// How rows of both kinds count.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +74,8 @@ impl Kto {
     /// How far the model is from the reference.
     fn distance(&self, trained: Trained<'_>, step: usize, batch: &[usize]) -> Result<f64, TrainError> {
         let pairs = self.mismatched_pairs(batch);
-        let now = pairs.iter().map(|pair| trained.log_probability(pair)).collect::<Result<Vec<f64>, _>>()?;
+        let pairs: Vec<&ReadyRow> = pairs.iter().collect();
+        let now = trained.log_probabilities(&pairs, &mut |_, _| ControlFlow::Continue(()))?;
         let then = &self.reference[self.begins[step - 1]..];
         let ratios: Vec<f64> = now.iter().zip(then).map(|(now, then)| now - then).collect();
         // A mean that is not a number must not become 0.
@@ -98,7 +100,7 @@ impl Objective for Kto {
     fn references(&self, start: Trained<'_>, batches: &[Vec<usize>], heard: Heard<'_>) -> Result<Vec<f64>, TrainError> {
         let mismatched: Vec<ReadyRow> = batches.iter().flat_map(|batch| self.mismatched_pairs(batch)).collect();
         let rows: Vec<&ReadyRow> = self.examples.iter().map(|example| &example.row).chain(&mismatched).collect();
-        start.references(&rows, heard)
+        start.log_probabilities(&rows, heard)
     }
 
     fn refer(&mut self, references: Vec<f64>, batches: &[Vec<usize>]) {
@@ -122,21 +124,25 @@ impl Objective for Kto {
         let kl = self.distance(trained, step, batch)?;
         let mut loss = 0.0;
         let (mut chosen, mut rejected) = (Vec::new(), Vec::new());
-        for example in batch {
-            let ReadyKto { row, desirable } = &self.examples[*example];
-            let pass = trained.pass(row, step)?;
-            let ran = trained.run(&pass, row)?;
-            let ratio = -ran.loss() - self.reference[*example];
-            let (side, weight, rewards) = match desirable {
-                true => (1.0, desirable_weight, &mut chosen),
-                false => (-1.0, undesirable_weight, &mut rejected),
-            };
-            rewards.push(beta * ratio);
-            let value = sigmoid(side * beta * (ratio - kl));
-            let share = weight * row.weight / batch.len() as f64;
-            loss += share * (1.0 - value);
-            // Of the loss by the row's negative log-likelihood.
-            ran.add_gradients(share * side * beta * value * (1.0 - value), gradients)?;
+        for pack in trained.packs(self, batch) {
+            let rows: Vec<&ReadyRow> = pack.iter().map(|example| &self.examples[*example].row).collect();
+            let ran = trained.run(&rows, step)?;
+            let mut factors = Vec::with_capacity(rows.len());
+            for (example, row_loss) in pack.iter().zip(ran.losses()) {
+                let ReadyKto { row, desirable } = &self.examples[*example];
+                let ratio = -row_loss - self.reference[*example];
+                let (side, weight, rewards) = match desirable {
+                    true => (1.0, desirable_weight, &mut chosen),
+                    false => (-1.0, undesirable_weight, &mut rejected),
+                };
+                rewards.push(beta * ratio);
+                let value = sigmoid(side * beta * (ratio - kl));
+                let share = weight * row.weight / batch.len() as f64;
+                loss += share * (1.0 - value);
+                // Of the loss by the row's negative log-likelihood.
+                factors.push(share * side * beta * value * (1.0 - value));
+            }
+            ran.add_gradients(&factors, gradients)?;
         }
         let (chosen_reward, rejected_reward) = (mean(&chosen), mean(&rejected));
         Ok(Measures { loss, accuracy: None, kl: Some(kl), chosen_reward, rejected_reward })

@@ -12,14 +12,15 @@ pub(super) use supervised::Supervised;
 use std::ops::ControlFlow;
 
 use super::draws::DropoutDraw;
-use super::gradients::{Gradients, Ran};
-use super::layer::Pass;
+use super::gradients::{Backward, Gradients, Ran};
+use super::layer::{Base, Pass};
+use super::operations::BaseWeight;
 use super::parameters::Parameters;
 use super::rows::ReadyRow;
 use super::{TrainError, TrainOptions};
 use crate::model::Model;
 
-/// What a pass over a row needs.
+/// What a pass over rows needs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trained<'a> {
     pub(super) model: &'a Model,
@@ -27,6 +28,8 @@ pub(super) struct Trained<'a> {
     pub(super) options: &'a TrainOptions,
     /// Bytes that the graphs of the rows that are run at once may take.
     pub(super) graph_memory: usize,
+    /// Tokens that go through the model at once, if that is not a single example with more.
+    pub(super) pack_tokens: usize,
 }
 
 /// What a step measures before it changes the adapter.
@@ -82,35 +85,68 @@ pub(super) trait Objective {
 }
 
 impl<'a> Trained<'a> {
-    /// A pass over `row` in training: with dropout, if there is any.
-    fn pass(self, row: &ReadyRow, step: usize) -> Result<Pass<'a>, TrainError> {
-        let rate = self.options.lora.dropout;
-        let draw = DropoutDraw { seed: self.options.seed, rate, step, row: row.index | usize::from(row.second) << 32 };
-        Ok(Pass::new(self.model, self.parameters, (rate > 0.0).then_some(draw), row.ids.len() - 1)?)
+    /// A batch in stretches of examples that go through the model together.
+    fn packs<'b>(self, objective: &dyn Objective, batch: &'b [usize]) -> Vec<&'b [usize]> {
+        let tokens = |example: &usize| objective.rows(*example).iter().map(|row| row.ids.len()).sum();
+        packs(batch, tokens, self.pack_tokens)
     }
 
-    /// A pass over `row` with what its backward pass needs.
-    fn run(self, pass: &'a Pass<'a>, row: &ReadyRow) -> Result<Ran<'a>, TrainError> {
-        Ran::new(self.model, self.parameters, pass, row, self.graph_memory)
+    /// Runs `rows` as training does, with dropout if there is any, and keeps what their backward pass needs.
+    fn run(self, rows: &[&ReadyRow], step: usize) -> Result<Box<dyn Backward + 'a>, TrainError> {
+        let Self { model, parameters, options, graph_memory, .. } = self;
+        let (rate, seed) = (options.lora.dropout, options.seed);
+        let draw = |row: &&ReadyRow| DropoutDraw { seed, rate, step, row: row.index | usize::from(row.second) << 32 };
+        let dropout = if rate > 0.0 { rows.iter().map(draw).collect() } else { Vec::new() };
+        Ok(match model.placed_weights() {
+            None => {
+                let base = Base { config: &model.config, weights: &model.weights };
+                let pass = Pass::new(base, parameters, rows, dropout)?;
+                Box::new(Ran::new(parameters, pass, rows, graph_memory)?)
+            }
+            Some(weights) => {
+                let pass = Pass::new(Base { config: &model.config, weights }, parameters, rows, dropout)?;
+                Box::new(Ran::new(parameters, pass, rows, graph_memory)?)
+            }
+        })
     }
 
-    /// The log-probability of a row's targets, in nats. Without dropout.
-    fn log_probability(self, row: &ReadyRow) -> Result<f64, TrainError> {
-        let pass = Pass::new(self.model, self.parameters, None, row.ids.len() - 1)?;
-        Ok(-pass.loss(row)?)
-    }
-
-    /// As [`Self::log_probability`], of each of `rows`; `heard` hears of every one.
-    fn references(self, rows: &[&ReadyRow], heard: Heard<'_>) -> Result<Vec<f64>, TrainError> {
+    /// The log-probabilities of the targets of each of `rows`, in nats. Without dropout. `heard` hears how many are known.
+    fn log_probabilities(self, rows: &[&ReadyRow], heard: Heard<'_>) -> Result<Vec<f64>, TrainError> {
         let mut found = Vec::with_capacity(rows.len());
-        for row in rows {
-            found.push(self.log_probability(row)?);
+        for pack in packs(rows, |row| row.ids.len(), self.pack_tokens) {
+            let losses = match self.model.placed_weights() {
+                None => self.losses(Base { config: &self.model.config, weights: &self.model.weights }, pack)?,
+                Some(weights) => self.losses(Base { config: &self.model.config, weights }, pack)?,
+            };
+            found.extend(losses.into_iter().map(|loss| -loss));
             if heard(found.len(), rows.len()).is_break() {
                 return Err(TrainError::Stopped { step: 0, total: 0 });
             }
         }
         Ok(found)
     }
+
+    fn losses<B: BaseWeight>(self, base: Base<'_, B>, rows: &[&ReadyRow]) -> Result<Vec<f64>, TrainError> {
+        Pass::new(base, self.parameters, rows, Vec::new())?.losses(rows)
+    }
+}
+
+/// Cuts a list into stretches of at most `most` tokens, or of one element with more.
+fn packs<T>(all: &[T], tokens: impl Fn(&T) -> usize, most: usize) -> Vec<&[T]> {
+    let mut packs = Vec::new();
+    let (mut first, mut held) = (0, 0);
+    for (place, element) in all.iter().enumerate() {
+        let tokens = tokens(element);
+        if place > first && held + tokens > most {
+            packs.push(&all[first..place]);
+            (first, held) = (place, 0);
+        }
+        held += tokens;
+    }
+    if first < all.len() {
+        packs.push(&all[first..]);
+    }
+    packs
 }
 
 /// `1 / (1 + e^-x)`.

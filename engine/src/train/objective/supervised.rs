@@ -41,13 +41,13 @@ impl Objective for Supervised {
         let weighted: f64 = rows().map(|row| row.weight * row.targets.len() as f64).sum();
         let targets: usize = rows().map(|row| row.targets.len()).sum();
         let (mut loss, mut correct) = (0.0, 0);
-        for row in rows() {
-            let pass = trained.pass(row, step)?;
-            let ran = trained.run(&pass, row)?;
-            let factor = row.weight / weighted;
-            loss += factor * ran.loss();
+        for pack in trained.packs(self, batch) {
+            let rows: Vec<&ReadyRow> = pack.iter().map(|example| &self.rows[*example]).collect();
+            let ran = trained.run(&rows, step)?;
+            let factors: Vec<f64> = rows.iter().map(|row| row.weight / weighted).collect();
+            loss += factors.iter().zip(ran.losses()).map(|(factor, loss)| factor * loss).sum::<f64>();
             correct += ran.correct();
-            ran.add_gradients(factor, gradients)?;
+            ran.add_gradients(&factors, gradients)?;
         }
         Ok(Measures { loss, accuracy: Some(correct as f64 / targets as f64), ..Measures::default() })
     }

@@ -9,19 +9,19 @@ use std::sync::OnceLock;
 
 /// What of an adapted projection does not change in training.
 #[derive(Debug, Clone)]
-pub(in crate::train) struct Adapted {
+pub(super) struct Adapted {
     /// `W`.
-    pub(in crate::train) frozen: FrozenLinear,
+    pub(super) frozen: FrozenLinear,
     /// The adapter's scale.
-    pub(in crate::train) scale: f32,
+    pub(super) scale: f32,
     /// A factor for each element of `x`, where the adapter's input is dropped out.
-    pub(in crate::train) factors: Option<Vec<f32>>,
+    pub(super) factors: Option<Vec<f32>>,
     /// `A (f * x)`, once it is known: the backward pass needs it, too.
-    pub(in crate::train) inner: OnceLock<Vec<f32>>,
+    pub(super) inner: OnceLock<Vec<f32>>,
 }
 
 /// The projection of `x [rows, in]` with the adapter's `a [rank, in]` and `b [out, rank]`. Differentiable in all three.
-pub(in crate::train) fn adapted_linear(x: &Tensor, a: &Tensor, b: &Tensor, adapted: Adapted) -> Result<Tensor> {
+pub(super) fn adapted_linear(x: &Tensor, a: &Tensor, b: &Tensor, adapted: Adapted) -> Result<Tensor> {
     let (inputs, outputs) = (adapted.frozen.in_features(), adapted.frozen.out_features());
     let (rows, width) = x.dims2()?;
     let (rank, a_width) = a.dims2()?;

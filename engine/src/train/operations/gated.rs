@@ -10,7 +10,7 @@ use rayon::prelude::*;
 const CHUNK: usize = 4096;
 
 /// `activation(gate) * up`, elementwise. Differentiable in both.
-pub(in crate::train) fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+pub(super) fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
     if gate.dims() != up.dims() {
         bail!("a gate of shape {:?} does not fit {:?}", gate.dims(), up.dims());
     }

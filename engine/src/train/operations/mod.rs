@@ -1,25 +1,81 @@
-//! The operations of a decoder layer, each with its own backward pass.
+//! The operations of a decoder layer, each with its own backward pass, on the CPU and on a device.
 //!
 //! candle's fused norm, rotation and softmax have no backward pass and cut the gradient without a word; chains
 //! of its plain operations have one, but are slow on a CPU (single-threaded, with a copy per operation, and a
-//! gradient for every constant too). These run on all threads, sum in a fixed order, and keep nothing between
-//! forward and backward but their inputs. The tests hold them against chains of plain operations.
+//! gradient for every constant too). Those of the CPU run on all threads, sum in a fixed order, and keep little between
+//! forward and backward but their inputs. The tests hold both kinds against chains of plain operations.
 
 mod adapted;
 mod attention;
+mod cross_entropy;
+mod fused;
 mod gated;
 mod norm;
+mod packed;
+mod placed;
 mod rotation;
 
-pub(super) use adapted::{Adapted, adapted_linear};
-pub(super) use attention::{HeadLayout, attention};
-pub(super) use gated::gated;
-pub(super) use norm::rms_norm;
-pub(super) use rotation::{Rotation, rotate};
+pub(super) use attention::HeadLayout;
+pub(super) use fused::begin;
+pub(super) use rotation::Rotation;
 
 use std::ops::{Deref, Range};
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
+use crate::attention::{Activation, Scores};
+use crate::linear::Linear;
+use crate::model::ModelConfig;
+use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor, WithDType, bail};
+
+/// A frozen weight that is trained through, and with it how the operations around it are computed. All are differentiable
+/// in the tensors that are not weights; `Linear::forward` is, too.
+pub(super) trait BaseWeight: Linear + Sized {
+    /// Rows that go through the model together, one after the other.
+    type Rows: std::fmt::Debug;
+
+    /// Rows of these lengths.
+    fn arrange(lengths: &[usize], device: &Device) -> Result<Self::Rows>;
+
+    /// Numbers that a layer's graph keeps of each token, but for what dropout and further norms need.
+    fn kept_floats(config: &ModelConfig) -> usize;
+
+    /// Positions whose logits may exist at once.
+    fn loss_positions(vocabulary: usize) -> usize;
+
+    /// The projection of `x [rows, in]` with the adapter's `a [rank, in]` and `b [out, rank]`: `W x + scale * B A (f * x)`.
+    /// `f`, the factors of dropout, are 1 without it.
+    fn adapted(&self, x: &Tensor, a: &Tensor, b: &Tensor, scale: f32, dropout: Option<Dropout<'_>>) -> Result<Tensor>;
+
+    /// Norm of each row of `x [rows, width]` with `weight [width]`.
+    fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor>;
+
+    /// Rotates every head of `x [tokens, heads * width]`, each token by its own angles.
+    fn rotate(x: &Tensor, rotation: &Rotation) -> Result<Tensor>;
+
+    /// Softmax attention of each token over itself and those before it in its row, or the last of them in a window: queries
+    /// `[tokens, heads * width]`, keys and values `[tokens, kv_heads * width]`; the result is of the shape of the queries.
+    fn attention(qkv: [&Tensor; 3], heads: HeadLayout, scores: Scores, rows: &Self::Rows) -> Result<Tensor>;
+
+    /// `activation(gate) * up`, elementwise.
+    fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor>;
+
+    /// `-log softmax(logits)[target]` of each row, in nats: `[rows, vocab]` to `[rows]` in f32.
+    fn losses(logits: &Tensor, targets: &[u32]) -> Result<Tensor>;
+
+    /// Rows whose target has the highest logit, if others have it, too.
+    fn correct(logits: &Tensor, targets: &[u32]) -> Result<usize>;
+}
+
+/// How a projection's input is dropped out, which is the same in every pass over the same rows in the same step.
+#[derive(Clone, Copy)]
+pub(super) struct Dropout<'a> {
+    /// A factor for each number of the input: 0 with probability `rate`, else `1 / (1 - rate)`.
+    pub(super) factors: &'a dyn Fn() -> Vec<f32>,
+    /// Where a device draws factors of its own: from this stream.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "candle's operations take the factors"))]
+    pub(super) key: u64,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "candle's operations take the factors"))]
+    pub(super) rate: f32,
+}
 
 /// The values of a contiguous f32 tensor on the CPU.
 fn values<'a>(storage: &'a CpuStorage, layout: &Layout, operation: &'static str) -> Result<&'a [f32]> {

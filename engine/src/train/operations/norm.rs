@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 /// Norm of each row of `x [rows, width]` with a frozen `weight [width]`. Differentiable in `x`.
-pub(in crate::train) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let weight = list(weight)?;
     if x.dims().last() != Some(&weight.len()) {
         bail!("a norm of width {} cannot take a tensor of shape {:?}", weight.len(), x.dims());

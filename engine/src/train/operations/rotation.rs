@@ -1,32 +1,28 @@
 //! Rotary position embedding (arXiv 2104.09864), pairing element `i` with `i + width/2` as Hugging Face does.
 
-use super::{list, values};
+use super::{held, values};
 use crate::model::RopeTable;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
-use std::sync::Arc;
 
-/// The angles of the first positions of a sequence.
+/// The angles of each token.
 #[derive(Debug, Clone)]
 pub(in crate::train) struct Rotation {
     /// `[tokens, width / 2]` each.
-    cos: Arc<Vec<f32>>,
-    sin: Arc<Vec<f32>>,
-    tokens: usize,
+    pub(super) cos: Tensor,
+    pub(super) sin: Tensor,
 }
 
 impl Rotation {
-    pub(in crate::train) fn new(table: &RopeTable, tokens: usize) -> Result<Self> {
-        Ok(Self {
-            cos: Arc::new(list(&table.cos.narrow(0, 0, tokens)?)?),
-            sin: Arc::new(list(&table.sin.narrow(0, 0, tokens)?)?),
-            tokens,
-        })
+    /// Of tokens at these positions, `[tokens]` in u32 where the table is.
+    pub(in crate::train) fn new(table: &RopeTable, positions: &Tensor) -> Result<Self> {
+        let (cos, sin) = table.gather(positions)?;
+        Ok(Self { cos, sin })
     }
 }
 
-/// Rotates every head of `x [tokens, heads * width]`, token `t` by the angles of position `t`. Differentiable.
-pub(in crate::train) fn rotate(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
+/// Rotates every head of `x [tokens, heads * width]`, each token by its own angles. Differentiable.
+pub(super) fn rotate(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Rotate { rotation: rotation.clone(), direction: 1.0 })
 }
 
@@ -43,10 +39,10 @@ impl CustomOp1 for Rotate {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout, self.name())?;
-        let Rotation { cos, sin, tokens } = &self.rotation;
-        let half = cos.len() / tokens;
+        let (tokens, half) = self.rotation.cos.dims2()?;
+        let (cos, sin) = (held(&self.rotation.cos)?, held(&self.rotation.sin)?);
         let (rows, row) = layout.shape().dims2()?;
-        if rows != *tokens || row % (2 * half) != 0 {
+        if rows != tokens || row % (2 * half) != 0 {
             bail!("angles of {tokens} tokens and heads of {} do not fit shape [{rows}, {row}]", 2 * half);
         }
         let mut output = vec![0.0f32; x.len()];

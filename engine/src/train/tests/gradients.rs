@@ -1,11 +1,13 @@
 use super::super::draws::DropoutDraw;
-use super::super::gradients::{Gradients, Ran};
-use super::super::layer::{Graph, Pass};
-use super::super::loss::{logits, negative_log_likelihood};
+use super::super::gradients::{Backward, Gradients, Ran};
+use super::super::layer::{Base, Graph, Pass};
+use super::super::loss::logits;
+use super::super::operations::BaseWeight;
 use super::super::parameters::Parameters;
 use super::super::rows::{Check, ReadyRow};
 use super::super::{TrainError, TrainRow};
-use super::{Noise, family_model, model, name, options, parameters, row};
+use super::{Noise, family_model, model, name, options, parameters, placed_model, row};
+use crate::linear::{FrozenLinear, PlacedLinear};
 use crate::lora::{Adapter, Projection};
 use crate::model::{LogitRows, Model, Segment};
 use candle_core::{D, Device, Tensor, Var};
@@ -21,29 +23,53 @@ fn dropout() -> DropoutDraw {
     DropoutDraw { seed: 5, rate: 0.3, step: 2, row: 1 }
 }
 
-fn pass<'a>(model: &'a Model, parameters: &'a Parameters, row: &ReadyRow, dropout: Option<DropoutDraw>) -> Pass<'a> {
-    Pass::new(model, parameters, dropout, row.ids.len() - 1).unwrap()
+fn base(model: &Model) -> Base<'_, FrozenLinear> {
+    Base { config: &model.config, weights: &model.weights }
+}
+
+fn placed_base(model: &Model) -> Base<'_, PlacedLinear> {
+    Base { config: &model.config, weights: model.placed_weights().unwrap() }
+}
+
+fn pass<'a, B: BaseWeight>(
+    base: Base<'a, B>,
+    parameters: &'a Parameters,
+    row: &ReadyRow,
+    dropout: Option<DropoutDraw>,
+) -> Pass<'a, B> {
+    Pass::new(base, parameters, &[row], dropout.into_iter().collect()).unwrap()
 }
 
 /// The last layer's output.
-fn hidden(model: &Model, pass: &Pass<'_>, row: &ReadyRow, graph: Graph) -> Tensor {
-    let mut x = pass.embed(&row.ids[..row.ids.len() - 1]).unwrap();
-    for layer in 0..model.config.layers {
+fn hidden<B: BaseWeight>(pass: &Pass<'_, B>, row: &ReadyRow, graph: Graph) -> Tensor {
+    let mut x = pass.embed(&[row]).unwrap();
+    for layer in 0..pass.base.config.layers {
         x = pass.layer(layer, &x, graph).unwrap();
     }
     x
 }
 
-fn loss(pass: &Pass<'_>, row: &ReadyRow) -> f64 {
-    WEIGHT * pass.loss(row).unwrap()
+fn loss<B: BaseWeight>(pass: &Pass<'_, B>, row: &ReadyRow) -> f64 {
+    WEIGHT * pass.losses(&[row]).unwrap()[0]
 }
 
-fn gradients(model: &Model, parameters: &Parameters, pass: &Pass<'_>, row: &ReadyRow) -> Vec<Vec<f32>> {
+/// Of the sum of `rows`' losses, each times its factor.
+fn gradients_of<B: BaseWeight>(
+    parameters: &Parameters,
+    pass: Pass<'_, B>,
+    rows: &[&ReadyRow],
+    factors: &[f64],
+) -> Vec<Vec<f32>> {
     let mut gradients = Gradients::new(parameters);
-    let ran = Ran::new(model, parameters, pass, row, 0).unwrap();
-    assert_eq!(ran.loss(), pass.loss(row).unwrap(), "with and without a graph");
-    ran.add_gradients(WEIGHT, &mut gradients).unwrap();
+    let losses = pass.losses(rows).unwrap();
+    let ran = Box::new(Ran::new(parameters, pass, rows, 0).unwrap());
+    assert_eq!(ran.losses(), losses, "with and without a graph");
+    ran.add_gradients(factors, &mut gradients).unwrap();
     gradients.into_values(parameters).unwrap()
+}
+
+fn gradients<B: BaseWeight>(parameters: &Parameters, pass: Pass<'_, B>, row: &ReadyRow) -> Vec<Vec<f32>> {
+    gradients_of(parameters, pass, &[row], &[WEIGHT])
 }
 
 /// The loss's slope along `direction` from where `var` stands, by central differences.
@@ -65,11 +91,11 @@ fn slope(var: &Var, direction: &[f64], mut loss: impl FnMut() -> f64) -> f64 {
     (4.0 * narrow - wide) / 3.0
 }
 
-fn check_against_differences(model: &Model, dropout: Option<DropoutDraw>) {
+fn check_against_differences<B: BaseWeight>(model: &Model, base: Base<'_, B>, dropout: Option<DropoutDraw>) {
     let row = ready(&row(9, 5, 1));
     let parameters = parameters(model);
-    let pass = pass(model, &parameters, &row, dropout);
-    let gradients = gradients(model, &parameters, &pass, &row);
+    let gradients = gradients(&parameters, pass(base, &parameters, &row, dropout), &row);
+    let pass = pass(base, &parameters, &row, dropout);
     let mut noise = Noise(99);
     let mut checked = 0;
     for ((place, var), gradient) in parameters.vars().zip(&gradients) {
@@ -96,7 +122,9 @@ fn check_against_differences(model: &Model, dropout: Option<DropoutDraw>) {
 /// Protects: every gradient of every A and B is the slope of the loss.
 #[test]
 fn every_gradient_agrees_with_finite_differences() {
-    check_against_differences(&model(), None);
+    let (model, placed) = (model(), placed_model("llama"));
+    check_against_differences(&model, base(&model), None);
+    check_against_differences(&placed, placed_base(&placed), None);
 }
 
 /// Protects: the same through bounded scores and logits, windows that are shorter than the row, and norms on both sides.
@@ -105,14 +133,15 @@ fn every_gradient_of_gemma_agrees_with_finite_differences() {
     for family in ["gemma2", "gemma3_text"] {
         let model = family_model(family);
         assert!(model.config.gemma.as_ref().is_some_and(|gemma| gemma.window < 8 && gemma.sliding.contains(&false)));
-        check_against_differences(&model, None);
+        check_against_differences(&model, base(&model), None);
     }
 }
 
 /// Protects: dropout is the same in both runs of a layer, so the gradient is that of the loss that was reported.
 #[test]
 fn gradients_under_dropout_agree_with_finite_differences() {
-    check_against_differences(&model(), Some(dropout()));
+    let model = model();
+    check_against_differences(&model, base(&model), Some(dropout()));
 }
 
 /// Protects: running layers again gives the gradients of the one whole graph.
@@ -120,13 +149,12 @@ fn gradients_under_dropout_agree_with_finite_differences() {
 fn checkpointing_changes_no_gradient() {
     let (model, row) = (model(), ready(&row(12, 7, 2)));
     let parameters = parameters(&model);
-    let pass = pass(&model, &parameters, &row, Some(dropout()));
-    let ours = gradients(&model, &parameters, &pass, &row);
-    let x = hidden(&model, &pass, &row, Graph::On);
-    let logits = logits(&model, &x).unwrap();
+    let ours = gradients(&parameters, pass(base(&model), &parameters, &row, Some(dropout())), &row);
+    let x = hidden(&pass(base(&model), &parameters, &row, Some(dropout())), &row, Graph::On);
+    let logits = logits(base(&model), &x).unwrap();
     let first = row.targets[0] - 1;
     let logits = logits.narrow(0, first, row.targets.len()).unwrap();
-    let losses = negative_log_likelihood(&logits, &row.ids[row.targets[0]..]).unwrap();
+    let losses = FrozenLinear::losses(&logits, &row.ids[row.targets[0]..]).unwrap();
     let store = (losses.sum_all().unwrap() * WEIGHT).unwrap().backward().unwrap();
     for ((place, var), ours) in parameters.vars().zip(ours) {
         let whole = store.get(var.as_tensor()).unwrap();
@@ -162,7 +190,7 @@ fn a_forward_pass_that_cuts_a_gradient_is_refused() {
     let y = (&y + update(Projection::Down, &inner)).unwrap();
     let store = y.sum_all().unwrap().backward().unwrap();
     let mut gradients = Gradients::new(&parameters);
-    match gradients.add(&parameters, 0, &store) {
+    match gradients.add(&parameters, 0, &store, 1.0) {
         Err(TrainError::MissingGradient { layer: 0, projection: Projection::Q, factor: "lora_A" }) => {}
         other => panic!("the cut gradient of q_proj was not refused: {other:?}"),
     }
@@ -174,9 +202,8 @@ fn training_and_inference_give_the_same_logits() {
     for family in ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"] {
         let (model, row) = (family_model(family), ready(&row(40, 39, 6)));
         let parameters = parameters(&model);
-        let pass = pass(&model, &parameters, &row, None);
-        let x = hidden(&model, &pass, &row, Graph::Off);
-        let ours = logits(&model, &x).unwrap();
+        let x = hidden(&pass(base(&model), &parameters, &row, None), &row, Graph::Off);
+        let ours = logits(base(&model), &x).unwrap();
         let adapter = Adapter::pack(&parameters.weights()).unwrap();
         let mut cache = model.new_cache(64).unwrap();
         let mut segments =
@@ -188,13 +215,56 @@ fn training_and_inference_give_the_same_logits() {
     }
 }
 
-/// Protects: the loss is the negative log-likelihood, and its gradient softmax minus the target.
+/// Protects: rows that go through the model together give what each gives alone, on the CPU bit for bit in their losses;
+/// and a device gives what the CPU gives, for every family, for rows of one length and of several, with dropout and without.
+#[test]
+fn packed_rows_are_rows_alone_and_a_device_agrees_with_the_cpu() {
+    let ragged = [ready(&row(9, 5, 1)), ready(&row(14, 3, 2)), ready(&row(3, 2, 3)), ready(&row(14, 13, 4))];
+    let equal = [ready(&row(8, 5, 1)), ready(&row(8, 3, 2)), ready(&row(8, 7, 3))];
+    let factors = [0.5, -0.125, 2.0, 0.25];
+    let draws = |row: usize| DropoutDraw { row, ..dropout() };
+    for family in ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"] {
+        let (model, placed) = (family_model(family), placed_model(family));
+        let parameters = parameters(&model);
+        for (rows, dropped) in [(&ragged[..], false), (&equal, false), (&ragged, true)] {
+            let rows: Vec<&ReadyRow> = rows.iter().collect();
+            let draws: Vec<DropoutDraw> = (0..rows.len()).filter(|_| dropped).map(draws).collect();
+            let mut alone = Gradients::new(&parameters);
+            let mut losses = Vec::new();
+            for (place, row) in rows.iter().enumerate() {
+                let draw = draws.get(place).copied();
+                let ran = Ran::new(&parameters, pass(base(&model), &parameters, row, draw), &[row], 0).unwrap();
+                losses.extend_from_slice(ran.losses());
+                Box::new(ran).add_gradients(&factors[place..=place], &mut alone).unwrap();
+            }
+            let alone = alone.into_values(&parameters).unwrap();
+            let packed = Pass::new(base(&model), &parameters, &rows, draws.clone()).unwrap();
+            assert_eq!(packed.losses(&rows).unwrap(), losses.clone());
+            let there = Pass::new(placed_base(&placed), &parameters, &rows, draws).unwrap();
+            for (ours, theirs) in there.losses(&rows).unwrap().iter().zip(&losses) {
+                assert!((ours - theirs).abs() < 1e-4, "{family}: a loss of {ours}, not {theirs}");
+            }
+            let factors = &factors[..rows.len()];
+            let packed = gradients_of(&parameters, packed, &rows, factors);
+            let there = gradients_of(&parameters, there, &rows, factors);
+            for (((place, _), alone), found) in parameters.vars().zip(&alone).zip(packed.iter().zip(&there)) {
+                let largest = alone.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+                for (what, found) in [("packed", found.0), ("on a device", found.1)] {
+                    let worst = alone.iter().zip(found).fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
+                    assert!(worst < 1e-4 * largest, "{family} {what}, {}: {worst} of {largest}", name(&place));
+                }
+            }
+        }
+    }
+}
+
+/// Protects: the loss is the negative log-likelihood, and its gradient softmax minus the target; and which targets come first.
 #[test]
 fn the_cross_entropy_agrees_with_plain_operations() {
     let logits = Var::from_tensor(&Noise(4).tensor(&[5, 300], 9.0)).unwrap();
-    let targets = [0u32, 299, 17, 17, 150];
+    let best = logits.argmax(1).unwrap().to_vec1::<u32>().unwrap()[2];
+    let targets = [0u32, 299, best, 17, 150];
     let factors = Noise(5).tensor(&[5], 1.0);
-    let ours = negative_log_likelihood(&logits, &targets).unwrap();
     let index = Tensor::new(&targets, &Device::Cpu).unwrap().unsqueeze(1).unwrap();
     let theirs = candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap();
     let theirs = theirs.gather(&index, 1).unwrap().neg().unwrap().squeeze(1).unwrap();
@@ -202,10 +272,14 @@ fn the_cross_entropy_agrees_with_plain_operations() {
         let store = (losses * &factors).unwrap().sum_all().unwrap().backward().unwrap();
         store.get(logits.as_tensor()).unwrap().clone()
     };
-    let pairs = [(gradient(&ours), gradient(&theirs)), (ours, theirs)];
-    for (ours, theirs) in pairs {
-        let worst = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
-        assert!(worst.to_scalar::<f32>().unwrap() < 1e-5);
+    for ours in [FrozenLinear::losses(&logits, &targets).unwrap(), PlacedLinear::losses(&logits, &targets).unwrap()] {
+        let pairs = [(gradient(&ours), gradient(&theirs)), (ours, theirs.clone())];
+        for (ours, theirs) in pairs {
+            let worst = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(worst.to_scalar::<f32>().unwrap() < 1e-5);
+        }
     }
-    assert!(negative_log_likelihood(&logits, &[300, 0, 0, 0, 0]).is_err());
+    assert_eq!(FrozenLinear::correct(&logits, &targets).unwrap(), 1);
+    assert_eq!(PlacedLinear::correct(&logits, &targets).unwrap(), 1);
+    assert!(FrozenLinear::losses(&logits, &[300, 0, 0, 0, 0]).is_err());
 }

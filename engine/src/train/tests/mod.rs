@@ -15,7 +15,8 @@ mod training;
 use super::parameters::Parameters;
 use super::{Progress, Step, TrainError, TrainOptions, TrainReport, TrainRow, TrainingData, TrainingFiles};
 use crate::lora::{LoraConfig, LoraPair, LoraWeights, Projection};
-use crate::model::Model;
+use crate::model::{Model, Placement};
+use candle_core::{DType, Device};
 use std::ops::ControlFlow;
 use std::path::Path;
 use tiny::Noise;
@@ -26,6 +27,15 @@ fn model() -> Model {
 }
 
 fn family_model(family: &str) -> Model {
+    family_model_at(family, &Placement::CPU)
+}
+
+/// Its weights are where a device would have them.
+fn placed_model(family: &str) -> Model {
+    family_model_at(family, &Placement::Device { device: Device::Cpu, dtype: DType::F32 })
+}
+
+fn family_model_at(family: &str, placement: &Placement) -> Model {
     let folder = tempfile::tempdir().unwrap();
     tiny::write_folder(folder.path(), &tiny::family_weights(family, 7));
     let mut config = tiny::config_json();
@@ -43,7 +53,7 @@ fn family_model(family: &str) -> Model {
         config.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
     }
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    Model::load(folder.path()).unwrap()
+    Model::load_for(folder.path(), placement).unwrap()
 }
 
 fn lora() -> LoraConfig {
@@ -102,7 +112,7 @@ fn adapter(model: &Model, config: LoraConfig, seed: u64) -> LoraWeights {
 }
 
 fn parameters(model: &Model) -> Parameters {
-    Parameters::from_weights(&adapter(model, lora(), 3), lora()).unwrap()
+    Parameters::from_weights(&adapter(model, lora(), 3), lora(), model.training_device()).unwrap()
 }
 
 /// A random row whose last `targets` tokens are to be learnt.

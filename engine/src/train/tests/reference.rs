@@ -6,7 +6,7 @@ use super::super::optimizer::AdamW;
 use super::super::parameters::{Parameters, Place};
 use super::super::rows::Check;
 use super::super::{DpoOptions, KtoRow, PreferenceRow, Sequence, TrainOptions, TrainRow};
-use super::{adapter, model, name};
+use super::{adapter, model, name, placed_model};
 use crate::lora::{Adapter, LoraConfig, LoraWeights};
 use crate::model::{LogitRows, Model, Segment};
 use safetensors::SafeTensors;
@@ -80,14 +80,15 @@ fn objective(case: &str, options: &TrainOptions) -> Box<dyn Objective> {
 }
 
 /// What every step measures, the first step's gradients, and the adapter after the last.
-fn trained(model: &Model, case: &str) -> (Vec<Measures>, Vec<Vec<f32>>, Parameters) {
+fn trained(model: &Model, case: &str, pack_tokens: usize) -> (Vec<Measures>, Vec<Vec<f32>>, Parameters) {
     let options = options();
-    let parameters = Parameters::from_weights(&adapter(model, options.lora.clone(), 3), options.lora.clone()).unwrap();
+    let (start, device) = (adapter(model, options.lora.clone(), 3), model.training_device());
+    let parameters = Parameters::from_weights(&start, options.lora.clone(), device).unwrap();
     let mut objective = objective(case, &options);
     let batch: Vec<usize> = (0..ROWS).collect();
     let mut optimizer = AdamW::new(&parameters, 0.0);
     let (mut measures, mut first) = (Vec::new(), Vec::new());
-    let trained = Trained { model, parameters: &parameters, options: &options, graph_memory: 0 };
+    let trained = Trained { model, parameters: &parameters, options: &options, graph_memory: 0, pack_tokens };
     let batches = vec![batch.clone(); STEPS];
     let references = objective.references(trained, &batches, &mut |_, _| ControlFlow::Continue(())).unwrap();
     objective.refer(references, &batches);
@@ -111,7 +112,14 @@ fn error(ours: &[f32], theirs: &[f32]) -> f64 {
     (difference / square(&mut theirs.iter().map(|b| f64::from(*b)))).sqrt()
 }
 
+/// On the CPU, row by row and with all rows at once; and on a device, with two rows at once or so.
 fn check_case(case: &str) {
+    check_case_on(&model(), case, 0);
+    check_case_on(&model(), case, 1000);
+    check_case_on(&placed_model("llama"), case, 40);
+}
+
+fn check_case_on(model: &Model, case: &str, pack_tokens: usize) {
     let bytes = include_bytes!("../../../tests/reference/training.safetensors");
     let file = SafeTensors::deserialize(bytes).unwrap();
     let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
@@ -120,8 +128,7 @@ fn check_case(case: &str) {
         let view = file.tensor(&format!("{case}.{what}.{layer}.{projection}.{factor}")).unwrap();
         view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
     };
-    let model = model();
-    let (measures, gradients, parameters) = trained(&model, case);
+    let (measures, gradients, parameters) = trained(model, case, pack_tokens);
     let (mut worst_measure, mut worst_gradient, mut worst_after) = (0f64, 0f64, 0f64);
     for (step, (ours, theirs)) in measures.iter().zip(steps[case].as_array().unwrap()).enumerate() {
         let pairs = [

@@ -10,6 +10,7 @@ use crate::linear::{PANEL, TILE_ROWS};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// How the rows of queries, keys and values fall into heads.
 #[derive(Debug, Clone, Copy)]
@@ -22,21 +23,25 @@ pub(in crate::train) struct HeadLayout {
     pub(in crate::train) width: usize,
 }
 
-/// Softmax attention of each token over itself and those before it, or the last of them in a window: `q [tokens, heads * width]`, `k` and `v`
-/// `[tokens, kv_heads * width]`; the result is of the shape of `q`. Differentiable in all three.
-pub(in crate::train) fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+/// Softmax attention of each token over itself and those before it in its row, or the last of them in a window:
+/// `q [tokens, heads * width]`, `k` and `v` `[tokens, kv_heads * width]`; the result is of the shape of `q`. Differentiable in
+/// all three. `lengths`: of the rows, which stand one after the other.
+pub(super) fn attention(
+    [q, k, v]: [&Tensor; 3],
     heads: HeadLayout,
     scores: Scores,
+    lengths: &Arc<[usize]>,
 ) -> Result<Tensor> {
     let (tokens, q_width) = q.dims2()?;
     let kv_shape = [tokens, heads.kv_heads * heads.width];
     if q_width != heads.heads * heads.width || k.dims() != kv_shape || v.dims() != kv_shape {
         bail!("{heads:?} do not fit {:?}, {:?}, {:?}", q.dims(), k.dims(), v.dims());
     }
-    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads, scores })
+    if lengths.iter().sum::<usize>() != tokens || lengths.contains(&0) {
+        bail!("rows of {lengths:?} tokens are not {tokens} together");
+    }
+    let packed = PackedAttention { attention: Attention { heads, scores }, lengths: lengths.clone() };
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, packed)
 }
 
 /// Turns a row of scores into softmax weights, 0 outside of `seen`; returns the logarithm of their sum before that.
@@ -56,7 +61,14 @@ fn softmax(scores: &mut [f32], seen: Range<usize>) -> f32 {
     highest + total.ln()
 }
 
-/// The operation: which heads there are, and how their scores are made.
+/// The operation over all rows.
+#[derive(Debug)]
+struct PackedAttention {
+    attention: Attention,
+    lengths: Arc<[usize]>,
+}
+
+/// Of one row: which heads there are, and how their scores are made.
 #[derive(Debug, Clone, Copy)]
 struct Attention {
     heads: HeadLayout,
@@ -64,8 +76,27 @@ struct Attention {
 }
 
 impl HeadLayout {
-    fn group(&self) -> usize {
+    pub(super) fn group(&self) -> usize {
         self.heads / self.kv_heads
+    }
+}
+
+impl PackedAttention {
+    /// The rows' parts of lists with `width` numbers a token.
+    fn rows<'v, const N: usize>(&self, lists: [(&'v [f32], usize); N]) -> impl Iterator<Item = [&'v [f32]; N]> {
+        let mut rest = lists.map(|(list, _)| list);
+        self.lengths.iter().map(move |tokens| {
+            std::array::from_fn(|index| {
+                let (row, after) = rest[index].split_at(tokens * lists[index].1);
+                rest[index] = after;
+                row
+            })
+        })
+    }
+
+    fn widths(&self) -> (usize, usize) {
+        let HeadLayout { heads, kv_heads, width } = self.attention.heads;
+        (heads * width, kv_heads * width)
     }
 }
 
@@ -268,7 +299,7 @@ impl Backward {
     }
 }
 
-impl CustomOp3 for Attention {
+impl CustomOp3 for PackedAttention {
     fn name(&self) -> &'static str {
         "causal-attention"
     }
@@ -282,11 +313,12 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let output = self.forward(
-            values(q, q_layout, self.name())?,
-            values(k, k_layout, self.name())?,
-            values(v, v_layout, self.name())?,
-        )?;
+        let (width, kv_width) = self.widths();
+        let q = (values(q, q_layout, self.name())?, width);
+        let k = (values(k, k_layout, self.name())?, kv_width);
+        let v = (values(v, v_layout, self.name())?, kv_width);
+        let outputs = self.rows([q, k, v]).map(|[q, k, v]| self.attention.forward(q, k, v));
+        let output = joined(outputs.collect::<Result<_>>()?);
         Ok((CpuStorage::F32(output), q_layout.shape().clone()))
     }
 
@@ -300,12 +332,28 @@ impl CustomOp3 for Attention {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (queries, keys, found) = (held(q)?, held(k)?, held(v)?);
-        let [q_gradient, k_gradient, v_gradient] =
-            self.backward([&queries, &keys, &found], &held(output)?, &held(&grad)?)?;
+        let (output, grad) = (held(output)?, held(&grad)?);
+        let (width, kv_width) = self.widths();
+        let lists: [&[f32]; 5] = [&queries, &keys, &found, &output, &grad];
+        let widths = [width, kv_width, kv_width, width, width];
+        let mut gradients: [Vec<Vec<f32>>; 3] = Default::default();
+        for [q, k, v, output, grad] in self.rows(std::array::from_fn(|index| (lists[index], widths[index]))) {
+            let found = self.attention.backward([q, k, v], output, grad)?;
+            gradients.iter_mut().zip(found).for_each(|(all, gradient)| all.push(gradient));
+        }
+        let [q_gradient, k_gradient, v_gradient] = gradients.map(joined);
         Ok((
             Some(Tensor::from_vec(q_gradient, q.shape(), q.device())?),
             Some(Tensor::from_vec(k_gradient, k.shape(), k.device())?),
             Some(Tensor::from_vec(v_gradient, v.shape(), v.device())?),
         ))
+    }
+}
+
+/// Lists one after the other; a single one as it is.
+fn joined(mut lists: Vec<Vec<f32>>) -> Vec<f32> {
+    match lists.len() {
+        1 => lists.remove(0),
+        _ => lists.concat(),
     }
 }

@@ -100,7 +100,7 @@ bench: model ## Measure the engine beside transformers and llama.cpp; takes a qu
 bench-train: model ## Measure a training step beside PEFT's.
 	$(PYTHON) scripts/bench/train.py --model "$${INFLUENCE_TEST_MODEL:-$$($(INFLUENCE) model fetch $(MODEL) --print-path)}" $(BENCH_FLAGS)
 
-# Needs a CUDA toolkit to build, and a Python with torch for the GPU, transformers and tokenizers; no network, no weights.
+# Needs a CUDA toolkit to build, and a Python with torch for the GPU, transformers, tokenizers and peft; no network, no weights.
 bench-gpu: ## Measure the engine on an NVIDIA GPU beside transformers, on random models of real shapes.
 	$(CARGO) bench --locked -p influence --features cuda --bench speed --no-run
 	$(PYTHON) scripts/gpu/measure.py --bench "$$(ls -t $${CARGO_TARGET_DIR:-target}/release/deps/speed-* | grep -v '[.]d$$' | head -1)" $(BENCH_FLAGS)

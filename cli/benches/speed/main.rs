@@ -4,10 +4,9 @@
 //!   writes how long that took and every call of a model, by its tokens.
 //! - `tokens --model FILE` prints how fast prompts are read and how fast rows are decoded.
 //! - `logits --model FILE --tokens N` prints the logits after N tokens.
-//!
 //! - `train --model FILE` takes steps of training.
 //!
-//! `tokens` and `logits` run on any device; `scripts/gpu` compares them with transformers.
+//! `tokens`, `logits` and `train` run on any device; `scripts/gpu` compares them with transformers.
 
 #![allow(
     clippy::expect_used,
@@ -23,6 +22,7 @@ mod tokens;
 mod train;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Parser;
 use influence_engine::model::{Model, Placement};
@@ -40,9 +40,9 @@ enum Command {
     Tokens {
         #[command(flatten)]
         place: Place,
-        /// To decode at once.
-        #[arg(long, default_value_t = 32)]
-        rows: usize,
+        /// To decode at once; several are measured one after the other.
+        #[arg(long, num_args = 1.., default_values_t = [32])]
+        rows: Vec<usize>,
     },
     /// Take steps of training.
     Train(TrainArgs),
@@ -52,6 +52,9 @@ enum Command {
         place: Place,
         #[arg(long)]
         tokens: usize,
+        /// Of which the last are run one by one.
+        #[arg(long, default_value_t = 0)]
+        decoded: usize,
     },
 }
 
@@ -68,9 +71,9 @@ struct Place {
 }
 
 impl Place {
-    fn load(&self) -> Model {
+    fn load(&self) -> Arc<Model> {
         let placement = Placement::new(&self.device, &self.dtype, None).unwrap_or_else(|e| panic!("{e}"));
-        Model::load_for(&self.model, &placement).unwrap_or_else(|e| panic!("{e}"))
+        Arc::new(Model::load_for(&self.model, &placement).unwrap_or_else(|e| panic!("{e}")))
     }
 }
 
@@ -101,9 +104,8 @@ struct RolloutArgs {
 
 #[derive(clap::Args)]
 struct TrainArgs {
-    /// A `.gguf` file or a folder.
-    #[arg(long)]
-    model: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// In each step.
     #[arg(long, default_value_t = 8)]
     rows: usize,
@@ -123,8 +125,8 @@ fn main() {
     // `cargo bench` adds it.
     match Command::parse_from(std::env::args().filter(|argument| argument != "--bench")) {
         Command::Rollout(args) => rollout::run(&args),
-        Command::Tokens { place, rows } => tokens::run(&place.load(), rows),
+        Command::Tokens { place, rows } => tokens::run(&place.load(), &rows),
         Command::Train(args) => train::run(&args),
-        Command::Logits { place, tokens } => tokens::logits(&place.load(), tokens),
+        Command::Logits { place, tokens, decoded } => tokens::logits(&place.load(), tokens, decoded),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::ops::ControlFlow;
 
-use influence_engine::model::Model;
 use influence_engine::train::{Progress, TrainOptions, TrainRow, TrainingData, TrainingFiles, train};
 use serde_json::json;
 
@@ -10,7 +9,7 @@ use crate::tokens::ids;
 use crate::{TrainArgs, process};
 
 pub(crate) fn run(args: &TrainArgs) {
-    let model = Model::load(&args.model).expect("the model loads");
+    let model = args.place.load();
     let row = |row| {
         let ids = ids(&model, row, args.length);
         TrainRow { mask: (0..ids.len()).map(|place| place > 0).collect(), ids, weight: 1.0 }

@@ -140,6 +140,10 @@ fn check_case_on(model: &Model, case: &str, pack_tokens: usize) {
         ];
         for (key, ours) in pairs {
             let Some(ours) = ours else { continue };
+            // At first both replies' rewards are 0, on a device but for rounding: which is larger says nothing.
+            if key == "rewards/accuracies" && step == 0 && model.placed_weights().is_some() {
+                continue;
+            }
             let theirs = theirs[key].as_f64().unwrap_or_else(|| panic!("{case} has no {key}: {theirs}"));
             let difference = (ours - theirs).abs();
             assert!(difference < 1e-4, "{case}, step {step}, {key}: {ours} is not {theirs}");

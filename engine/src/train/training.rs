@@ -100,7 +100,7 @@ pub fn train(
 
 /// Tokens that go through the model at once.
 fn pack_tokens(model: &Model, options: &TrainOptions) -> usize {
-    // Packing saves a CPU nothing: its products are as fast on one row.
+    // Packing saves a CPU next to nothing, and takes memory (docs/performance.md).
     let Some(weights) = model.placed_weights() else { return 0 };
     let token = Base { config: &model.config, weights }.graph_bytes(options.lora.dropout > 0.0);
     // Beside a layer's graph, there are its gradients and what its operations need while they run.

@@ -11,10 +11,10 @@ use candle_core::cuda_backend::cudarc::cublas::sys::{
 };
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DevicePtr, DevicePtrMut, DeviceRepr};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::training::{Drop, add_dropped, drop_out};
-use super::{lend, room, tensor};
+use super::training::{DropoutStream, add_dropped, drop_out};
+use super::{lend, room, tensor, typed};
 
 /// The operation on `x [rows, in]`, and A and B in f32.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(crate) struct Adapted {
     b: Tensor,
     scale: f32,
     /// Of the adapter's input, if it is dropped out.
-    drop: Option<Drop>,
+    drop: Option<DropoutStream>,
     /// `f * x`, until the forward pass is over.
     dropped: Mutex<Option<Tensor>>,
     /// `A (f * x)`, once it is known: the backward pass needs it, too.
@@ -43,7 +43,7 @@ pub(crate) fn adapted(
     weight: &Tensor,
     bias: Option<&Tensor>,
     scale: f32,
-    drop: Option<Drop>,
+    drop: Option<DropoutStream>,
 ) -> Result<Tensor> {
     let ((outputs, inputs), rank) = (weight.dims2()?, a.dim(0)?);
     if x.dim(1)? != inputs || a.dims() != [rank, inputs] || b.dims() != [outputs, rank] {
@@ -71,7 +71,7 @@ pub(crate) fn adapted(
 
 /// How a product reads a matrix, as cuBLAS has it: columns first.
 const AS_IT_IS: cublasOperation_t = cublasOperation_t::CUBLAS_OP_N;
-const TURNED: cublasOperation_t = cublasOperation_t::CUBLAS_OP_T;
+const TRANSPOSED: cublasOperation_t = cublasOperation_t::CUBLAS_OP_T;
 
 /// `out = alpha * left right + (out if it is kept)`, `[m, n]` over `k`, columns first; each side with its rows' stride.
 struct Product<'a, 'b, T> {
@@ -175,7 +175,7 @@ impl Adapted {
         {
             lend!(weight: T = self.weight, a: T = self.a, b: T = self.b);
             let frozen = Product {
-                left: (&weight, TURNED, inputs),
+                left: (&weight, TRANSPOSED, inputs),
                 right: (x, AS_IT_IS, inputs),
                 size: (outputs, rows, inputs),
                 alpha: 1.0,
@@ -183,7 +183,7 @@ impl Adapted {
             };
             frozen.into(device, out)?;
             let down = Product {
-                left: (&a, TURNED, inputs),
+                left: (&a, TRANSPOSED, inputs),
                 right: (dropped, AS_IT_IS, inputs),
                 size: (rank, rows, inputs),
                 alpha: 1.0,
@@ -192,7 +192,7 @@ impl Adapted {
             down.into(device, &mut inner)?;
             let from = inner.slice(..);
             let up = Product {
-                left: (&b, TURNED, rank),
+                left: (&b, TRANSPOSED, rank),
                 right: (&from, AS_IT_IS, rank),
                 size: (outputs, rows, rank),
                 alpha: self.scale,
@@ -224,10 +224,10 @@ impl Adapted {
             let through =
                 product((&b, AS_IT_IS, rank), (&grad, AS_IT_IS, outputs), (rank, rows, outputs), scale, false);
             through.into(device, &mut outer)?;
-            let of_b = product((&h, AS_IT_IS, rank), (&grad, TURNED, outputs), (rank, outputs, rows), scale, false);
+            let of_b = product((&h, AS_IT_IS, rank), (&grad, TRANSPOSED, outputs), (rank, outputs, rows), scale, false);
             of_b.into(device, &mut b_gradient)?;
             let u = outer.slice(..);
-            let of_a = product((&x, AS_IT_IS, inputs), (&u, TURNED, rank), (inputs, rank, rows), 1.0, false);
+            let of_a = product((&x, AS_IT_IS, inputs), (&u, TRANSPOSED, rank), (inputs, rank, rows), 1.0, false);
             of_a.into(device, &mut a_gradient)?;
             let frozen =
                 product((&weight, AS_IT_IS, inputs), (&grad, AS_IT_IS, outputs), (inputs, rows, outputs), 1.0, false);
@@ -277,12 +277,7 @@ impl CustomOp3 for Adapted {
     ) -> Result<(CudaStorage, Shape)> {
         let rows = layout.shape().dims2()?.0;
         let Some(range) = layout.contiguous_offsets() else { bail!("the input is not contiguous") };
-        match self.weight.dtype() {
-            DType::F32 => self.forward_of::<f32>(x, range, rows),
-            DType::F16 => self.forward_of::<half::f16>(x, range, rows),
-            DType::BF16 => self.forward_of::<half::bf16>(x, range, rows),
-            other => bail!("there are no products of {other:?}"),
-        }
+        typed!(self.weight, self.forward_of(x, range, rows))
     }
 
     fn bwd(
@@ -294,12 +289,7 @@ impl CustomOp3 for Adapted {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (x, grad) = (x.contiguous()?, grad.contiguous()?);
-        let [x, a, b] = match self.weight.dtype() {
-            DType::F32 => self.backward::<f32>(&x, &grad),
-            DType::F16 => self.backward::<half::f16>(&x, &grad),
-            DType::BF16 => self.backward::<half::bf16>(&x, &grad),
-            other => bail!("there are no products of {other:?}"),
-        }?;
+        let [x, a, b] = typed!(self.weight, self.backward(&x, &grad))?;
         Ok((Some(x), Some(a), Some(b)))
     }
 }

@@ -157,8 +157,16 @@ macro_rules! lend {
     };
 }
 
-/// Runs the function for a tensor's type: `typed!(tensor, function(arguments))`.
+/// Runs the function, or the method of `self`, for a tensor's type: `typed!(tensor, function(arguments))`.
 macro_rules! typed {
+    ($tensor:expr, $this:ident.$method:ident($($argument:expr),* $(,)?)) => {
+        match $tensor.dtype() {
+            candle_core::DType::F32 => $this.$method::<f32>($($argument),*),
+            candle_core::DType::F16 => $this.$method::<half::f16>($($argument),*),
+            candle_core::DType::BF16 => $this.$method::<half::bf16>($($argument),*),
+            other => candle_core::bail!("there are no kernels for {other:?}"),
+        }
+    };
     ($tensor:expr, $function:ident($($argument:expr),* $(,)?)) => {
         match $tensor.dtype() {
             candle_core::DType::F32 => $function::<f32>($($argument),*),

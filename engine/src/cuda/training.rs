@@ -59,19 +59,19 @@ pub(crate) fn gated_back(gate: &Tensor, up: &Tensor, grad: &Tensor, activation: 
 
 /// Which factors dropout draws.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Drop {
+pub(crate) struct DropoutStream {
     /// Of the stream of numbers: each element takes its own.
     pub(crate) key: u64,
     pub(crate) rate: f32,
 }
 
 /// `x` with each number times its factor, 0 or `1 / (1 - rate)`.
-pub(crate) fn drop_out(x: &Tensor, drop: Drop) -> Result<Tensor> {
+pub(crate) fn drop_out(x: &Tensor, drop: DropoutStream) -> Result<Tensor> {
     typed!(x, drop_out_in(x, drop))
 }
 
 /// Adds that to `sum`, in its place.
-pub(crate) fn add_dropped(x: &Tensor, sum: &Tensor, drop: Drop) -> Result<()> {
+pub(crate) fn add_dropped(x: &Tensor, sum: &Tensor, drop: DropoutStream) -> Result<()> {
     typed!(x, add_dropped_in(x, sum, drop))
 }
 
@@ -217,7 +217,7 @@ fn is_gelu(activation: Activation) -> i32 {
     i32::from(activation == Activation::GeluTanh)
 }
 
-fn drop_out_in<T: CudaDType + DeviceRepr>(x: &Tensor, drop: Drop) -> Result<Tensor> {
+fn drop_out_in<T: CudaDType + DeviceRepr>(x: &Tensor, drop: DropoutStream) -> Result<Tensor> {
     let kernel = kernel("drop", x)?;
     let count = x.elem_count();
     let (out, numbers) = (room::<T>(kernel.device, count)?, count as u64);
@@ -231,7 +231,7 @@ fn drop_out_in<T: CudaDType + DeviceRepr>(x: &Tensor, drop: Drop) -> Result<Tens
     Ok(tensor(kernel.device, out, x.shape()))
 }
 
-fn add_dropped_in<T: CudaDType>(x: &Tensor, sum: &Tensor, drop: Drop) -> Result<()> {
+fn add_dropped_in<T: CudaDType>(x: &Tensor, sum: &Tensor, drop: DropoutStream) -> Result<()> {
     let kernel = kernel("add_dropped", x)?;
     let numbers = x.elem_count() as u64;
     lend!(from: T = x, to: T = sum);

@@ -18,7 +18,11 @@ const AT_ONCE: usize = 1 << 25;
 /// # Errors
 /// What the device reports.
 pub(crate) fn draw(logits: &Tensor, draws: &[Uncut]) -> Result<Vec<Drawn>> {
-    let rows = (AT_ONCE / logits.dim(1)?).max(1);
+    draw_in_parts(logits, draws, (AT_ONCE / logits.dim(1)?).max(1))
+}
+
+/// So many rows at once.
+fn draw_in_parts(logits: &Tensor, draws: &[Uncut], rows: usize) -> Result<Vec<Drawn>> {
     let mut drawn = Vec::with_capacity(draws.len());
     for (part, draws) in draws.chunks(rows).enumerate() {
         drawn.extend(draw_at_once(&logits.narrow(0, part * rows, draws.len())?, draws)?);
@@ -159,7 +163,10 @@ mod tests {
                     Sampler::new(&options, row as u64).unwrap()
                 };
                 let draws: Vec<Uncut> = (0..40).map(|row| sampler(row).uncut(3).unwrap()).collect();
-                for (row, drawn) in draw(&logits, &draws).unwrap().into_iter().enumerate() {
+                let drawn = draw(&logits, &draws).unwrap();
+                // The last part has fewer rows.
+                assert_eq!(draw_in_parts(&logits, &draws, 7).unwrap(), drawn);
+                for (row, drawn) in drawn.into_iter().enumerate() {
                     let (ours, theirs) = (drawn.unwrap(), sampler(row).sample(&rows[row], 3).unwrap());
                     assert_eq!(ours.token, theirs.token, "row {row} of {vocabulary} at {temperatures:?}");
                     assert!((ours.logprob - theirs.logprob).abs() < 1e-5, "{ours:?} is not {theirs:?}");

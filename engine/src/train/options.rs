@@ -143,7 +143,7 @@ pub struct TrainOptions {
     /// What the adapter's configuration names as its base model.
     pub base_model: Option<String>,
     /// Bytes that layers' graphs may take, from a row's forward pass to its backward pass; the layers that do not fit are run
-    /// again. None: a quarter of what is free when training begins. It changes the time, and no result.
+    /// again. None: a quarter of what is free when training begins, on a device half. It changes the time, and no result.
     pub graph_memory: Option<usize>,
 }
 

@@ -40,7 +40,7 @@ impl BaseWeight for PlacedLinear {
         #[cfg(feature = "cuda")]
         if cuda::has_kernels(x) {
             let (weight, bias) = self.parts();
-            let drop = dropout.map(|Dropout { key, rate, .. }| cuda::training::Drop { key, rate });
+            let drop = dropout.map(|Dropout { key, rate, .. }| cuda::training::DropoutStream { key, rate });
             return cuda::adapted::adapted(x, a, b, weight, bias, scale, drop);
         }
         let input = match dropout.map(|dropout| (dropout.factors)()) {

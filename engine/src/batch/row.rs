@@ -27,8 +27,8 @@ pub(super) struct Row {
     shared: usize,
     /// Tokens that were in the cache before it ran.
     reused: usize,
-    /// Of its time with the engine; ends with it.
-    _span: Span,
+    /// Of its time with the engine. To be ended before the asker hears, who may end the caller's span at once.
+    pub(super) span: Span,
 }
 
 /// Which computations an adapter's rows may share.
@@ -99,7 +99,7 @@ impl Row {
         span: Span,
     ) -> Self {
         let fed = cache.len();
-        Self { work, label, adapter, cache, feed: prompt, fed, shared: fed / BLOCK, reused: fed, _span: span }
+        Self { work, label, adapter, cache, feed: prompt, fed, shared: fed / BLOCK, reused: fed, span }
     }
 
     pub(super) fn salt(&self) -> Salt {

@@ -297,6 +297,7 @@ impl StepLoop {
             if let Ok(Outcome::Generation(reply)) = &result {
                 self.counters.tally(row.label, |tally| tally.generated_tokens += reply.token_ids.len() as u64);
             }
+            drop(row.span);
             self.finish(row.work, result);
         }
     }

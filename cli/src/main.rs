@@ -1,6 +1,7 @@
 //! `influence`: coordinator and worker put together, or either alone, and what is needed around
 //! them. This crate parses, calls and prints; it decides nothing.
 
+mod allocator;
 mod answering;
 mod args;
 mod check;
@@ -39,13 +40,10 @@ use args::{Arguments, Command};
 use clap::Parser;
 use telemetry::Telemetry;
 
-/// A busy coordinator takes less time and memory with it than with the system's: `make bench-dispatch`.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // SAFETY: there is no other thread yet.
     unsafe { influence_engine::leave_threads_to_rayon() };
+    allocator::keep_freed_memory();
     let arguments = Arguments::parse();
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -15,6 +15,8 @@
     reason = "a bench prints, and ends with whatever is wrong"
 )]
 
+#[path = "../../src/allocator.rs"]
+mod allocator;
 mod calls;
 mod process;
 mod rollout;
@@ -26,10 +28,6 @@ use std::sync::Arc;
 
 use clap::Parser;
 use influence_engine::model::{Model, Placement};
-
-// As in the binary.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about = "Measures the engine; see scripts/bench.")]
@@ -122,6 +120,7 @@ struct TrainArgs {
 fn main() {
     // SAFETY: there is no other thread yet.
     unsafe { influence_engine::leave_threads_to_rayon() };
+    allocator::keep_freed_memory();
     // `cargo bench` adds it.
     match Command::parse_from(std::env::args().filter(|argument| argument != "--bench")) {
         Command::Rollout(args) => rollout::run(&args),

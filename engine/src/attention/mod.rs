@@ -215,11 +215,19 @@ impl InplaceOp2 for Gated {
         };
         let width = gate_layout.dims().last().copied().unwrap_or(1).max(1);
         let up = contiguous(up, up_layout)?;
-        gate[start..end].par_chunks_mut(width).zip(up.par_chunks(width)).for_each(|(gate, up)| match self.0 {
-            Activation::Silu => vector::silu_times(gate, up),
-            Activation::GeluTanh => vector::gelu_times(gate, up),
-        });
+        gate[start..end]
+            .par_chunks_mut(width)
+            .zip(up.par_chunks(width))
+            .for_each(|(gate, up)| activate(gate, up, self.0));
         Ok(())
+    }
+}
+
+/// `gate = activation(gate) * up`, elementwise.
+pub(crate) fn activate(gate: &mut [f32], up: &[f32], activation: Activation) {
+    match activation {
+        Activation::Silu => vector::silu_times(gate, up),
+        Activation::GeluTanh => vector::gelu_times(gate, up),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The innermost loops, once per instruction set. The only unsafe code of the crate's arithmetic.
 //!
-//! Both kernels fix the order in which a sum is taken, so the three versions give equal bits: a fused
+//! The order in which a sum is taken is fixed, so the three versions give equal bits: a fused
 //! multiply-add rounds once wherever it is computed.
 
 #![expect(
@@ -15,15 +15,9 @@ use crate::instruction_sets::Instructions;
 
 /// Rows of one forward tile.
 pub(crate) const TILE_ROWS: usize = 12;
-/// Rows and inputs of one backward tile.
-pub(super) const BACK_TILE: usize = 4;
-/// Lanes over which a backward sum is spread before they are folded.
-const LANES: usize = 16;
 
 /// A forward tile: up to [`TILE_ROWS`] rows by one panel of outputs.
 pub(crate) type Tile = [[f32; PANEL]; TILE_ROWS];
-/// A backward tile: up to [`BACK_TILE`] rows by [`BACK_TILE`] inputs.
-pub(super) type BackTile = [[f32; BACK_TILE]; BACK_TILE];
 
 impl Instructions {
     /// `tile[r][j] = sum over k of x[k][r] * panel[k][j]`, one sequential chain of fused multiply-adds
@@ -56,26 +50,6 @@ impl Instructions {
             Self::Portable => tile_portable::<R>(panel, x, tile),
         }
     }
-
-    /// `tile[r][i] = sum over p, j of grad[r][p][j] * weight[p][i][j]` for the panels of a block: lane
-    /// `j % 16` is one chain over (p, j / 16), then the 16 lanes are folded by halves.
-    pub(super) fn back_tile<'a>(
-        self,
-        grad: [&'a [PanelRow]; BACK_TILE],
-        weight: impl Fn(usize) -> &'a [PanelRow],
-        panels: usize,
-        tile: &mut BackTile,
-    ) {
-        match self {
-            // SAFETY: the variant exists only where `available` detected the instructions.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { x86::back_tile_avx512(grad, weight, panels, tile) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { x86::back_tile_avx2(grad, weight, panels, tile) },
-            Self::Portable => back_tile_portable(grad, weight, panels, tile),
-        }
-    }
 }
 
 fn tile_portable<const R: usize>(panel: &[PanelRow], x: &[f32], tile: &mut Tile) {
@@ -90,54 +64,9 @@ fn tile_portable<const R: usize>(panel: &[PanelRow], x: &[f32], tile: &mut Tile)
     tile[..R].copy_from_slice(&sums);
 }
 
-fn back_tile_portable<'a>(
-    grad: [&'a [PanelRow]; BACK_TILE],
-    weight: impl Fn(usize) -> &'a [PanelRow],
-    panels: usize,
-    tile: &mut BackTile,
-) {
-    let mut sums = [[[0.0f32; LANES]; BACK_TILE]; BACK_TILE];
-    for panel in 0..panels {
-        let weights = weight(panel);
-        for half in 0..PANEL / LANES {
-            let lanes = half * LANES..(half + 1) * LANES;
-            for (row, sum) in sums.iter_mut().enumerate() {
-                let values = &grad[row][panel].0[lanes.clone()];
-                for (input, sum) in sum.iter_mut().enumerate() {
-                    let weights = &weights[input].0[lanes.clone()];
-                    for ((element, value), weight) in sum.iter_mut().zip(values).zip(weights) {
-                        *element = value.mul_add(*weight, *element);
-                    }
-                }
-            }
-        }
-    }
-    fold_all(&sums, tile);
-}
-
-fn fold_all(sums: &[[[f32; LANES]; BACK_TILE]; BACK_TILE], tile: &mut BackTile) {
-    for (elements, sums) in tile.iter_mut().zip(sums) {
-        for (element, lanes) in elements.iter_mut().zip(sums) {
-            *element = fold(*lanes);
-        }
-    }
-}
-
-/// Sums 16 lanes by halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
-fn fold(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{BACK_TILE, BackTile, LANES, PANEL, PanelRow, Tile, fold_all};
+    use super::{PanelRow, Tile};
     use std::arch::x86_64::{
         __m256, __m512, _mm256_fmadd_ps, _mm256_load_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
         _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
@@ -220,71 +149,6 @@ mod x86 {
                 unsafe { _mm256_storeu_ps(target.as_mut_ptr(), sums[row][quarter]) };
             }
         }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn back_tile_avx512<'a>(
-        grad: [&'a [PanelRow]; BACK_TILE],
-        weight: impl Fn(usize) -> &'a [PanelRow],
-        panels: usize,
-        tile: &mut BackTile,
-    ) {
-        let mut sums = [[_mm512_setzero_ps(); BACK_TILE]; BACK_TILE];
-        for panel in 0..panels {
-            let weights = &weight(panel)[..BACK_TILE];
-            for half in 0..PANEL / LANES {
-                let values: [__m512; BACK_TILE] = std::array::from_fn(|row| load16(&grad[row][panel], half));
-                for input in 0..BACK_TILE {
-                    let weight = load16(&weights[input], half);
-                    for row in 0..BACK_TILE {
-                        sums[row][input] = _mm512_fmadd_ps(values[row], weight, sums[row][input]);
-                    }
-                }
-            }
-        }
-        let mut lanes = [[[0.0f32; LANES]; BACK_TILE]; BACK_TILE];
-        for row in 0..BACK_TILE {
-            for input in 0..BACK_TILE {
-                // SAFETY: the target is 16 writable floats; the store needs no alignment.
-                unsafe {
-                    _mm512_storeu_ps(lanes[row][input].as_mut_ptr(), sums[row][input]);
-                }
-            }
-        }
-        fold_all(&lanes, tile);
-    }
-
-    /// One row at a time: its four inputs' sums are eight registers.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn back_tile_avx2<'a>(
-        grad: [&'a [PanelRow]; BACK_TILE],
-        weight: impl Fn(usize) -> &'a [PanelRow],
-        panels: usize,
-        tile: &mut BackTile,
-    ) {
-        let mut lanes = [[[0.0f32; LANES]; BACK_TILE]; BACK_TILE];
-        for row in 0..BACK_TILE {
-            let mut sums = [[_mm256_setzero_ps(); 2]; BACK_TILE];
-            for panel in 0..panels {
-                let weights = &weight(panel)[..BACK_TILE];
-                let values = &grad[row][panel];
-                for quarter in 0..PANEL / 8 {
-                    let value = load8(values, quarter);
-                    for input in 0..BACK_TILE {
-                        let sum = &mut sums[input][quarter % 2];
-                        *sum = _mm256_fmadd_ps(value, load8(&weights[input], quarter), *sum);
-                    }
-                }
-            }
-            for input in 0..BACK_TILE {
-                for part in 0..2 {
-                    let target = &mut lanes[row][input].as_chunks_mut::<8>().0[part];
-                    // SAFETY: `target` is 8 writable floats; the store needs no alignment.
-                    unsafe { _mm256_storeu_ps(target.as_mut_ptr(), sums[input][part]) };
-                }
-            }
-        }
-        fold_all(&lanes, tile);
     }
 }
 

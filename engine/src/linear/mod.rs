@@ -31,6 +31,7 @@ use product::{Transposed, Weights};
 pub(crate) use kernel::{TILE_ROWS, Tile};
 pub(crate) use panels::{PANEL, Panels};
 pub use placed::PlacedLinear;
+pub(crate) use product::{Interleaved, interleaved};
 
 /// A linear layer, wherever its weight is.
 pub trait Linear {
@@ -194,7 +195,8 @@ impl Linear for FrozenLinear {
             bail!("weights with rows of {} and of {} take no common input", first.in_features(), other.in_features());
         }
         let parts: Vec<_> = layers.iter().map(|layer| layer.packed.parts()).collect();
-        let products = product::forward(first.packed.instructions, &parts, values, rows);
+        let x = Interleaved::new(values, first.in_features());
+        let products = product::forward(first.packed.instructions, &parts, &x);
         let tensor = |(product, layer): (Vec<f32>, &&Self)| {
             Tensor::from_vec(product, (rows, layer.out_features()), &Device::Cpu)
         };
@@ -239,22 +241,22 @@ impl Packed {
 
 impl FrozenLinear {
     /// [`Self::forward`] on plain rows, outside of any graph.
-    pub(crate) fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
+    pub(crate) fn multiply(&self, x: &Interleaved) -> Vec<f32> {
         let packed = &*self.packed;
-        product::forward(packed.instructions, &[packed.parts()], x, rows).remove(0)
+        product::forward(packed.instructions, &[packed.parts()], x).remove(0)
     }
 
     /// That, and the product of the same rows with other weights.
-    pub(crate) fn multiply_with(&self, other: &Panels, x: &[f32], rows: usize) -> [Vec<f32>; 2] {
+    pub(crate) fn multiply_with(&self, other: &Panels, x: &Interleaved) -> [Vec<f32>; 2] {
         let packed = &*self.packed;
         let parts = [packed.parts(), (Weights::Plain(other), None)];
-        let mut products = product::forward(packed.instructions, &parts, x, rows).into_iter();
+        let mut products = product::forward(packed.instructions, &parts, x).into_iter();
         std::array::from_fn(|_| products.next().unwrap_or_default())
     }
 
     /// The input's gradient from the output's, on plain rows.
-    pub(crate) fn multiply_back(&self, grad: &[f32], rows: usize) -> Vec<f32> {
-        product::backward(self.packed.instructions, self.packed.weights(), grad, rows)
+    pub(crate) fn multiply_back(&self, grad: &Interleaved) -> Vec<f32> {
+        product::backward(self.packed.instructions, self.packed.weights(), grad)
     }
 }
 
@@ -262,7 +264,8 @@ impl FrozenLinear {
 pub(crate) fn sum_of_outer_products(u: &[f32], x: &[f32], rows: usize) -> Vec<f32> {
     let (height, outputs) = (u.len() / rows, x.len() / rows);
     let weights = Weights::Transposed(Transposed { values: x, inputs: rows, outputs });
-    product::forward(Instructions::best(), &[(weights, None)], &transpose(u, height), height).remove(0)
+    let u = Interleaved::new(&transpose(u, height), rows);
+    product::forward(Instructions::best(), &[(weights, None)], &u).remove(0)
 }
 
 /// A row-major matrix with `columns` columns, transposed.
@@ -290,8 +293,8 @@ impl CustomOp1 for FrozenProduct {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (from, to) = (self.0.in_features(), self.0.out_features());
-        let (x, rows, shape) = rows_of(storage, layout, from, to, self.name())?;
-        Ok((CpuStorage::F32(self.0.multiply(x, rows)), shape))
+        let (x, _, shape) = rows_of(storage, layout, from, to, self.name())?;
+        Ok((CpuStorage::F32(self.0.multiply(&Interleaved::new(x, from))), shape))
     }
 
     fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -307,8 +310,8 @@ impl CustomOp1 for FrozenGradient {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (from, to) = (self.0.out_features(), self.0.in_features());
-        let (grad, rows, shape) = rows_of(storage, layout, from, to, self.name())?;
-        Ok((CpuStorage::F32(self.0.multiply_back(grad, rows)), shape))
+        let (grad, _, shape) = rows_of(storage, layout, from, to, self.name())?;
+        Ok((CpuStorage::F32(self.0.multiply_back(&Interleaved::new(grad, from))), shape))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The packed form of a frozen weight.
 
 use super::kernel::{TILE_ROWS, Tile};
-use super::product::{self, Weights};
+use super::product::{self, Interleaved, Weights};
 use crate::instruction_sets::Instructions;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
@@ -67,13 +67,13 @@ impl Panels {
     }
 
     /// `x [rows, inputs]` times the weight, transposed: row-major `[rows, outputs]`.
-    pub(crate) fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        product::forward(Instructions::best(), &[(Weights::Plain(self), None)], x, rows).remove(0)
+    pub(crate) fn multiply(&self, x: &Interleaved) -> Vec<f32> {
+        product::forward(Instructions::best(), &[(Weights::Plain(self), None)], x).remove(0)
     }
 
     /// Adds `scale` times that product to `sum`.
-    pub(crate) fn add_product(&self, x: &[f32], rows: usize, scale: f32, sum: &mut [f32]) {
-        product::add(Instructions::best(), Weights::Plain(self), x, rows, scale, sum);
+    pub(crate) fn add_product(&self, x: &Interleaved, scale: f32, sum: &mut [f32]) {
+        product::add(Instructions::best(), Weights::Plain(self), x, scale, sum);
     }
 
     /// The sums of one panel over a range of inputs, for up to [`TILE_ROWS`] rows: `x` holds `rows` interleaved

@@ -1,20 +1,20 @@
 //! Blocking and threading around the kernels.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::compact::Compact;
-use super::kernel::{BACK_TILE, BackTile, SharedOutput, TILE_ROWS, Tile};
+use super::kernel::{SharedOutput, TILE_ROWS, Tile};
 use super::panels::{PANEL, PanelRow, Panels};
 use crate::instruction_sets::Instructions;
 use rayon::prelude::*;
 
 /// Rows that one task takes at a time: the panel stays in the second-level cache while they pass.
 const CHUNK_ROWS: usize = 6 * TILE_ROWS;
-/// Panels whose share of a backward sum is taken in one go. Part of the order of summation.
-const BACK_PANELS: usize = 64;
-/// Inputs that one backward task takes.
-const BACK_INPUTS: usize = 32;
+/// Outputs whose share of a backward sum is taken in one go, so that what is turned stays in a cache. Part of the order of
+/// summation.
+const BACK_OUTPUTS: usize = 64 * PANEL;
 /// Products with fewer multiply-adds than this run on the calling thread: waking others costs more.
 const SERIAL_WORK: usize = 1 << 17;
 
@@ -64,16 +64,25 @@ impl<'a> Weights<'a> {
 
     /// Lends a panel in f32.
     fn with_panel<R>(self, index: usize, read: impl FnOnce(&[PanelRow]) -> R) -> R {
-        thread_local! {
-            static SPREAD_OUT: RefCell<Vec<PanelRow>> = const { RefCell::new(Vec::new()) };
-        }
         match self {
             Self::Plain(panels) => read(panels.panel(index)),
-            Self::Compact(_) | Self::Transposed(_) => SPREAD_OUT.with_borrow_mut(|scratch| {
-                scratch.resize(self.inputs(), PanelRow::ZERO);
+            Self::Compact(_) | Self::Transposed(_) => with_scratch(self.inputs(), |scratch| {
                 self.copy(index, 0..self.inputs(), scratch);
                 read(scratch)
             }),
+        }
+    }
+
+    /// Copies a part of a panel of the transposed weight in f32: for each of `outputs`, the first of which begins a panel,
+    /// the weights of panel `index` of the inputs.
+    fn turn(self, index: usize, outputs: Range<usize>, target: &mut [PanelRow]) {
+        let inputs = index * PANEL..self.inputs().min((index + 1) * PANEL);
+        let mut block = [PanelRow::ZERO; PANEL];
+        for (panel, target) in (outputs.start / PANEL..).zip(target[..outputs.len()].chunks_mut(PANEL)) {
+            self.copy(panel, inputs.clone(), &mut block[..inputs.len()]);
+            for (lane, row) in target.iter_mut().enumerate() {
+                row.0 = std::array::from_fn(|input| block[input].0[lane]);
+            }
         }
     }
 
@@ -85,13 +94,17 @@ impl<'a> Weights<'a> {
             Self::Transposed(given) => given.copy(index, inputs, target),
         }
     }
+}
 
-    fn plain(self) -> Option<&'a Panels> {
-        match self {
-            Self::Plain(panels) => Some(panels),
-            Self::Compact(_) | Self::Transposed(_) => None,
-        }
+/// Lends this thread's scratch memory; what is in it is left over from earlier.
+fn with_scratch<R>(rows: usize, use_it: impl FnOnce(&mut [PanelRow]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<PanelRow>> = const { RefCell::new(Vec::new()) };
     }
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(rows, PanelRow::ZERO);
+        use_it(scratch)
+    })
 }
 
 fn run_tasks(count: usize, work: usize, task: impl Fn(usize) + Send + Sync) {
@@ -103,15 +116,13 @@ fn run_tasks(count: usize, work: usize, task: impl Fn(usize) + Send + Sync) {
 }
 
 /// `x [rows, inputs]` times each weight, transposed, plus its bias: row-major `[rows, outputs]` each. All weights have the
-/// same inputs. Together they wake the threads once, and share what is made of `x`.
+/// same inputs. Together they wake the threads once.
 pub(super) fn forward(
     instructions: Instructions,
     layers: &[(Weights<'_>, Option<&[f32]>)],
-    x: &[f32],
-    rows: usize,
+    x: &Interleaved,
 ) -> Vec<Vec<f32>> {
-    let Some(inputs) = layers.first().map(|(weights, _)| weights.inputs()) else { return Vec::new() };
-    let interleaved = interleave(x, inputs, rows);
+    let Interleaved { rows, width: inputs, .. } = *x;
     // Filled with zeros they would be written twice, the first time by one thread.
     let mut outputs: Vec<Vec<f32>> =
         layers.iter().map(|(weights, _)| Vec::with_capacity(rows * weights.outputs())).collect();
@@ -121,7 +132,7 @@ pub(super) fn forward(
         .flat_map(|(layer, (weights, _))| (0..weights.outputs().div_ceil(PANEL)).map(move |panel| (layer, panel)))
         .collect();
     // What is spread out is so once for all rows, where panels alone keep every thread busy.
-    let compact = layers.iter().any(|(weights, _)| weights.plain().is_none());
+    let compact = layers.iter().any(|(weights, _)| !matches!(weights, Weights::Plain(_)));
     let all_rows = compact && panels.len() >= 8 * rayon::current_num_threads();
     let chunk_rows = if all_rows { rows.max(1) } else { CHUNK_ROWS };
     let row_chunks = rows.div_ceil(chunk_rows);
@@ -140,7 +151,7 @@ pub(super) fn forward(
         let part =
             Part { weights: layers[layer].0, bias: layers[layer].1, panel, rows: first..rows.min(first + chunk_rows) };
         // SAFETY: each (row, panel) of an output is written by exactly one task, once.
-        part.compute(instructions, &interleaved, |place, sums| unsafe { targets[layer].write(place, sums) });
+        part.compute(instructions, x, |place, sums| unsafe { targets[layer].write(place, sums) });
     });
     drop(targets);
     for (output, (weights, _)) in outputs.iter_mut().zip(layers) {
@@ -151,32 +162,20 @@ pub(super) fn forward(
 }
 
 /// Adds `scale` times `x [rows, inputs]` times the weight, transposed, to `sum [rows, outputs]`.
-pub(super) fn add(
-    instructions: Instructions,
-    weights: Weights<'_>,
-    x: &[f32],
-    rows: usize,
-    scale: f32,
-    sum: &mut [f32],
-) {
-    let (inputs, outputs) = (weights.inputs(), weights.outputs());
-    let interleaved = interleave(x, inputs, rows);
+pub(super) fn add(instructions: Instructions, weights: Weights<'_>, x: &Interleaved, scale: f32, sum: &mut [f32]) {
+    let (rows, inputs, outputs) = (x.rows, weights.inputs(), weights.outputs());
     let target = SharedOutput::new(sum);
     let row_chunks = rows.div_ceil(CHUNK_ROWS);
     run_tasks(outputs.div_ceil(PANEL) * row_chunks, rows * inputs * outputs, |index| {
         let first = index % row_chunks * CHUNK_ROWS;
         let rows = first..rows.min(first + CHUNK_ROWS);
-        Part { weights, bias: None, panel: index / row_chunks, rows }.compute(
-            instructions,
-            &interleaved,
-            |place, values| {
-                // SAFETY: each (row, panel) belongs to exactly one task.
-                let target = unsafe { target.part(place, values.len()) };
-                for (element, value) in target.iter_mut().zip(values) {
-                    *element += scale * *value;
-                }
-            },
-        );
+        Part { weights, bias: None, panel: index / row_chunks, rows }.compute(instructions, x, |place, values| {
+            // SAFETY: each (row, panel) belongs to exactly one task.
+            let target = unsafe { target.part(place, values.len()) };
+            for (element, value) in target.iter_mut().zip(values) {
+                *element += scale * *value;
+            }
+        });
     });
 }
 
@@ -190,7 +189,7 @@ struct Part<'a> {
 
 impl Part<'_> {
     /// Hands each row's share to `take`, with its place in the output.
-    fn compute(&self, instructions: Instructions, interleaved: &[f32], take: impl Fn(usize, &[f32])) {
+    fn compute(&self, instructions: Instructions, x: &Interleaved, take: impl Fn(usize, &[f32])) {
         let (inputs, outputs) = (self.weights.inputs(), self.weights.outputs());
         let column = self.panel * PANEL;
         let width = PANEL.min(outputs - column);
@@ -198,8 +197,7 @@ impl Part<'_> {
         self.weights.with_panel(self.panel, |panel| {
             for first in self.rows.clone().step_by(TILE_ROWS) {
                 let count = TILE_ROWS.min(self.rows.end - first);
-                let x = &interleaved[first * inputs..(first + count) * inputs];
-                instructions.tile(panel, x, count, &mut tile);
+                instructions.tile(panel, x.tile(first, count, 0..inputs), count, &mut tile);
                 for (row, sums) in tile[..count].iter_mut().enumerate() {
                     let sums = &mut sums[..width];
                     if let Some(bias) = self.bias {
@@ -214,123 +212,97 @@ impl Part<'_> {
     }
 }
 
-/// Interleaves [`TILE_ROWS`] rows at a time, input by input, so that a kernel reads straight on. The last
-/// block holds the rows that are left.
-fn interleave(x: &[f32], inputs: usize, rows: usize) -> Vec<f32> {
-    if rows == 1 {
-        return x.to_vec();
+/// Rows in the order in which kernels read them: [`TILE_ROWS`] at a time, input by input. The last block holds the rows that
+/// are left.
+pub(crate) struct Interleaved {
+    values: Vec<f32>,
+    rows: usize,
+    width: usize,
+}
+
+impl Interleaved {
+    /// Of row-major `x [rows, width]`.
+    pub(crate) fn new(x: &[f32], width: usize) -> Self {
+        let mut values = Vec::with_capacity(x.len());
+        let block = TILE_ROWS * width;
+        values.spare_capacity_mut()[..x.len()]
+            .par_chunks_mut(block)
+            .zip(x.par_chunks(block))
+            .for_each(|(target, x)| interleave(x.len() / width, |row| &x[row * width..(row + 1) * width], target));
+        // SAFETY: each block's rows have been written in full.
+        unsafe { values.set_len(x.len()) };
+        Self { values, rows: x.len() / width, width }
     }
-    let mut packed = Vec::with_capacity(rows * inputs);
-    let block = TILE_ROWS * inputs;
-    packed.spare_capacity_mut()[..rows * inputs].par_chunks_mut(block).zip(x.par_chunks(block)).for_each(
-        |(target, source)| {
-            let count = source.len() / inputs;
-            for (row, values) in source.chunks_exact(inputs).enumerate() {
-                for (place, value) in target[row..].iter_mut().step_by(count).zip(values) {
-                    place.write(*value);
-                }
+
+    /// What a kernel reads of `count` rows from `first` on, a multiple of [`TILE_ROWS`].
+    fn tile(&self, first: usize, count: usize, inputs: Range<usize>) -> &[f32] {
+        &self.values[first * self.width..][inputs.start * count..inputs.end * count]
+    }
+}
+
+/// Up to [`TILE_ROWS`] rows of one length, input by input.
+pub(crate) fn interleaved<'a>(rows: usize, row: impl Fn(usize) -> &'a [f32]) -> Vec<f32> {
+    let count = rows * row(0).len();
+    let mut values = Vec::with_capacity(count);
+    interleave(rows, row, &mut values.spare_capacity_mut()[..count]);
+    // SAFETY: they have been written in full.
+    unsafe { values.set_len(count) };
+    values
+}
+
+/// Writes every element of `target`.
+fn interleave<'a>(count: usize, row: impl Fn(usize) -> &'a [f32], target: &mut [MaybeUninit<f32>]) {
+    if count == TILE_ROWS {
+        let width = target.len() / TILE_ROWS;
+        let rows: [&[f32]; TILE_ROWS] = std::array::from_fn(|index| &row(index)[..width]);
+        for (input, places) in target.as_chunks_mut::<TILE_ROWS>().0.iter_mut().enumerate() {
+            for (place, row) in places.iter_mut().zip(&rows) {
+                place.write(row[input]);
             }
-        },
-    );
-    // SAFETY: each block's rows have been written in full.
-    unsafe { packed.set_len(rows * inputs) };
-    packed
+        }
+        return;
+    }
+    for index in 0..count {
+        for (place, value) in target[index..].iter_mut().step_by(count).zip(row(index)) {
+            place.write(*value);
+        }
+    }
 }
 
 /// The gradient of the input: `grad [rows, outputs]` times the weight: row-major `[rows, inputs]`.
-pub(super) fn backward(instructions: Instructions, weights: Weights<'_>, grad: &[f32], rows: usize) -> Vec<f32> {
-    let (inputs, outputs) = (weights.inputs(), weights.outputs());
+///
+/// The kernel of the forward pass makes it, of panels that are turned for it: for many rows that costs little.
+pub(super) fn backward(instructions: Instructions, weights: Weights<'_>, grad: &Interleaved) -> Vec<f32> {
+    let (rows, inputs, outputs) = (grad.rows, weights.inputs(), weights.outputs());
     let mut output = vec![0.0f32; rows * inputs];
-    let padded = pad_to_panels(grad, outputs, rows);
     let shared = SharedOutput::new(&mut output);
-    let row_chunks = rows.div_ceil(CHUNK_ROWS);
-    let task = |index: usize| {
-        let (range, chunk) = (index / row_chunks, index % row_chunks);
-        let end = rows.min((chunk + 1) * CHUNK_ROWS);
-        let last_input = inputs.min((range + 1) * BACK_INPUTS);
-        for first_panel in (0..outputs.div_ceil(PANEL)).step_by(BACK_PANELS) {
-            for input in (range * BACK_INPUTS..last_input).step_by(BACK_TILE) {
-                let strip = Strip::new(weights, first_panel, input);
-                for row in (chunk * CHUNK_ROWS..end).step_by(BACK_TILE) {
-                    let tile = strip.times(instructions, &padded, row, rows);
-                    for (offset, sums) in tile[..BACK_TILE.min(rows - row)].iter().enumerate() {
-                        // SAFETY: each (row, input) belongs to exactly one task.
-                        let target = unsafe { shared.part((row + offset) * inputs + input, strip.width) };
+    let panels = inputs.div_ceil(PANEL);
+    // As few chunks as keep the threads busy: each turns the panels that it reads.
+    let chunks = (8 * rayon::current_num_threads()).div_ceil(panels);
+    let chunk_rows = rows.div_ceil(chunks).next_multiple_of(TILE_ROWS).max(TILE_ROWS);
+    let row_chunks = rows.div_ceil(chunk_rows);
+    run_tasks(panels * row_chunks, rows * inputs * outputs, |index| {
+        let (panel, first) = (index / row_chunks, index % row_chunks * chunk_rows);
+        let (column, end) = (panel * PANEL, rows.min(first + chunk_rows));
+        let width = PANEL.min(inputs - column);
+        let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
+        for start in (0..outputs).step_by(BACK_OUTPUTS) {
+            let range = start..outputs.min(start + BACK_OUTPUTS);
+            with_scratch(range.len(), |turned| {
+                weights.turn(panel, range.clone(), turned);
+                for row in (first..end).step_by(TILE_ROWS) {
+                    let count = TILE_ROWS.min(end - row);
+                    instructions.tile(turned, grad.tile(row, count, range.clone()), count, &mut tile);
+                    for (offset, sums) in tile[..count].iter().enumerate() {
+                        // SAFETY: each (row, panel) belongs to exactly one task.
+                        let target = unsafe { shared.part((row + offset) * inputs + column, width) };
                         for (element, sum) in target.iter_mut().zip(sums) {
                             *element += sum;
                         }
                     }
                 }
-            }
+            });
         }
-    };
-    let ranges = inputs.div_ceil(BACK_INPUTS);
-    run_tasks(ranges * row_chunks, rows * inputs * outputs, task);
+    });
     output
-}
-
-fn pad_to_panels(grad: &[f32], outputs: usize, rows: usize) -> Vec<PanelRow> {
-    let per_row = outputs.div_ceil(PANEL);
-    let row = |index: usize| {
-        let first = index % per_row * PANEL;
-        PanelRow::filled(&grad[index / per_row * outputs..][first..outputs.min(first + PANEL)])
-    };
-    (0..rows * per_row).into_par_iter().map(row).collect()
-}
-
-/// [`BACK_TILE`] neighbouring inputs of a block of panels.
-struct Strip<'a> {
-    /// Of all panels.
-    per_row: usize,
-    first_panel: usize,
-    count: usize,
-    input: usize,
-    width: usize,
-    rows: StripRows<'a>,
-}
-
-enum StripRows<'a> {
-    Lent(&'a Panels),
-    /// Copies, for weights that are kept otherwise and where the inputs do not fill a tile: the rest is zeros.
-    Copied(Vec<[PanelRow; BACK_TILE]>),
-}
-
-impl<'a> Strip<'a> {
-    fn new(weights: Weights<'a>, first_panel: usize, input: usize) -> Self {
-        let per_row = weights.outputs().div_ceil(PANEL);
-        let count = BACK_PANELS.min(per_row - first_panel);
-        let width = BACK_TILE.min(weights.inputs() - input);
-        let rows = match weights.plain() {
-            Some(panels) if width == BACK_TILE => StripRows::Lent(panels),
-            _ => {
-                let mut copied = vec![[PanelRow::ZERO; BACK_TILE]; count];
-                for (panel, target) in copied.iter_mut().enumerate() {
-                    weights.copy(first_panel + panel, input..input + width, &mut target[..width]);
-                }
-                StripRows::Copied(copied)
-            }
-        };
-        Self { per_row, first_panel, count, input, width, rows }
-    }
-
-    /// This strip's share of the gradient of up to [`BACK_TILE`] rows from `row` on. Rows beyond the last
-    /// one repeat it; the caller drops them.
-    fn times(&self, instructions: Instructions, grad: &[PanelRow], row: usize, rows: usize) -> BackTile {
-        let grad = std::array::from_fn(|offset| {
-            let start = (row + offset).min(rows - 1) * self.per_row + self.first_panel;
-            &grad[start..start + self.count]
-        });
-        let mut tile = [[0.0; BACK_TILE]; BACK_TILE];
-        match &self.rows {
-            StripRows::Lent(panels) => {
-                let weight = |panel| &panels.panel(self.first_panel + panel)[self.input..];
-                instructions.back_tile(grad, weight, self.count, &mut tile);
-            }
-            StripRows::Copied(copied) => {
-                let weight = |panel: usize| &copied[panel][..];
-                instructions.back_tile(grad, weight, self.count, &mut tile);
-            }
-        }
-        tile
-    }
 }

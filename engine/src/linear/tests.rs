@@ -39,8 +39,8 @@ proptest! {
         let x = noise(rows * inputs, seed ^ 2);
         let grad = noise(rows * outputs, seed ^ 3);
         let results: Vec<_> = Instructions::available().into_iter().map(|instructions| (
-            bits(&product::forward(instructions, &[(Weights::Plain(&panels), Some(&bias))], &x, rows).remove(0)),
-            bits(&product::backward(instructions, Weights::Plain(&panels), &grad, rows)),
+            bits(&product::forward(instructions, &[(Weights::Plain(&panels), Some(&bias))], &Interleaved::new(&x, inputs)).remove(0)),
+            bits(&product::backward(instructions, Weights::Plain(&panels), &Interleaved::new(&grad, outputs))),
         )).collect();
         for pair in results.windows(2) {
             prop_assert_eq!(&pair[0], &pair[1]);
@@ -57,11 +57,11 @@ proptest! {
         let grad = noise(rows * outputs, seed ^ 3);
         let row = pick.index(rows);
         let best = Instructions::best();
-        let all = product::forward(best, &[(Weights::Plain(&panels), None)], &x, rows).remove(0);
-        let alone = product::forward(best, &[(Weights::Plain(&panels), None)], &x[row * inputs..][..inputs], 1).remove(0);
+        let all = product::forward(best, &[(Weights::Plain(&panels), None)], &Interleaved::new(&x, inputs)).remove(0);
+        let alone = product::forward(best, &[(Weights::Plain(&panels), None)], &Interleaved::new(&x[row * inputs..][..inputs], inputs)).remove(0);
         prop_assert_eq!(bits(&all[row * outputs..][..outputs]), bits(&alone));
-        let all = product::backward(best, Weights::Plain(&panels), &grad, rows);
-        let alone = product::backward(best, Weights::Plain(&panels), &grad[row * outputs..][..outputs], 1);
+        let all = product::backward(best, Weights::Plain(&panels), &Interleaved::new(&grad, outputs));
+        let alone = product::backward(best, Weights::Plain(&panels), &Interleaved::new(&grad[row * outputs..][..outputs], outputs));
         prop_assert_eq!(bits(&all[row * inputs..][..inputs]), bits(&alone));
     }
 
@@ -74,8 +74,8 @@ proptest! {
         let panels = Panels::pack(&weight, outputs, inputs).unwrap();
         let x = noise(rows * inputs, seed ^ 2);
         let grad = noise(rows * outputs, seed ^ 3);
-        let y = product::forward(Instructions::best(), &[(Weights::Plain(&panels), None)], &x, rows).remove(0);
-        let back = product::backward(Instructions::best(), Weights::Plain(&panels), &grad, rows);
+        let y = product::forward(Instructions::best(), &[(Weights::Plain(&panels), None)], &Interleaved::new(&x, inputs)).remove(0);
+        let back = product::backward(Instructions::best(), Weights::Plain(&panels), &Interleaved::new(&grad, outputs));
         let at = |o: usize, i: usize| f64::from(weight[o * inputs + i]);
         for row in 0..rows {
             for o in 0..outputs {
@@ -102,16 +102,24 @@ fn large_products_do_not_depend_on_threads_or_rows() {
         pool.install(|| {
             let best = Instructions::best();
             (
-                bits(&product::forward(best, &[(Weights::Plain(&panels), None)], &x, rows).remove(0)),
-                bits(&product::backward(best, Weights::Plain(&panels), &grad, rows)),
+                bits(
+                    &product::forward(best, &[(Weights::Plain(&panels), None)], &Interleaved::new(&x, inputs))
+                        .remove(0),
+                ),
+                bits(&product::backward(best, Weights::Plain(&panels), &Interleaved::new(&grad, outputs))),
             )
         })
     };
     let one = run(1);
     assert_eq!(one, run(3));
-    let portable = product::backward(Instructions::Portable, Weights::Plain(&panels), &grad, rows);
+    let portable =
+        product::backward(Instructions::Portable, Weights::Plain(&panels), &Interleaved::new(&grad, outputs));
     assert_eq!(one.1, bits(&portable));
-    let alone = product::backward(Instructions::best(), Weights::Plain(&panels), &grad[69 * outputs..], 1);
+    let alone = product::backward(
+        Instructions::best(),
+        Weights::Plain(&panels),
+        &Interleaved::new(&grad[69 * outputs..], outputs),
+    );
     assert_eq!(bits(&alone), one.1[69 * inputs..]);
 }
 
@@ -205,9 +213,10 @@ fn what_is_kept_compact_gives_the_bits_of_what_is_spread_out() {
         let plain = FrozenLinear::new(&spread, None).unwrap();
         assert_eq!(spread.to_vec2::<f32>().unwrap(), kept.weight().unwrap().to_vec2::<f32>().unwrap());
         for rows in [1, 13, 75] {
-            let (x, grad) = (noise(rows * inputs, 6), noise(rows * outputs, 7));
-            assert_eq!(bits(&kept.multiply(&x, rows)), bits(&plain.multiply(&x, rows)));
-            assert_eq!(bits(&kept.multiply_back(&grad, rows)), bits(&plain.multiply_back(&grad, rows)));
+            let x = Interleaved::new(&noise(rows * inputs, 6), inputs);
+            let grad = Interleaved::new(&noise(rows * outputs, 7), outputs);
+            assert_eq!(bits(&kept.multiply(&x)), bits(&plain.multiply(&x)));
+            assert_eq!(bits(&kept.multiply_back(&grad)), bits(&plain.multiply_back(&grad)));
         }
         let picked = kept.rows(&ids).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(picked, spread.index_select(&ids, 0).unwrap().to_vec2::<f32>().unwrap());
@@ -255,8 +264,8 @@ fn speed() {
                     (0..times).for_each(|_| drop(std::hint::black_box(product())));
                     flops * times as f64 / start.elapsed().as_secs_f64() / 1e9
                 };
-                let forward = speed(&|| layer.multiply(&x, rows));
-                let backward = speed(&|| layer.multiply_back(&grad, rows));
+                let forward = speed(&|| layer.multiply(&Interleaved::new(&x, inputs)));
+                let backward = speed(&|| layer.multiply_back(&Interleaved::new(&grad, outputs)));
                 eprintln!(
                     "{inputs}x{outputs} rows {rows} {kept}: forward {forward:.0}, backward {backward:.0} GFLOP/s"
                 );

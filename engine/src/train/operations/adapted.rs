@@ -1,7 +1,7 @@
 //! A frozen projection with its adapter: `y = W x + scale * B A (f * x)`, `f` being the dropout's factors.
 
 use super::{held, values};
-use crate::linear::{FrozenLinear, Panels, sum_of_outer_products, transpose};
+use crate::linear::{FrozenLinear, Interleaved, Panels, sum_of_outer_products, transpose};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -70,11 +70,12 @@ impl CustomOp3 for Adapted {
         let (outputs, rank) = b_layout.shape().dims2()?;
         let a = Panels::pack(values(a, a_layout, self.name())?, rank, inputs)?;
         let b = Panels::pack(values(b, b_layout, self.name())?, outputs, rank)?;
+        let interleaved = Interleaved::new(x, inputs);
         let [mut output, inner] = match &self.factors {
-            None => self.frozen.multiply_with(&a, x, rows),
-            Some(_) => [self.frozen.multiply(x, rows), a.multiply(&self.dropped(x), rows)],
+            None => self.frozen.multiply_with(&a, &interleaved),
+            Some(_) => [self.frozen.multiply(&interleaved), a.multiply(&Interleaved::new(&self.dropped(x), inputs))],
         };
-        b.add_product(&inner, rows, self.scale, &mut output);
+        b.add_product(&Interleaved::new(&inner, rank), self.scale, &mut output);
         // Of a repeated pass it is the same.
         let _ = self.inner.set(inner);
         Ok((CpuStorage::F32(output), Shape::from((rows, outputs))))
@@ -99,9 +100,13 @@ impl CustomOp3 for Adapted {
         let dropped = self.dropped(&x_values);
         let inner = match self.inner.get() {
             Some(inner) => Cow::Borrowed(&inner[..]),
-            None => Cow::Owned(Panels::pack(&a_values, rank, inputs)?.multiply(&dropped, rows)),
+            None => {
+                let a = Panels::pack(&a_values, rank, inputs)?;
+                Cow::Owned(a.multiply(&Interleaved::new(&dropped, inputs)))
+            }
         };
-        let mut outer = Panels::pack_transposed(&b_values, outputs, rank)?.multiply(&grads, rows);
+        let interleaved = Interleaved::new(&grads, outputs);
+        let mut outer = Panels::pack_transposed(&b_values, outputs, rank)?.multiply(&interleaved);
         outer.iter_mut().for_each(|value| *value *= self.scale);
 
         let mut b_gradient = sum_of_outer_products(&inner, &grads, rows);
@@ -110,11 +115,12 @@ impl CustomOp3 for Adapted {
         let a_gradient = sum_of_outer_products(&outer, &dropped, rows);
         let a_gradient = Tensor::from_vec(a_gradient, (rank, inputs), device)?;
 
-        let mut x_gradient = self.frozen.multiply_back(&grads, rows);
+        let mut x_gradient = self.frozen.multiply_back(&interleaved);
+        let outer = Interleaved::new(&outer, rank);
         let a_transposed = Panels::pack_transposed(&a_values, rank, inputs)?;
         match &self.factors {
-            None => a_transposed.add_product(&outer, rows, 1.0, &mut x_gradient),
-            Some(_) => add(&mut x_gradient, &self.dropped(&a_transposed.multiply(&outer, rows))),
+            None => a_transposed.add_product(&outer, 1.0, &mut x_gradient),
+            Some(_) => add(&mut x_gradient, &self.dropped(&a_transposed.multiply(&outer))),
         }
         let x_gradient = Tensor::from_vec(x_gradient, (rows, inputs), device)?;
         Ok((Some(x_gradient), Some(a_gradient), Some(b_gradient)))

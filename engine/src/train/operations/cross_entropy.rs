@@ -1,6 +1,7 @@
 //! Negative log-likelihood of targets.
 
-use crate::attention::{exp, sum_of_exp, with_slice};
+use super::vector;
+use crate::attention::{sum_of_exp, with_slice};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
@@ -65,9 +66,7 @@ impl CustomOp1 for CrossEntropyGradient<'_> {
             .zip(self.targets.par_iter().zip(&self.factors))
             .for_each(|((gradient, logits), (target, factor))| {
                 let total = log_sum_exp(logits) as f32;
-                for (gradient, logit) in gradient.iter_mut().zip(logits) {
-                    *gradient = exp(logit - total) * factor;
-                }
+                vector::weights_times(logits, total, *factor, gradient);
                 gradient[*target as usize] -= factor;
             });
         Ok((CpuStorage::F32(gradient), layout.shape().clone()))
@@ -75,7 +74,7 @@ impl CustomOp1 for CrossEntropyGradient<'_> {
 }
 
 fn log_sum_exp(row: &[f32]) -> f64 {
-    let highest = row.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let highest = vector::highest(row);
     f64::from(highest) + sum_of_exp(row, highest, 1.0).ln()
 }
 

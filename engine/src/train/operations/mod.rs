@@ -14,6 +14,7 @@ mod norm;
 mod packed;
 mod placed;
 mod rotation;
+mod vector;
 
 pub(super) use attention::HeadLayout;
 pub(super) use fused::begin;

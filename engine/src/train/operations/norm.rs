@@ -1,6 +1,6 @@
 //! RMSNorm (arXiv 1910.07467): `y = x / sqrt(mean(x²) + eps) * weight`.
 
-use super::{list, values};
+use super::{list, values, vector};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
@@ -21,8 +21,7 @@ struct RmsNorm {
 impl RmsNorm {
     /// `1 / sqrt(mean(x²) + eps)`.
     fn scale(&self, row: &[f32]) -> f64 {
-        let squares: f64 = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
-        1.0 / (squares / row.len() as f64 + self.eps).sqrt()
+        1.0 / (vector::squares(row) / row.len() as f64 + self.eps).sqrt()
     }
 }
 
@@ -75,9 +74,7 @@ impl CustomOp2 for RmsNormGradient<'_> {
             .zip(grad.par_chunks_exact(weight.len()))
             .for_each(|((output, x), grad)| {
                 let scale = self.0.scale(x);
-                let terms = grad.iter().zip(weight).zip(x);
-                let along: f64 = terms.map(|((grad, weight), x)| f64::from(grad * weight) * f64::from(*x)).sum();
-                let back = (along * scale.powi(3) / weight.len() as f64) as f32;
+                let back = (vector::along(grad, weight, x) * scale.powi(3) / weight.len() as f64) as f32;
                 let scale = scale as f32;
                 for (((y, grad), weight), x) in output.iter_mut().zip(grad).zip(weight).zip(x) {
                     *y = grad * weight * scale - x * back;

@@ -1,7 +1,8 @@
 //! Heads, blocks of neighbouring tokens, and products between them.
 
-use crate::linear::{PANEL, Panels, TILE_ROWS, Tile};
+use crate::linear::{PANEL, Panels, TILE_ROWS, Tile, interleaved};
 use candle_core::Result;
+use rayon::prelude::*;
 
 /// One head's rows `[tokens, width]`, packed both ways.
 pub(super) struct Head {
@@ -16,11 +17,9 @@ pub(super) struct Head {
 impl Head {
     pub(super) fn all(x: &[f32], count: usize, width: usize) -> Result<Vec<Self>> {
         let pack = |head: usize| {
-            let rows: Vec<f32> = x
-                .chunks_exact(count * width)
-                .flat_map(|token| &token[head * width..(head + 1) * width])
-                .copied()
-                .collect();
+            let mut rows = Vec::with_capacity(x.len() / count);
+            x.chunks_exact(count * width)
+                .for_each(|token| rows.extend_from_slice(&token[head * width..(head + 1) * width]));
             let tokens = rows.len() / width;
             Ok(Self {
                 by_token: Panels::pack(&rows, tokens, width)?,
@@ -29,7 +28,7 @@ impl Head {
                 width,
             })
         };
-        (0..count).map(pack).collect()
+        (0..count).into_par_iter().map(pack).collect()
     }
 
     pub(super) fn row(&self, token: usize) -> &[f32] {
@@ -38,13 +37,8 @@ impl Head {
 
     /// The rows of a block times `scale`, input by input as a kernel reads them.
     pub(super) fn interleaved(&self, block: Block, scale: f32) -> Vec<f32> {
-        let mut x = vec![0.0f32; block.rows * self.width];
-        for row in 0..block.rows {
-            let places = x[row..].iter_mut().step_by(block.rows);
-            for (place, value) in places.zip(self.row(block.first + row)) {
-                *place = value * scale;
-            }
-        }
+        let mut x = interleaved(block.rows, |row| self.row(block.first + row));
+        x.iter_mut().for_each(|value| *value *= scale);
         x
     }
 
@@ -132,13 +126,7 @@ impl Weights {
     }
 
     pub(super) fn interleaved(&self) -> Vec<f32> {
-        let mut x = vec![0.0f32; (self.span.end - self.span.start) * self.block.rows];
-        for row in 0..self.block.rows {
-            let places = x[row..].iter_mut().step_by(self.block.rows);
-            for (place, value) in places.zip(self.row(row)) {
-                *place = *value;
-            }
-        }
-        x
+        let count = self.span.end - self.span.start;
+        interleaved(self.block.rows, |row| &self.row(row)[..count])
     }
 }

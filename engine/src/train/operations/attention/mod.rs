@@ -4,8 +4,8 @@
 mod heads;
 
 use self::heads::{Block, Head, Span, Weights};
-use super::{held, values};
-use crate::attention::{Scores, cap_values, exp};
+use super::{held, values, vector};
+use crate::attention::{Scores, cap_values};
 use crate::linear::{PANEL, TILE_ROWS};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -44,21 +44,11 @@ pub(super) fn attention(
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, packed)
 }
 
-/// Turns a row of scores into softmax weights, 0 outside of `seen`; returns the logarithm of their sum before that.
-fn softmax(scores: &mut [f32], seen: Range<usize>) -> f32 {
-    let (scores, after) = scores.split_at_mut(seen.end);
-    let (before, seen) = scores.split_at_mut(seen.start);
-    let highest = seen.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    for score in seen.iter_mut() {
-        *score = exp(*score - highest);
-    }
-    let total: f32 = seen.iter().sum();
-    for weight in seen.iter_mut() {
-        *weight /= total;
-    }
-    before.fill(0.0);
-    after.fill(0.0);
-    highest + total.ln()
+/// Clears what is not `seen`, and lends what is.
+fn only(row: &mut [f32], seen: Range<usize>) -> &mut [f32] {
+    row[..seen.start].fill(0.0);
+    row[seen.end..].fill(0.0);
+    &mut row[seen]
 }
 
 /// The operation over all rows.
@@ -138,7 +128,7 @@ impl Attention {
         let (start, mut logs) = (scores.span.start, [0.0; TILE_ROWS]);
         for (row, log) in logs[..block.rows].iter_mut().enumerate() {
             let token = block.first + row;
-            *log = softmax(scores.row_mut(row), self.first_seen(token) - start..token + 1 - start);
+            *log = vector::softmax(only(scores.row_mut(row), self.first_seen(token) - start..token + 1 - start));
         }
         logs
     }
@@ -181,13 +171,13 @@ impl Attention {
     }
 }
 
-/// What the backward pass of keys needs to know of a query and head.
-#[derive(Debug, Clone, Copy, Default)]
+/// What the backward pass of keys needs to know of each query of a head.
+#[derive(Debug, Clone)]
 struct QuerySums {
-    /// The logarithm of the softmax's sum.
-    log: f32,
+    /// The logarithms of the softmax's sums.
+    logs: Vec<f32>,
     /// The output times its gradient, summed over the head: what the softmax takes off each weight's gradient.
-    along: f32,
+    alongs: Vec<f32>,
 }
 
 struct Backward {
@@ -200,13 +190,13 @@ struct Backward {
 }
 
 impl Backward {
-    /// The queries' gradient, and the sums `[tokens, heads]`. With `P` the weights: `dS = P * (dO Vᵀ - along) * slope`,
+    /// The queries' gradient, and the sums of each head. With `P` the weights: `dS = P * (dO Vᵀ - along) * slope`,
     /// `dQ = dS K`.
     fn queries(&self, output: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<QuerySums>) {
         let HeadLayout { heads, width, .. } = self.attention.heads;
         let row = heads * width;
         let mut gradient = vec![0.0f32; self.tokens * row];
-        let mut sums = vec![QuerySums::default(); self.tokens * heads];
+        let mut sums = vec![(0.0, 0.0); self.tokens * heads];
         gradient
             .par_chunks_mut(TILE_ROWS * row)
             .zip(sums.par_chunks_mut(TILE_ROWS * heads))
@@ -224,9 +214,9 @@ impl Backward {
                     let through = self.v[kv].products(&x, block, weights.span);
                     for row_index in 0..block.rows {
                         let place = row_index * row + head * width;
-                        let pairs = output[place..place + width].iter().zip(&grad[place..]);
-                        let along: f32 = pairs.map(|(output, grad)| output * grad).sum();
-                        sums[row_index * heads + head] = QuerySums { log: logs[row_index], along };
+                        let head_row = place..place + width;
+                        let along = vector::dot(&output[head_row.clone()], &grad[head_row]);
+                        sums[row_index * heads + head] = (logs[row_index], along);
                         let weights = weights.row_mut(row_index).iter_mut().zip(through.row(row_index));
                         match &bounded {
                             None => weights.for_each(|(weight, through)| {
@@ -242,7 +232,11 @@ impl Backward {
                     self.k[kv].mix(&weights, &mut gradient[head * width..], row);
                 }
             });
-        (gradient, sums)
+        let of_head = |head: usize| {
+            let (logs, alongs) = sums.iter().skip(head).step_by(heads).copied().unzip();
+            QuerySums { logs, alongs }
+        };
+        (gradient, (0..heads).map(of_head).collect())
     }
 
     /// The gradients of keys and values: `dK = dSᵀ Q`, `dV = Pᵀ dO`, over the queries that see each key.
@@ -259,7 +253,7 @@ impl Backward {
                 let block = Block::of(index, self.tokens);
                 for head in 0..heads {
                     let kv = head / self.attention.heads.group();
-                    let (weights, changes) = self.keys_of_head(head, block, sums);
+                    let (weights, changes) = self.keys_of_head(head, block, &sums[head]);
                     let place = kv * width;
                     self.grad[head].mix(&weights, &mut v_gradient[place..], row);
                     self.q[head].mix(&changes, &mut k_gradient[place..], row);
@@ -269,8 +263,8 @@ impl Backward {
     }
 
     /// `Pᵀ` and `dSᵀ` of a block of keys and the queries that see some of them.
-    fn keys_of_head(&self, head: usize, block: Block, sums: &[QuerySums]) -> (Weights, Weights) {
-        let Attention { heads: HeadLayout { heads, .. }, scores } = self.attention;
+    fn keys_of_head(&self, head: usize, block: Block, QuerySums { logs, alongs }: &QuerySums) -> (Weights, Weights) {
+        let scores = self.attention.scores;
         let kv = head / self.attention.heads.group();
         let end = self.attention.last_seeing(block.first + block.rows - 1, self.tokens);
         let span = Span { start: block.first / PANEL * PANEL, end };
@@ -281,18 +275,18 @@ impl Backward {
         for row in 0..block.rows {
             let key = block.first + row;
             let seeing = key - span.start..self.attention.last_seeing(key, self.tokens) - span.start;
-            let weights = weights.row_mut(row);
-            let changes = changes.row_mut(row);
-            for list in [&mut *weights, &mut *changes] {
-                list[..seeing.start].fill(0.0);
-                list[seeing.end..].fill(0.0);
+            let sums = span.start + seeing.start..span.start + seeing.end;
+            let (weights, changes) = (only(weights.row_mut(row), seeing.clone()), only(changes.row_mut(row), seeing));
+            self.attention.cap(weights);
+            for (change, along) in changes.iter_mut().zip(&alongs[sums.clone()]) {
+                *change -= along;
             }
-            self.attention.cap(&mut weights[seeing.clone()]);
-            for place in seeing {
-                let of = sums[(span.start + place) * heads + head];
-                let slope = self.attention.slope(weights[place]);
-                weights[place] = exp(weights[place] - of.log);
-                changes[place] = weights[place] * (changes[place] - of.along) * slope;
+            for (change, score) in changes.iter_mut().zip(&*weights) {
+                *change *= self.attention.slope(*score);
+            }
+            vector::weights(weights, &logs[sums]);
+            for (change, weight) in changes.iter_mut().zip(&*weights) {
+                *change *= weight;
             }
         }
         (weights, changes)

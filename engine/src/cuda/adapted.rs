@@ -2,7 +2,6 @@
 //! dropout's factors.
 
 use std::ffi::c_void;
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::result::gemm_ex;
@@ -11,7 +10,8 @@ use candle_core::cuda_backend::cudarc::cublas::sys::{
 };
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DevicePtr, DevicePtrMut, DeviceRepr};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::op::BackpropOp;
+use candle_core::{Result, Storage, Tensor, bail};
 
 use super::training::{DropoutStream, add_dropped, drop_out};
 use super::{lend, room, tensor, typed};
@@ -29,13 +29,11 @@ pub(crate) struct Adapted {
     scale: f32,
     /// Of the adapter's input, if it is dropped out.
     drop: Option<DropoutStream>,
-    /// `f * x`, until the forward pass is over.
-    dropped: Mutex<Option<Tensor>>,
     /// `A (f * x)`, once it is known: the backward pass needs it, too.
-    inner: OnceLock<Tensor>,
+    inner: Option<Tensor>,
 }
 
-/// The projection of `x [rows, in]`. Differentiable in `x`, `a [rank, in]` and `b [out, rank]`, which are in f32.
+/// The projection of `x [rows, in]`, and the operation for its backward pass; `a [rank, in]` and `b [out, rank]` are in f32.
 pub(crate) fn adapted(
     x: &Tensor,
     a: &Tensor,
@@ -44,7 +42,7 @@ pub(crate) fn adapted(
     bias: Option<&Tensor>,
     scale: f32,
     drop: Option<DropoutStream>,
-) -> Result<Tensor> {
+) -> Result<(Tensor, Adapted)> {
     let ((outputs, inputs), rank) = (weight.dims2()?, a.dim(0)?);
     if x.dim(1)? != inputs || a.dims() != [rank, inputs] || b.dims() != [outputs, rank] {
         bail!(
@@ -53,20 +51,19 @@ pub(crate) fn adapted(
             b.dims()
         );
     }
-    let x = x.contiguous()?;
     let rounded = |tensor: &Tensor| tensor.detach().to_dtype(x.dtype());
-    let (a_rounded, b_rounded) = (rounded(a)?, rounded(b)?);
-    let operation = Adapted {
+    let mut operation = Adapted {
         weight: weight.clone(),
         bias: bias.cloned(),
-        a: a_rounded,
-        b: b_rounded,
+        a: rounded(a)?,
+        b: rounded(b)?,
         scale,
         drop,
-        dropped: Mutex::new(drop.map(|drop| drop_out(&x.detach(), drop)).transpose()?),
-        inner: OnceLock::new(),
+        inner: None,
     };
-    x.apply_op3(a, b, operation)
+    let (y, inner) = typed!(operation.weight, operation.forward(x))?;
+    operation.inner = Some(inner);
+    Ok((y, operation))
 }
 
 /// How a product reads a matrix, as cuBLAS has it: columns first.
@@ -136,31 +133,15 @@ impl Numbers for half::bf16 {
 }
 
 impl Adapted {
-    /// Of the numbers in this range, `[rows, in]`.
-    fn forward_of<T: Numbers>(
-        &self,
-        x: &CudaStorage,
-        (start, end): (usize, usize),
-        rows: usize,
-    ) -> Result<(CudaStorage, Shape)> {
-        let x = x.as_cuda_slice::<T>()?.slice(start..end);
-        let dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match dropped {
-            None => self.forward(&x, &x, rows),
-            Some(dropped) => {
-                lend!(dropped: T = dropped);
-                self.forward(&x, &dropped, rows)
-            }
-        }
+    /// The gradients of `x [rows, in]`, A and B from the one of the projection, both contiguous.
+    pub(crate) fn gradients(&self, x: &Tensor, grad: &Tensor) -> Result<[Tensor; 3]> {
+        typed!(self.weight, self.backward(x, grad))
     }
 
-    /// `x` is its numbers, `[rows, in]`; `dropped` what the adapter gets of them.
-    fn forward<T: Numbers>(
-        &self,
-        x: &CudaView<'_, T>,
-        dropped: &CudaView<'_, T>,
-        rows: usize,
-    ) -> Result<(CudaStorage, Shape)> {
+    /// Of contiguous `x [rows, in]`: the projection and `A (f * x)`.
+    fn forward<T: Numbers>(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let rows = x.dim(0)?;
+        let dropped = self.drop.map_or_else(|| Ok(x.clone()), |drop| drop_out(x, drop))?;
         let (outputs, inputs) = self.weight.dims2()?;
         let rank = self.a.dim(0)?;
         let device = self.weight.device().as_cuda_device()?;
@@ -173,10 +154,10 @@ impl Adapted {
         }
         let out = T::as_cuda_slice_mut(&mut filled)?;
         {
-            lend!(weight: T = self.weight, a: T = self.a, b: T = self.b);
+            lend!(weight: T = self.weight, a: T = self.a, b: T = self.b, x: T = x, dropped: T = dropped);
             let frozen = Product {
                 left: (&weight, TRANSPOSED, inputs),
-                right: (x, AS_IT_IS, inputs),
+                right: (&x, AS_IT_IS, inputs),
                 size: (outputs, rows, inputs),
                 alpha: 1.0,
                 kept: self.bias.is_some(),
@@ -184,7 +165,7 @@ impl Adapted {
             frozen.into(device, out)?;
             let down = Product {
                 left: (&a, TRANSPOSED, inputs),
-                right: (dropped, AS_IT_IS, inputs),
+                right: (&dropped, AS_IT_IS, inputs),
                 size: (rank, rows, inputs),
                 alpha: 1.0,
                 kept: false,
@@ -200,9 +181,8 @@ impl Adapted {
             };
             up.into(device, out)?;
         }
-        // Of a repeated pass it is the same.
-        let _ = self.inner.set(tensor(device, inner, (rows, rank)));
-        Ok((filled, Shape::from((rows, outputs))))
+        let filled = Tensor::from_storage(Storage::Cuda(filled), (rows, outputs), BackpropOp::none(), false);
+        Ok((filled, tensor(device, inner, (rows, rank))))
     }
 
     /// With `h = A (f * x)` and `u = scale * Bᵀ grad`: `B` gets `scale * grad hᵀ`, `A` gets `u (f * x)ᵀ`, and `x` gets
@@ -211,7 +191,7 @@ impl Adapted {
         let (outputs, inputs) = self.weight.dims2()?;
         let (rows, rank) = (x.dim(0)?, self.a.dim(0)?);
         let device = self.weight.device().as_cuda_device()?;
-        let Some(inner) = self.inner.get() else { bail!("a backward pass before any forward pass") };
+        let Some(inner) = &self.inner else { bail!("a backward pass before any forward pass") };
         let (mut outer, mut x_gradient) = (room::<T>(device, rows * rank)?, room::<T>(device, rows * inputs)?);
         let (mut a_gradient, mut b_gradient) =
             (room::<f32>(device, rank * inputs)?, room::<f32>(device, outputs * rank)?);
@@ -246,50 +226,5 @@ impl Adapted {
             add_dropped(&through, &x_gradient, drop)?;
         }
         Ok([x_gradient, tensor(device, a_gradient, (rank, inputs)), tensor(device, b_gradient, (outputs, rank))])
-    }
-}
-
-impl CustomOp3 for Adapted {
-    fn name(&self) -> &'static str {
-        "adapted-linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        bail!("the products of a GPU cannot run on the CPU")
-    }
-
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        layout: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let rows = layout.shape().dims2()?.0;
-        let Some(range) = layout.contiguous_offsets() else { bail!("the input is not contiguous") };
-        typed!(self.weight, self.forward_of(x, range, rows))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (x, grad) = (x.contiguous()?, grad.contiguous()?);
-        let [x, a, b] = typed!(self.weight, self.backward(&x, &grad))?;
-        Ok((Some(x), Some(a), Some(b)))
     }
 }

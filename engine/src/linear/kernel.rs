@@ -68,8 +68,8 @@ fn tile_portable<const R: usize>(panel: &[PanelRow], x: &[f32], tile: &mut Tile)
 mod x86 {
     use super::{PanelRow, Tile};
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_fmadd_ps, _mm256_load_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-        _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        __m256, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_fmadd_ps, _mm256_load_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
     #[target_feature(enable = "avx512f")]
@@ -83,6 +83,12 @@ mod x86 {
     pub(super) fn tile_avx512<const R: usize>(panel: &[PanelRow], x: &[f32], tile: &mut Tile) {
         let mut sums = [[_mm512_setzero_ps(); 2]; R];
         for (weights, values) in panel.iter().zip(x.as_chunks::<R>().0) {
+            // A panel is longer than the first-level cache, and the processor alone fetches it too late.
+            let (next, next_x) =
+                (std::ptr::from_ref(weights).wrapping_add(24), std::ptr::from_ref(values).wrapping_add(24));
+            _mm_prefetch::<_MM_HINT_T0>(next.cast());
+            _mm_prefetch::<_MM_HINT_T0>(next.cast::<i8>().wrapping_add(64));
+            _mm_prefetch::<_MM_HINT_T0>(next_x.cast());
             let (low, high) = (load16(weights, 0), load16(weights, 1));
             for row in 0..R {
                 let value = _mm512_set1_ps(values[row]);

@@ -5,9 +5,8 @@
 //! fused multiply-adds over the inputs, in order, whatever the number of rows, the threads and the
 //! instruction set (AVX-512, AVX2, or portable code). So a row's bits depend on that row alone.
 //!
-//! It is a candle operation whose backward pass gives the input's gradient and no other: candle's own
-//! product would also compute and keep the gradient of the frozen weight. The backward pass reads the same
-//! packed weight as the forward pass, so training needs no second copy.
+//! The backward pass gives the input's gradient and no other: candle's own product would also compute and keep the gradient of
+//! the frozen weight. It reads the same packed weight as the forward pass, so training needs no second copy.
 
 mod compact;
 mod ggml;
@@ -26,12 +25,12 @@ use rayon::prelude::*;
 use crate::instruction_sets::Instructions;
 use compact::Compact;
 use panels::PanelRow;
-use product::{Transposed, Weights};
+use product::{Layer, Transposed, Weights};
 
 pub(crate) use kernel::{TILE_ROWS, Tile};
 pub(crate) use panels::{PANEL, Panels};
 pub use placed::PlacedLinear;
-pub(crate) use product::{Interleaved, interleaved};
+pub(crate) use product::{Interleaved, Plus, interleaved};
 
 /// A linear layer, wherever its weight is.
 pub trait Linear {
@@ -40,6 +39,12 @@ pub trait Linear {
     /// # Errors
     /// When `x` is of another width, type or place.
     fn forward(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// The gradient of `x` from the one of the output, `grad [rows, out]`: `[rows, in]`. The weight gets none.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn backward(&self, grad: &Tensor) -> Result<Tensor>;
 
     /// As [`Self::forward`] of each of `layers`, which have the same inputs, with the same `x`.
     ///
@@ -121,12 +126,12 @@ impl FrozenLinear {
         Ok(Self { packed: Arc::new(packed) })
     }
 
-    /// `x Wᵀ + b` for `x` of shape `[.., in]` (f32, on the CPU): `[.., out]`. Differentiable in `x`.
+    /// `x Wᵀ + b` for `x` of shape `[.., in]` (f32, on the CPU): `[.., out]`.
     ///
     /// # Errors
     /// When the last dimension is not [`Self::in_features`], or `x` is not f32 on the CPU.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(FrozenProduct(self.clone()))
+        x.contiguous()?.apply_op1_no_bwd(&FrozenProduct(self))
     }
 
     /// The length of an input row.
@@ -184,7 +189,10 @@ impl Linear for FrozenLinear {
         Self::forward(self, x)
     }
 
-    /// Outside of any graph.
+    fn backward(&self, grad: &Tensor) -> Result<Tensor> {
+        grad.contiguous()?.apply_op1_no_bwd(&FrozenGradient(self))
+    }
+
     fn forward_all(layers: &[&Self], x: &Tensor) -> Result<Vec<Tensor>> {
         let Some(first) = layers.first() else { return Ok(Vec::new()) };
         let x = x.contiguous()?;
@@ -194,7 +202,7 @@ impl Linear for FrozenLinear {
         if let Some(other) = layers.iter().find(|layer| layer.in_features() != first.in_features()) {
             bail!("weights with rows of {} and of {} take no common input", first.in_features(), other.in_features());
         }
-        let parts: Vec<_> = layers.iter().map(|layer| layer.packed.parts()).collect();
+        let parts: Vec<_> = layers.iter().map(|layer| layer.packed.layer()).collect();
         let x = Interleaved::new(values, first.in_features());
         let products = product::forward(first.packed.instructions, &parts, &x);
         let tensor = |(product, layer): (Vec<f32>, &&Self)| {
@@ -227,8 +235,8 @@ impl Linear for FrozenLinear {
 }
 
 impl Packed {
-    fn parts(&self) -> (Weights<'_>, Option<&[f32]>) {
-        (self.weights(), self.bias.as_deref())
+    fn layer(&self) -> Layer<'_> {
+        Layer { bias: self.bias.as_deref(), ..self.weights().into() }
     }
 
     fn weights(&self) -> Weights<'_> {
@@ -240,23 +248,15 @@ impl Packed {
 }
 
 impl FrozenLinear {
-    /// [`Self::forward`] on plain rows, outside of any graph.
-    pub(crate) fn multiply(&self, x: &Interleaved) -> Vec<f32> {
+    /// [`Self::forward`] on plain rows, plus what else there is.
+    pub(crate) fn multiply(&self, x: &Interleaved, plus: Option<Plus<'_>>) -> Vec<f32> {
         let packed = &*self.packed;
-        product::forward(packed.instructions, &[packed.parts()], x).remove(0)
+        product::forward(packed.instructions, &[Layer { plus, ..packed.layer() }], x).remove(0)
     }
 
-    /// That, and the product of the same rows with other weights.
-    pub(crate) fn multiply_with(&self, other: &Panels, x: &Interleaved) -> [Vec<f32>; 2] {
-        let packed = &*self.packed;
-        let parts = [packed.parts(), (Weights::Plain(other), None)];
-        let mut products = product::forward(packed.instructions, &parts, x).into_iter();
-        std::array::from_fn(|_| products.next().unwrap_or_default())
-    }
-
-    /// The input's gradient from the output's, on plain rows.
-    pub(crate) fn multiply_back(&self, grad: &Interleaved) -> Vec<f32> {
-        product::backward(self.packed.instructions, self.packed.weights(), grad)
+    /// The input's gradient from the output's, on plain rows, plus what else there is.
+    pub(crate) fn multiply_back(&self, grad: &Interleaved, plus: Option<Plus<'_>>) -> Vec<f32> {
+        product::backward(self.packed.instructions, self.packed.weights(), plus, grad)
     }
 }
 
@@ -265,7 +265,7 @@ pub(crate) fn sum_of_outer_products(u: &[f32], x: &[f32], rows: usize) -> Vec<f3
     let (height, outputs) = (u.len() / rows, x.len() / rows);
     let weights = Weights::Transposed(Transposed { values: x, inputs: rows, outputs });
     let u = Interleaved::new(&transpose(u, height), rows);
-    product::forward(Instructions::best(), &[(weights, None)], &u).remove(0)
+    product::forward(Instructions::best(), &[weights.into()], &u).remove(0)
 }
 
 /// A row-major matrix with `columns` columns, transposed.
@@ -280,13 +280,13 @@ pub(crate) fn transpose(matrix: &[f32], columns: usize) -> Vec<f32> {
     transposed
 }
 
-/// The forward product as a candle operation.
-struct FrozenProduct(FrozenLinear);
+/// The product as a candle operation.
+struct FrozenProduct<'a>(&'a FrozenLinear);
 
 /// The product with the transposed weight, which turns the output's gradient into the input's.
-struct FrozenGradient(FrozenLinear);
+struct FrozenGradient<'a>(&'a FrozenLinear);
 
-impl CustomOp1 for FrozenProduct {
+impl CustomOp1 for FrozenProduct<'_> {
     fn name(&self) -> &'static str {
         "frozen-linear"
     }
@@ -294,16 +294,11 @@ impl CustomOp1 for FrozenProduct {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (from, to) = (self.0.in_features(), self.0.out_features());
         let (x, _, shape) = rows_of(storage, layout, from, to, self.name())?;
-        Ok((CpuStorage::F32(self.0.multiply(&Interleaved::new(x, from))), shape))
-    }
-
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let gradient = FrozenGradient(self.0.clone());
-        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?))
+        Ok((CpuStorage::F32(self.0.multiply(&Interleaved::new(x, from), None)), shape))
     }
 }
 
-impl CustomOp1 for FrozenGradient {
+impl CustomOp1 for FrozenGradient<'_> {
     fn name(&self) -> &'static str {
         "frozen-linear-gradient"
     }
@@ -311,7 +306,7 @@ impl CustomOp1 for FrozenGradient {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (from, to) = (self.0.out_features(), self.0.in_features());
         let (grad, _, shape) = rows_of(storage, layout, from, to, self.name())?;
-        Ok((CpuStorage::F32(self.0.multiply_back(&Interleaved::new(grad, from))), shape))
+        Ok((CpuStorage::F32(self.0.multiply_back(&Interleaved::new(grad, from), None)), shape))
     }
 }
 

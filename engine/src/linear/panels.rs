@@ -68,12 +68,7 @@ impl Panels {
 
     /// `x [rows, inputs]` times the weight, transposed: row-major `[rows, outputs]`.
     pub(crate) fn multiply(&self, x: &Interleaved) -> Vec<f32> {
-        product::forward(Instructions::best(), &[(Weights::Plain(self), None)], x).remove(0)
-    }
-
-    /// Adds `scale` times that product to `sum`.
-    pub(crate) fn add_product(&self, x: &Interleaved, scale: f32, sum: &mut [f32]) {
-        product::add(Instructions::best(), Weights::Plain(self), x, scale, sum);
+        product::forward(Instructions::best(), &[Weights::Plain(self).into()], x).remove(0)
     }
 
     /// The sums of one panel over a range of inputs, for up to [`TILE_ROWS`] rows: `x` holds `rows` interleaved

@@ -96,6 +96,42 @@ impl<'a> Weights<'a> {
     }
 }
 
+/// A weight with its bias, and what else is added to its product.
+#[derive(Clone, Copy)]
+pub(super) struct Layer<'a> {
+    pub(super) weights: Weights<'a>,
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) plus: Option<Plus<'a>>,
+}
+
+impl<'a> From<Weights<'a>> for Layer<'a> {
+    fn from(weights: Weights<'a>) -> Self {
+        Self { weights, bias: None, plus: None }
+    }
+}
+
+/// `scale` times `x` times a weight, transposed: another product of as many rows, and as wide.
+#[derive(Clone, Copy)]
+pub(crate) struct Plus<'a> {
+    pub(crate) panels: &'a Panels,
+    pub(crate) x: &'a Interleaved,
+    pub(crate) scale: f32,
+}
+
+impl Plus<'_> {
+    /// Adds one panel's share of the rows from `first` on.
+    fn add(self, instructions: Instructions, panel: usize, first: usize, sums: &mut [[f32; PANEL]]) {
+        let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
+        let (count, inputs) = (sums.len(), 0..self.panels.inputs());
+        instructions.tile(self.panels.panel(panel), self.x.tile(first, count, inputs), count, &mut tile);
+        for (sums, values) in sums.iter_mut().zip(&tile) {
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum += self.scale * value;
+            }
+        }
+    }
+}
+
 /// Lends this thread's scratch memory; what is in it is left over from earlier.
 fn with_scratch<R>(rows: usize, use_it: impl FnOnce(&mut [PanelRow]) -> R) -> R {
     thread_local! {
@@ -117,72 +153,48 @@ fn run_tasks(count: usize, work: usize, task: impl Fn(usize) + Send + Sync) {
 
 /// `x [rows, inputs]` times each weight, transposed, plus its bias: row-major `[rows, outputs]` each. All weights have the
 /// same inputs. Together they wake the threads once.
-pub(super) fn forward(
-    instructions: Instructions,
-    layers: &[(Weights<'_>, Option<&[f32]>)],
-    x: &Interleaved,
-) -> Vec<Vec<f32>> {
+pub(super) fn forward(instructions: Instructions, layers: &[Layer<'_>], x: &Interleaved) -> Vec<Vec<f32>> {
     let Interleaved { rows, width: inputs, .. } = *x;
     // Filled with zeros they would be written twice, the first time by one thread.
     let mut outputs: Vec<Vec<f32>> =
-        layers.iter().map(|(weights, _)| Vec::with_capacity(rows * weights.outputs())).collect();
+        layers.iter().map(|layer| Vec::with_capacity(rows * layer.weights.outputs())).collect();
     let panels: Vec<(usize, usize)> = layers
         .iter()
         .enumerate()
-        .flat_map(|(layer, (weights, _))| (0..weights.outputs().div_ceil(PANEL)).map(move |panel| (layer, panel)))
+        .flat_map(|(index, layer)| (0..layer.weights.outputs().div_ceil(PANEL)).map(move |panel| (index, panel)))
         .collect();
     // What is spread out is so once for all rows, where panels alone keep every thread busy.
-    let compact = layers.iter().any(|(weights, _)| !matches!(weights, Weights::Plain(_)));
+    let compact = layers.iter().any(|layer| !matches!(layer.weights, Weights::Plain(_)));
     let all_rows = compact && panels.len() >= 8 * rayon::current_num_threads();
     let chunk_rows = if all_rows { rows.max(1) } else { CHUNK_ROWS };
     let row_chunks = rows.div_ceil(chunk_rows);
     // A product that would not wake the threads alone does not in company.
-    let work = layers.iter().map(|(weights, _)| rows * inputs * weights.outputs()).max().unwrap_or(0);
+    let work = layers.iter().map(|layer| rows * inputs * layer.weights.outputs()).max().unwrap_or(0);
     let targets: Vec<_> = outputs
         .iter_mut()
         .zip(layers)
-        .map(|(output, (weights, _))| {
-            SharedOutput::unwritten(&mut output.spare_capacity_mut()[..rows * weights.outputs()])
+        .map(|(output, layer)| {
+            SharedOutput::unwritten(&mut output.spare_capacity_mut()[..rows * layer.weights.outputs()])
         })
         .collect();
     run_tasks(panels.len() * row_chunks, work, |index| {
         let (layer, panel) = panels[index / row_chunks];
         let first = index % row_chunks * chunk_rows;
-        let part =
-            Part { weights: layers[layer].0, bias: layers[layer].1, panel, rows: first..rows.min(first + chunk_rows) };
+        let part = Part { layer: layers[layer], panel, rows: first..rows.min(first + chunk_rows) };
         // SAFETY: each (row, panel) of an output is written by exactly one task, once.
         part.compute(instructions, x, |place, sums| unsafe { targets[layer].write(place, sums) });
     });
     drop(targets);
-    for (output, (weights, _)) in outputs.iter_mut().zip(layers) {
+    for (output, layer) in outputs.iter_mut().zip(layers) {
         // SAFETY: the tasks have written every panel's columns of every row.
-        unsafe { output.set_len(rows * weights.outputs()) };
+        unsafe { output.set_len(rows * layer.weights.outputs()) };
     }
     outputs
 }
 
-/// Adds `scale` times `x [rows, inputs]` times the weight, transposed, to `sum [rows, outputs]`.
-pub(super) fn add(instructions: Instructions, weights: Weights<'_>, x: &Interleaved, scale: f32, sum: &mut [f32]) {
-    let (rows, inputs, outputs) = (x.rows, weights.inputs(), weights.outputs());
-    let target = SharedOutput::new(sum);
-    let row_chunks = rows.div_ceil(CHUNK_ROWS);
-    run_tasks(outputs.div_ceil(PANEL) * row_chunks, rows * inputs * outputs, |index| {
-        let first = index % row_chunks * CHUNK_ROWS;
-        let rows = first..rows.min(first + CHUNK_ROWS);
-        Part { weights, bias: None, panel: index / row_chunks, rows }.compute(instructions, x, |place, values| {
-            // SAFETY: each (row, panel) belongs to exactly one task.
-            let target = unsafe { target.part(place, values.len()) };
-            for (element, value) in target.iter_mut().zip(values) {
-                *element += scale * *value;
-            }
-        });
-    });
-}
-
 /// One panel's share of some rows of a product.
 struct Part<'a> {
-    weights: Weights<'a>,
-    bias: Option<&'a [f32]>,
+    layer: Layer<'a>,
     panel: usize,
     rows: Range<usize>,
 }
@@ -190,17 +202,21 @@ struct Part<'a> {
 impl Part<'_> {
     /// Hands each row's share to `take`, with its place in the output.
     fn compute(&self, instructions: Instructions, x: &Interleaved, take: impl Fn(usize, &[f32])) {
-        let (inputs, outputs) = (self.weights.inputs(), self.weights.outputs());
+        let Layer { weights, bias, plus } = self.layer;
+        let (inputs, outputs) = (weights.inputs(), weights.outputs());
         let column = self.panel * PANEL;
         let width = PANEL.min(outputs - column);
         let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
-        self.weights.with_panel(self.panel, |panel| {
+        weights.with_panel(self.panel, |panel| {
             for first in self.rows.clone().step_by(TILE_ROWS) {
                 let count = TILE_ROWS.min(self.rows.end - first);
                 instructions.tile(panel, x.tile(first, count, 0..inputs), count, &mut tile);
+                if let Some(plus) = plus {
+                    plus.add(instructions, self.panel, first, &mut tile[..count]);
+                }
                 for (row, sums) in tile[..count].iter_mut().enumerate() {
                     let sums = &mut sums[..width];
-                    if let Some(bias) = self.bias {
+                    if let Some(bias) = bias {
                         for (element, bias) in sums.iter_mut().zip(&bias[column..]) {
                             *element += bias;
                         }
@@ -269,10 +285,15 @@ fn interleave<'a>(count: usize, row: impl Fn(usize) -> &'a [f32], target: &mut [
     }
 }
 
-/// The gradient of the input: `grad [rows, outputs]` times the weight: row-major `[rows, inputs]`.
+/// The gradient of the input: `grad [rows, outputs]` times the weight, plus what else there is: row-major `[rows, inputs]`.
 ///
 /// The kernel of the forward pass makes it, of panels that are turned for it: for many rows that costs little.
-pub(super) fn backward(instructions: Instructions, weights: Weights<'_>, grad: &Interleaved) -> Vec<f32> {
+pub(super) fn backward(
+    instructions: Instructions,
+    weights: Weights<'_>,
+    plus: Option<Plus<'_>>,
+    grad: &Interleaved,
+) -> Vec<f32> {
     let (rows, inputs, outputs) = (grad.rows, weights.inputs(), weights.outputs());
     let mut output = vec![0.0f32; rows * inputs];
     let shared = SharedOutput::new(&mut output);
@@ -293,6 +314,9 @@ pub(super) fn backward(instructions: Instructions, weights: Weights<'_>, grad: &
                 for row in (first..end).step_by(TILE_ROWS) {
                     let count = TILE_ROWS.min(end - row);
                     instructions.tile(turned, grad.tile(row, count, range.clone()), count, &mut tile);
+                    if let Some(plus) = plus.filter(|_| start == 0) {
+                        plus.add(instructions, panel, row, &mut tile[..count]);
+                    }
                     for (offset, sums) in tile[..count].iter().enumerate() {
                         // SAFETY: each (row, panel) belongs to exactly one task.
                         let target = unsafe { shared.part((row + offset) * inputs + column, width) };

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 use super::*;
+use candle_core::IndexOp;
 use candle_core::quantized::GgmlDType;
-use candle_core::{IndexOp, Var};
 use proptest::prelude::*;
 
 /// Values that round in every product, with a wide spread of magnitudes.
@@ -39,8 +39,8 @@ proptest! {
         let x = noise(rows * inputs, seed ^ 2);
         let grad = noise(rows * outputs, seed ^ 3);
         let results: Vec<_> = Instructions::available().into_iter().map(|instructions| (
-            bits(&product::forward(instructions, &[(Weights::Plain(&panels), Some(&bias))], &Interleaved::new(&x, inputs)).remove(0)),
-            bits(&product::backward(instructions, Weights::Plain(&panels), &Interleaved::new(&grad, outputs))),
+            bits(&product::forward(instructions, &[Layer { bias: Some(&bias), ..Weights::Plain(&panels).into() }], &Interleaved::new(&x, inputs)).remove(0)),
+            bits(&product::backward(instructions, Weights::Plain(&panels), None, &Interleaved::new(&grad, outputs))),
         )).collect();
         for pair in results.windows(2) {
             prop_assert_eq!(&pair[0], &pair[1]);
@@ -57,11 +57,11 @@ proptest! {
         let grad = noise(rows * outputs, seed ^ 3);
         let row = pick.index(rows);
         let best = Instructions::best();
-        let all = product::forward(best, &[(Weights::Plain(&panels), None)], &Interleaved::new(&x, inputs)).remove(0);
-        let alone = product::forward(best, &[(Weights::Plain(&panels), None)], &Interleaved::new(&x[row * inputs..][..inputs], inputs)).remove(0);
+        let all = product::forward(best, &[Weights::Plain(&panels).into()], &Interleaved::new(&x, inputs)).remove(0);
+        let alone = product::forward(best, &[Weights::Plain(&panels).into()], &Interleaved::new(&x[row * inputs..][..inputs], inputs)).remove(0);
         prop_assert_eq!(bits(&all[row * outputs..][..outputs]), bits(&alone));
-        let all = product::backward(best, Weights::Plain(&panels), &Interleaved::new(&grad, outputs));
-        let alone = product::backward(best, Weights::Plain(&panels), &Interleaved::new(&grad[row * outputs..][..outputs], outputs));
+        let all = product::backward(best, Weights::Plain(&panels), None, &Interleaved::new(&grad, outputs));
+        let alone = product::backward(best, Weights::Plain(&panels), None, &Interleaved::new(&grad[row * outputs..][..outputs], outputs));
         prop_assert_eq!(bits(&all[row * inputs..][..inputs]), bits(&alone));
     }
 
@@ -74,8 +74,8 @@ proptest! {
         let panels = Panels::pack(&weight, outputs, inputs).unwrap();
         let x = noise(rows * inputs, seed ^ 2);
         let grad = noise(rows * outputs, seed ^ 3);
-        let y = product::forward(Instructions::best(), &[(Weights::Plain(&panels), None)], &Interleaved::new(&x, inputs)).remove(0);
-        let back = product::backward(Instructions::best(), Weights::Plain(&panels), &Interleaved::new(&grad, outputs));
+        let y = product::forward(Instructions::best(), &[Weights::Plain(&panels).into()], &Interleaved::new(&x, inputs)).remove(0);
+        let back = product::backward(Instructions::best(), Weights::Plain(&panels), None, &Interleaved::new(&grad, outputs));
         let at = |o: usize, i: usize| f64::from(weight[o * inputs + i]);
         for row in 0..rows {
             for o in 0..outputs {
@@ -103,55 +103,64 @@ fn large_products_do_not_depend_on_threads_or_rows() {
             let best = Instructions::best();
             (
                 bits(
-                    &product::forward(best, &[(Weights::Plain(&panels), None)], &Interleaved::new(&x, inputs))
-                        .remove(0),
+                    &product::forward(best, &[Weights::Plain(&panels).into()], &Interleaved::new(&x, inputs)).remove(0),
                 ),
-                bits(&product::backward(best, Weights::Plain(&panels), &Interleaved::new(&grad, outputs))),
+                bits(&product::backward(best, Weights::Plain(&panels), None, &Interleaved::new(&grad, outputs))),
             )
         })
     };
     let one = run(1);
     assert_eq!(one, run(3));
     let portable =
-        product::backward(Instructions::Portable, Weights::Plain(&panels), &Interleaved::new(&grad, outputs));
+        product::backward(Instructions::Portable, Weights::Plain(&panels), None, &Interleaved::new(&grad, outputs));
     assert_eq!(one.1, bits(&portable));
     let alone = product::backward(
         Instructions::best(),
         Weights::Plain(&panels),
+        None,
         &Interleaved::new(&grad[69 * outputs..], outputs),
     );
     assert_eq!(bits(&alone), one.1[69 * inputs..]);
 }
 
-/// Protects: candle's autograd gets the input's gradient through the layer, also through views and a
-/// leading batch dimension, and no gradient of the weight.
+/// Protects: the layer takes views and a leading batch dimension, adds its bias, and gives the gradient of its input.
 #[test]
-fn autograd_sees_the_gradient_of_the_input() {
+fn a_layer_agrees_with_plain_operations_there_and_back() {
     let weight = tensor(noise(48 * 20, 1), (48, 20));
     let bias = Tensor::from_vec(noise(48, 2), 48, &Device::Cpu).unwrap();
     let layer = FrozenLinear::new(&weight, Some(bias.clone())).unwrap();
-    let x = Var::from_tensor(&tensor(noise(20 * 6, 3), (20, 6))).unwrap();
-    let view = x.t().unwrap().reshape((2, 3, 20)).unwrap();
-    let ours = layer.forward(&view).unwrap();
+    let x = tensor(noise(20 * 6, 3), (20, 6)).t().unwrap();
+    let grad = tensor(noise(48 * 6, 4), (6, 48));
+    let ours = layer.forward(&x.reshape((2, 3, 20)).unwrap()).unwrap();
     assert_eq!(ours.dims(), [2, 3, 48]);
-    let theirs = view
-        .reshape((6, 20))
-        .unwrap()
-        .matmul(&weight.t().unwrap())
-        .unwrap()
-        .broadcast_add(&bias)
-        .unwrap()
-        .reshape((2, 3, 48))
-        .unwrap();
-    let gradient = |y: &Tensor| {
-        let loss = y.sqr().unwrap().sum_all().unwrap();
-        let store = loss.backward().unwrap();
-        let gradient = store.get(x.as_tensor()).unwrap();
-        gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap()
-    };
-    for (a, b) in gradient(&ours).into_iter().zip(gradient(&theirs)) {
-        assert!((a - b).abs() < 1e-2 * (1.0 + b.abs()), "{a} is not {b}");
+    let theirs = x.matmul(&weight.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
+    let pairs = [
+        (ours.reshape((6, 48)).unwrap(), theirs),
+        (Linear::backward(&layer, &grad).unwrap(), grad.matmul(&weight).unwrap()),
+    ];
+    for (ours, theirs) in pairs {
+        let apart = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(apart < 1e-3, "{apart}");
     }
+}
+
+/// Protects: what is added to a product, forward and backward, over several panels and blocks of the backward sum.
+#[test]
+fn another_product_can_be_added() {
+    let (rows, inputs, outputs, rank) = (29, 100, 2500, 5);
+    let layer = FrozenLinear::new(&tensor(noise(outputs * inputs, 5), (outputs, inputs)), None).unwrap();
+    let (x, grad) = (noise(rows * inputs, 6), noise(rows * outputs, 7));
+    let inner = Interleaved::new(&noise(rows * rank, 8), rank);
+    let check = |width: usize, product: &dyn Fn(Option<Plus<'_>>) -> Vec<f32>| {
+        let panels = Panels::pack(&noise(width * rank, 9), width, rank).unwrap();
+        let (alone, other) = (product(None), panels.multiply(&inner));
+        let both = product(Some(Plus { panels: &panels, x: &inner, scale: 0.5 }));
+        for ((both, alone), other) in both.iter().zip(alone).zip(other) {
+            assert!((both - (alone + 0.5 * other)).abs() < 1e-3);
+        }
+    };
+    check(outputs, &|plus| layer.multiply(&Interleaved::new(&x, inputs), plus));
+    check(inputs, &|plus| layer.multiply_back(&Interleaved::new(&grad, outputs), plus));
 }
 
 /// Protects: products that are taken together are those that are taken one by one, kept as they may be.
@@ -215,8 +224,8 @@ fn what_is_kept_compact_gives_the_bits_of_what_is_spread_out() {
         for rows in [1, 13, 75] {
             let x = Interleaved::new(&noise(rows * inputs, 6), inputs);
             let grad = Interleaved::new(&noise(rows * outputs, 7), outputs);
-            assert_eq!(bits(&kept.multiply(&x)), bits(&plain.multiply(&x)));
-            assert_eq!(bits(&kept.multiply_back(&grad)), bits(&plain.multiply_back(&grad)));
+            assert_eq!(bits(&kept.multiply(&x, None)), bits(&plain.multiply(&x, None)));
+            assert_eq!(bits(&kept.multiply_back(&grad, None)), bits(&plain.multiply_back(&grad, None)));
         }
         let picked = kept.rows(&ids).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(picked, spread.index_select(&ids, 0).unwrap().to_vec2::<f32>().unwrap());
@@ -264,8 +273,8 @@ fn speed() {
                     (0..times).for_each(|_| drop(std::hint::black_box(product())));
                     flops * times as f64 / start.elapsed().as_secs_f64() / 1e9
                 };
-                let forward = speed(&|| layer.multiply(&Interleaved::new(&x, inputs)));
-                let backward = speed(&|| layer.multiply_back(&Interleaved::new(&grad, outputs)));
+                let forward = speed(&|| layer.multiply(&Interleaved::new(&x, inputs), None));
+                let backward = speed(&|| layer.multiply_back(&Interleaved::new(&grad, outputs), None));
                 eprintln!(
                     "{inputs}x{outputs} rows {rows} {kept}: forward {forward:.0}, backward {backward:.0} GFLOP/s"
                 );

@@ -33,7 +33,7 @@ pub(super) fn fingerprint(
     // Neither is part of what is computed.
     let options = TrainOptions { base_model: None, graph_memory: None, ..options.clone() };
     let placed = model.placed_weights().map(|weights| weights.norm.dtype());
-    hash.update(format!("checkpoint 2, {options:?}, {:?}, {placed:?}", model.config));
+    hash.update(format!("checkpoint 3, {options:?}, {:?}, {placed:?}", model.config));
     // What a vector becomes depends on every weight that it meets.
     let probe = Tensor::ones((1, model.config.hidden_size), DType::F32, &Device::Cpu)?;
     for layer in &model.weights.layers {

@@ -2,13 +2,12 @@
 //! arXiv 1604.06174).
 
 use super::TrainError;
-use super::layer::{Graph, Pass};
+use super::layer::Pass;
 use super::loss::{HeadLoss, head_loss, head_sums};
-use super::operations::{BaseWeight, begin};
+use super::operations::{BaseWeight, Slopes, Tape};
 use super::parameters::Parameters;
 use super::rows::ReadyRow;
-use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Tensor};
 
 /// The sum of the gradients so far, in the order of [`Parameters::vars`].
 #[derive(Debug)]
@@ -26,17 +25,17 @@ impl Gradients {
         &mut self,
         parameters: &Parameters,
         layer: usize,
-        store: &GradStore,
+        slopes: &Slopes,
         factor: f64,
     ) -> Result<(), TrainError> {
         for (sum, (place, var)) in self.sums.iter_mut().zip(parameters.vars()) {
             if place.0 != layer {
                 continue;
             }
-            let Some(gradient) = store.get(var.as_tensor()) else {
+            let Some(gradient) = slopes.of(var) else {
                 return Err(TrainError::MissingGradient { layer, projection: place.1, factor: place.2 });
             };
-            let gradient = gradient.detach().affine(factor, 0.0)?;
+            let gradient = gradient.affine(factor, 0.0)?;
             *sum = Some(match sum.take() {
                 None => gradient,
                 Some(sum) => (sum + gradient)?,
@@ -93,15 +92,16 @@ enum Kept {
 /// A layer's output, with a graph that ends at its input.
 #[derive(Debug)]
 struct Graphed {
-    input: Var,
+    input: Tensor,
     output: Tensor,
+    tape: Tape,
 }
 
 impl Graphed {
-    fn run<B: BaseWeight>(pass: &Pass<'_, B>, layer: usize, x: &Tensor) -> Result<Self, TrainError> {
-        let input = Var::from_tensor(x)?;
-        let output = pass.layer(layer, &input, Graph::On)?;
-        Ok(Self { input, output })
+    fn run<B: BaseWeight>(pass: &Pass<'_, B>, layer: usize, input: Tensor) -> Result<Self, TrainError> {
+        let tape = Tape::on();
+        let output = pass.layer(layer, &input, &tape)?;
+        Ok(Self { input, output, tape })
     }
 }
 
@@ -120,11 +120,11 @@ impl<'a, B: BaseWeight> Ran<'a, B> {
         let mut layers = Vec::with_capacity(count);
         for layer in 0..count {
             let (kept, output) = if layer + graphs < count {
-                let output = pass.layer(layer, &x, Graph::Off)?;
+                let output = pass.layer(layer, &x, &Tape::off())?;
                 (Kept::Input(x), output)
             } else {
-                let graphed = Graphed::run(&pass, layer, &x)?;
-                let output = graphed.output.detach();
+                let graphed = Graphed::run(&pass, layer, x)?;
+                let output = graphed.output.clone();
                 (Kept::Graph(graphed), output)
             };
             layers.push(kept);
@@ -163,14 +163,14 @@ impl<B: BaseWeight> Backward for Ran<'_, B> {
         let mut gradient = self.weighted(&shares)?;
         let Self { parameters, pass, layers, .. } = *self;
         for (layer, kept) in layers.into_iter().enumerate().rev() {
-            let Graphed { input, output } = match kept {
+            let Graphed { input, output, tape } = match kept {
                 Kept::Graph(graphed) => graphed,
-                Kept::Input(x) => Graphed::run(&pass, layer, &x)?,
+                Kept::Input(x) => Graphed::run(&pass, layer, x)?,
             };
-            let store = begin(&output, gradient)?.backward()?;
-            gradients.add(parameters, layer, &store, largest)?;
-            gradient = match store.get(input.as_tensor()) {
-                Some(gradient) => gradient.detach(),
+            let slopes = tape.backward(&output, gradient)?;
+            gradients.add(parameters, layer, &slopes, largest)?;
+            gradient = match slopes.of(&input) {
+                Some(gradient) => gradient.clone(),
                 None => {
                     return Err(candle_core::Error::Msg(format!("layer {layer} cut the gradient of its input")).into());
                 }
@@ -185,7 +185,7 @@ impl<B: BaseWeight> Pass<'_, B> {
     pub(super) fn losses(&self, rows: &[&ReadyRow]) -> Result<Vec<f64>, TrainError> {
         let mut x = self.embed(rows)?;
         for layer in 0..self.base.weights.layers.len() {
-            x = self.layer(layer, &x, Graph::Off)?;
+            x = self.layer(layer, &x, &Tape::off())?;
         }
         Ok(head_sums(self, &x, rows)?)
     }

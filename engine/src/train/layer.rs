@@ -1,21 +1,12 @@
 //! The differentiable forward pass of one decoder layer.
 
 use super::draws::DropoutDraw;
-use super::operations::{BaseWeight, Dropout, HeadLayout, Rotation};
+use super::operations::{BaseWeight, Dropout, HeadLayout, Rotation, Tape};
 use super::parameters::Parameters;
 use super::rows::ReadyRow;
 use crate::lora::Projection;
 use crate::model::{DecoderWeights, LayerWeights, ModelConfig};
 use candle_core::{Result, Tensor};
-
-/// Whether a pass records what automatic differentiation needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Graph {
-    /// Values only.
-    Off,
-    /// The adapter's variables are leaves of the graph.
-    On,
-}
 
 /// A model's frozen weights, where they are.
 #[derive(Debug)]
@@ -104,32 +95,32 @@ impl<'a, B: BaseWeight> Pass<'a, B> {
     }
 
     /// Layer `index` of `x [tokens, hidden]`.
-    pub(super) fn layer(&self, index: usize, x: &Tensor, graph: Graph) -> Result<Tensor> {
+    pub(super) fn layer(&self, index: usize, x: &Tensor, tape: &Tape) -> Result<Tensor> {
         let Base { config, weights } = self.base;
         let weights = &weights.layers[index];
         let eps = config.rms_norm_eps;
-        let layer = Layer { pass: self, index, graph };
-        let normed = B::rms_norm(x, &weights.attn_norm, eps)?;
+        let layer = Layer { pass: self, index, tape };
+        let normed = B::rms_norm(x, &weights.attn_norm, eps, tape)?;
         let post = weights.post_norms.as_ref();
         let post_norm = |x: Tensor, norm: Option<&Tensor>| match norm {
-            Some(norm) => B::rms_norm(&x, norm, eps),
+            Some(norm) => B::rms_norm(&x, norm, eps, tape),
             None => Ok(x),
         };
         let attended = layer.attend(weights, &normed)?;
-        let x = (x + post_norm(attended, post.map(|norms| &norms.attn))?)?;
-        let normed = B::rms_norm(&x, &weights.ffn_norm, eps)?;
+        let x = tape.add(x, &post_norm(attended, post.map(|norms| &norms.attn))?)?;
+        let normed = B::rms_norm(&x, &weights.ffn_norm, eps, tape)?;
         let gate = layer.project(Projection::Gate, &weights.gate, &normed)?;
         let up = layer.project(Projection::Up, &weights.up, &normed)?;
-        let inner = B::gated(&gate, &up, config.architecture.activation())?;
+        let inner = B::gated(&gate, &up, config.architecture.activation(), tape)?;
         let down = layer.project(Projection::Down, &weights.down, &inner)?;
-        x + post_norm(down, post.map(|norms| &norms.ffn))?
+        tape.add(&x, &post_norm(down, post.map(|norms| &norms.ffn))?)
     }
 }
 
 struct Layer<'a, 'p, B: BaseWeight> {
     pass: &'a Pass<'p, B>,
     index: usize,
-    graph: Graph,
+    tape: &'a Tape,
 }
 
 impl<B: BaseWeight> Layer<'_, '_, B> {
@@ -138,35 +129,25 @@ impl<B: BaseWeight> Layer<'_, '_, B> {
         let q = self.project(Projection::Q, &weights.q, x)?;
         let k = self.project(Projection::K, &weights.k, x)?;
         let v = self.project(Projection::V, &weights.v, x)?;
+        let head_normed = |x: &Tensor, norm: &Tensor| B::rms_norm(x, norm, config.rms_norm_eps, self.tape);
         let (q, k) = match &weights.head_norms {
-            Some(norms) => (self.head_normed(&q, &norms.q)?, self.head_normed(&k, &norms.k)?),
+            Some(norms) => (head_normed(&q, &norms.q)?, head_normed(&k, &norms.k)?),
             None => (q, k),
         };
         let heads = HeadLayout { heads: config.heads, kv_heads: config.kv_heads, width: config.head_dim };
         let scores = config.scores(self.index);
         let sliding = self.pass.sliding_rotation.as_ref().filter(|_| scores.window.is_some());
         let rotation = sliding.unwrap_or(&self.pass.rotation);
-        let (q, k) = (B::rotate(&q, rotation)?, B::rotate(&k, rotation)?);
-        let mixed = B::attention([&q, &k, &v], heads, scores, &self.pass.rows)?;
+        let (q, k) = (B::rotate(&q, rotation, self.tape)?, B::rotate(&k, rotation, self.tape)?);
+        let mixed = B::attention([&q, &k, &v], heads, scores, &self.pass.rows, self.tape)?;
         self.project(Projection::O, &weights.o, &mixed)
-    }
-
-    fn head_normed(&self, x: &Tensor, norm: &Tensor) -> Result<Tensor> {
-        let config = self.pass.base.config;
-        let (rows, width) = x.dims2()?;
-        let heads = x.reshape((rows * (width / config.head_dim), config.head_dim))?;
-        B::rms_norm(&heads, norm, config.rms_norm_eps)?.reshape((rows, width))
     }
 
     /// The projection, with the adapter's update where it has one.
     fn project(&self, projection: Projection, frozen: &B, x: &Tensor) -> Result<Tensor> {
         let Pass { parameters, dropout, lengths, .. } = self.pass;
         let Some(pair) = parameters.pair(self.index, projection) else {
-            return frozen.forward(x);
-        };
-        let (a, b) = match self.graph {
-            Graph::On => (pair.a.as_tensor().clone(), pair.b.as_tensor().clone()),
-            Graph::Off => (pair.a.as_detached_tensor(), pair.b.as_detached_tensor()),
+            return frozen.frozen(x, self.tape);
         };
         let width = x.dim(1)?;
         let factors = || {
@@ -178,6 +159,6 @@ impl<B: BaseWeight> Layer<'_, '_, B> {
             key: first.key(self.index, projection),
             rate: first.rate as f32,
         });
-        frozen.adapted(x, &a, &b, parameters.config().scale() as f32, dropout)
+        frozen.adapted([x, &pair.a, &pair.b], parameters.config().scale() as f32, dropout, self.tape)
     }
 }

@@ -1,9 +1,9 @@
 //! Negative log-likelihood of the targets, with logits for a few positions at a time.
 
 use super::layer::{Base, Pass};
-use super::operations::BaseWeight;
+use super::operations::{BaseWeight, Tape};
 use super::rows::ReadyRow;
-use candle_core::{Result, Tensor, Var, bail};
+use candle_core::{Result, Tensor, bail};
 
 /// The rows' losses at the output, and what their backward pass begins with.
 #[derive(Debug)]
@@ -22,14 +22,15 @@ pub(super) fn head_loss<B: BaseWeight>(pass: &Pass<'_, B>, hidden: &Tensor, rows
     let (mut sums, mut correct) = (vec![0.0; rows.len()], 0);
     let mut gradients = Vec::new();
     for targets in all.chunks(B::loss_positions(pass.base.config.vocab_size)) {
-        let chunk = Chunk::new(pass, hidden, targets)?;
+        let tape = Tape::on();
+        let chunk = Chunk::new(pass, hidden, targets, &tape)?;
         chunk.add_to(&mut sums)?;
         correct += B::correct(&chunk.logits, &chunk.wanted)?;
-        let store = chunk.losses.sum_all()?.backward()?;
-        let Some(rows) = store.get(chunk.rows.as_tensor()) else {
+        let slopes = tape.backward(&chunk.losses, chunk.losses.ones_like()?)?;
+        let Some(rows) = slopes.of(&chunk.rows) else {
             bail!("the output projection cut the gradient");
         };
-        gradients.push(rows.detach());
+        gradients.push(rows.clone());
     }
     // Where nothing is predicted, the row of zeros behind them.
     let mut places = vec![all.len() as u32; hidden.dim(0)?];
@@ -43,17 +44,21 @@ pub(super) fn head_loss<B: BaseWeight>(pass: &Pass<'_, B>, hidden: &Tensor, rows
 pub(super) fn head_sums<B: BaseWeight>(pass: &Pass<'_, B>, hidden: &Tensor, rows: &[&ReadyRow]) -> Result<Vec<f64>> {
     let mut sums = vec![0.0; rows.len()];
     for targets in targets(rows).chunks(B::loss_positions(pass.base.config.vocab_size)) {
-        Chunk::new(pass, hidden, targets)?.add_to(&mut sums)?;
+        Chunk::new(pass, hidden, targets, &Tape::off())?.add_to(&mut sums)?;
     }
     Ok(sums)
 }
 
 /// Of some of the last layer's outputs `[rows, width]`: `[rows, vocab]`. Differentiable.
-pub(super) fn logits<B: BaseWeight>(Base { config, weights }: Base<'_, B>, rows: &Tensor) -> Result<Tensor> {
-    let normed = B::rms_norm(rows, &weights.norm, config.rms_norm_eps)?;
-    let logits = weights.lm_head.forward(&normed)?;
+pub(super) fn logits<B: BaseWeight>(
+    Base { config, weights }: Base<'_, B>,
+    rows: &Tensor,
+    tape: &Tape,
+) -> Result<Tensor> {
+    let normed = B::rms_norm(rows, &weights.norm, config.rms_norm_eps, tape)?;
+    let logits = weights.lm_head.frozen(&normed, tape)?;
     match config.gemma.as_ref().and_then(|gemma| gemma.logit_softcap) {
-        Some(cap) => logits.affine(1.0 / f64::from(cap), 0.0)?.tanh()? * f64::from(cap),
+        Some(cap) => tape.bounded(&logits, f64::from(cap)),
         None => Ok(logits),
     }
 }
@@ -82,21 +87,21 @@ fn targets(rows: &[&ReadyRow]) -> Vec<Target> {
 /// Some of the targets.
 struct Chunk<'a> {
     targets: &'a [Target],
-    /// The last layer's outputs there: a leaf.
-    rows: Var,
+    /// The last layer's outputs there.
+    rows: Tensor,
     logits: Tensor,
     wanted: Vec<u32>,
     losses: Tensor,
 }
 
 impl<'a> Chunk<'a> {
-    fn new<B: BaseWeight>(pass: &Pass<'_, B>, hidden: &Tensor, targets: &'a [Target]) -> Result<Self> {
+    fn new<B: BaseWeight>(pass: &Pass<'_, B>, hidden: &Tensor, targets: &'a [Target], tape: &Tape) -> Result<Self> {
         let positions: Vec<u32> = targets.iter().map(|target| target.position).collect();
         let positions = Tensor::new(positions, hidden.device())?;
         let wanted: Vec<u32> = targets.iter().map(|target| target.token).collect();
-        let rows = Var::from_tensor(&hidden.index_select(&positions, 0)?)?;
-        let logits = logits(pass.base, &rows)?;
-        let losses = B::losses(&logits, &wanted)?;
+        let rows = hidden.index_select(&positions, 0)?;
+        let logits = logits(pass.base, &rows, tape)?;
+        let losses = B::losses(&logits, &wanted, tape)?;
         Ok(Self { targets, rows, logits, wanted, losses })
     }
 

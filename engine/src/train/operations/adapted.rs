@@ -1,14 +1,14 @@
 //! A frozen projection with its adapter: `y = W x + scale * B A (f * x)`, `f` being the dropout's factors.
 
-use super::{held, values};
-use crate::linear::{FrozenLinear, Interleaved, Panels, sum_of_outer_products, transpose};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use super::held;
+use super::tape::Tape;
+use crate::linear::{FrozenLinear, Interleaved, Panels, Plus, sum_of_outer_products, transpose};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 use std::borrow::Cow;
-use std::sync::OnceLock;
 
 /// What of an adapted projection does not change in training.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Adapted {
     /// `W`.
     pub(super) frozen: FrozenLinear,
@@ -16,32 +16,43 @@ pub(super) struct Adapted {
     pub(super) scale: f32,
     /// A factor for each element of `x`, where the adapter's input is dropped out.
     pub(super) factors: Option<Vec<f32>>,
-    /// `A (f * x)`, once it is known: the backward pass needs it, too.
-    pub(super) inner: OnceLock<Vec<f32>>,
-}
-
-/// The projection of `x [rows, in]` with the adapter's `a [rank, in]` and `b [out, rank]`. Differentiable in all three.
-pub(super) fn adapted_linear(x: &Tensor, a: &Tensor, b: &Tensor, adapted: Adapted) -> Result<Tensor> {
-    let (inputs, outputs) = (adapted.frozen.in_features(), adapted.frozen.out_features());
-    let (rows, width) = x.dims2()?;
-    let (rank, a_width) = a.dims2()?;
-    let factors = adapted.factors.as_ref();
-    if width != inputs
-        || a_width != inputs
-        || b.dims() != [outputs, rank]
-        || factors.is_some_and(|factors| factors.len() != rows * inputs)
-    {
-        bail!(
-            "an adapter of shapes {:?} and {:?} does not fit a weight [{outputs}, {inputs}] and rows {:?}",
-            a.dims(),
-            b.dims(),
-            x.dims()
-        );
-    }
-    x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, adapted)
 }
 
 impl Adapted {
+    /// The projection of `x [rows, in]` with the adapter's `a [rank, in]` and `b [out, rank]`. Differentiable in all three.
+    pub(super) fn apply(self, [x, a, b]: [&Tensor; 3], tape: &Tape) -> Result<Tensor> {
+        let (inputs, outputs) = (self.frozen.in_features(), self.frozen.out_features());
+        let (rows, width) = x.dims2()?;
+        let (rank, a_width) = a.dims2()?;
+        let factors = self.factors.as_ref();
+        if width != inputs
+            || a_width != inputs
+            || b.dims() != [outputs, rank]
+            || factors.is_some_and(|factors| factors.len() != rows * inputs)
+        {
+            bail!(
+                "an adapter of shapes {:?} and {:?} does not fit a weight [{outputs}, {inputs}] and rows {:?}",
+                a.dims(),
+                b.dims(),
+                x.dims()
+            );
+        }
+        let (x_values, a_values, b_values) = (x.contiguous()?, a.detach().contiguous()?, b.detach().contiguous()?);
+        let (y, inner) = self.forward(&held(&x_values)?, &held(&a_values)?, &held(&b_values)?)?;
+        let y = Tensor::from_vec(y, (rows, outputs), x.device())?;
+        Ok(tape.record([x, a, b], y, move |grad| {
+            let grad = grad.contiguous()?;
+            let (x, a, b) = (held(&x_values)?, held(&a_values)?, held(&b_values)?);
+            let [x, a, b] = self.backward([&x, &a, &b], &inner, &held(&grad)?)?;
+            let device = grad.device();
+            Ok([
+                Tensor::from_vec(x, (rows, inputs), device)?,
+                Tensor::from_vec(a, (rank, inputs), device)?,
+                Tensor::from_vec(b, (outputs, rank), device)?,
+            ])
+        }))
+    }
+
     /// The adapter's input.
     fn dropped<'x>(&self, x: &'x [f32]) -> Cow<'x, [f32]> {
         match &self.factors {
@@ -49,89 +60,57 @@ impl Adapted {
             Some(factors) => Cow::Owned(x.par_iter().zip(factors).map(|(x, factor)| x * factor).collect()),
         }
     }
-}
 
-impl CustomOp3 for Adapted {
-    fn name(&self) -> &'static str {
-        "adapted-linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        a: &CpuStorage,
-        a_layout: &Layout,
-        b: &CpuStorage,
-        b_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = values(x, x_layout, self.name())?;
-        let (rows, inputs) = x_layout.shape().dims2()?;
-        let (outputs, rank) = b_layout.shape().dims2()?;
-        let a = Panels::pack(values(a, a_layout, self.name())?, rank, inputs)?;
-        let b = Panels::pack(values(b, b_layout, self.name())?, outputs, rank)?;
+    /// The projection, and `A (f * x)`, which the backward pass needs, too.
+    fn forward(&self, x: &[f32], a: &[f32], b: &[f32]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (inputs, outputs) = (self.frozen.in_features(), self.frozen.out_features());
+        let rank = a.len() / inputs;
+        let a = Panels::pack(a, rank, inputs)?;
+        let b = Panels::pack(b, outputs, rank)?;
         let interleaved = Interleaved::new(x, inputs);
-        let [mut output, inner] = match &self.factors {
-            None => self.frozen.multiply_with(&a, &interleaved),
-            Some(_) => [self.frozen.multiply(&interleaved), a.multiply(&Interleaved::new(&self.dropped(x), inputs))],
+        let inner = match &self.factors {
+            None => a.multiply(&interleaved),
+            Some(_) => a.multiply(&Interleaved::new(&self.dropped(x), inputs)),
         };
-        b.add_product(&Interleaved::new(&inner, rank), self.scale, &mut output);
-        // Of a repeated pass it is the same.
-        let _ = self.inner.set(inner);
-        Ok((CpuStorage::F32(output), Shape::from((rows, outputs))))
+        let plus = Plus { panels: &b, x: &Interleaved::new(&inner, rank), scale: self.scale };
+        Ok((self.frozen.multiply(&interleaved, Some(plus)), inner))
     }
 
-    /// With `h = A (f * x)` and `u = scale * Bᵀ grad`: `B` gets `scale * grad hᵀ`, `A` gets `u (f * x)ᵀ`, and `x` gets
-    /// `Wᵀ grad + f * Aᵀ u`.
-    fn bwd(
-        &self,
-        x: &Tensor,
-        a: &Tensor,
-        b: &Tensor,
-        _y: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (rows, inputs) = x.dims2()?;
-        let (outputs, rank) = b.dims2()?;
-        let device = x.device();
-        let grad = grad.contiguous()?;
-        let (x_values, a_values, b_values) = (held(x)?, held(a)?, held(b)?);
-        let grads = held(&grad)?;
-        let dropped = self.dropped(&x_values);
-        let inner = match self.inner.get() {
-            Some(inner) => Cow::Borrowed(&inner[..]),
+    /// The gradients of `x`, A and B. With `h = A (f * x)` and `u = scale * Bᵀ grad`: `B` gets `scale * grad hᵀ`, `A` gets
+    /// `u (f * x)ᵀ`, and `x` gets `Wᵀ grad + f * Aᵀ u`.
+    fn backward(&self, [x, a, b]: [&[f32]; 3], inner: &[f32], grad: &[f32]) -> Result<[Vec<f32>; 3]> {
+        let (inputs, outputs) = (self.frozen.in_features(), self.frozen.out_features());
+        let (rows, rank) = (x.len() / inputs, a.len() / inputs);
+        let dropped = self.dropped(x);
+        let interleaved = Interleaved::new(grad, outputs);
+        let mut outer = Panels::pack_transposed(b, outputs, rank)?.multiply(&interleaved);
+        outer.iter_mut().for_each(|value| *value *= self.scale);
+        let mut b_gradient = sum_of_outer_products(inner, grad, rows);
+        b_gradient.iter_mut().for_each(|value| *value *= self.scale);
+        let a_gradient = sum_of_outer_products(&outer, &dropped, rows);
+        let a_transposed = Panels::pack_transposed(a, rank, inputs)?;
+        let outer = Interleaved::new(&outer, rank);
+        let x_gradient = match &self.factors {
             None => {
-                let a = Panels::pack(&a_values, rank, inputs)?;
-                Cow::Owned(a.multiply(&Interleaved::new(&dropped, inputs)))
+                let plus = Plus { panels: &a_transposed, x: &outer, scale: 1.0 };
+                self.frozen.multiply_back(&interleaved, Some(plus))
+            }
+            Some(factors) => {
+                let mut gradient = self.frozen.multiply_back(&interleaved, None);
+                add_product(&mut gradient, factors, &a_transposed.multiply(&outer));
+                gradient
             }
         };
-        let interleaved = Interleaved::new(&grads, outputs);
-        let mut outer = Panels::pack_transposed(&b_values, outputs, rank)?.multiply(&interleaved);
-        outer.iter_mut().for_each(|value| *value *= self.scale);
-
-        let mut b_gradient = sum_of_outer_products(&inner, &grads, rows);
-        b_gradient.iter_mut().for_each(|value| *value *= self.scale);
-        let b_gradient = Tensor::from_vec(transpose(&b_gradient, outputs), (outputs, rank), device)?;
-        let a_gradient = sum_of_outer_products(&outer, &dropped, rows);
-        let a_gradient = Tensor::from_vec(a_gradient, (rank, inputs), device)?;
-
-        let mut x_gradient = self.frozen.multiply_back(&interleaved);
-        let outer = Interleaved::new(&outer, rank);
-        let a_transposed = Panels::pack_transposed(&a_values, rank, inputs)?;
-        match &self.factors {
-            None => a_transposed.add_product(&outer, 1.0, &mut x_gradient),
-            Some(_) => add(&mut x_gradient, &self.dropped(&a_transposed.multiply(&outer))),
-        }
-        let x_gradient = Tensor::from_vec(x_gradient, (rows, inputs), device)?;
-        Ok((Some(x_gradient), Some(a_gradient), Some(b_gradient)))
+        Ok([x_gradient, a_gradient, transpose(&b_gradient, outputs)])
     }
 }
 
-fn add(sum: &mut [f32], values: &[f32]) {
+/// `sum += x * y`, elementwise.
+fn add_product(sum: &mut [f32], x: &[f32], y: &[f32]) {
     const CHUNK: usize = 4096;
-    sum.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(sum, values)| {
-        for (sum, value) in sum.iter_mut().zip(values) {
-            *sum += value;
+    sum.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK))).for_each(|(sum, (x, y))| {
+        for (sum, (x, y)) in sum.iter_mut().zip(x.iter().zip(y)) {
+            *sum += x * y;
         }
     });
 }

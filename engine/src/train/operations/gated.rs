@@ -1,23 +1,39 @@
 //! Gated feed-forward units (arXiv 2002.05202): `activation(gate) * up`.
 
+use super::held;
+use super::tape::Tape;
 use super::vector::{self, GatedGradients};
-use super::{held, values};
 use crate::attention::{Activation, activate};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 /// Elements that one task takes.
 const CHUNK: usize = 4096;
 
 /// `activation(gate) * up`, elementwise. Differentiable in both.
-pub(super) fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+pub(super) fn gated(gate: &Tensor, up: &Tensor, activation: Activation, tape: &Tape) -> Result<Tensor> {
     if gate.dims() != up.dims() {
         bail!("a gate of shape {:?} does not fit {:?}", gate.dims(), up.dims());
     }
-    gate.contiguous()?.apply_op2(&up.contiguous()?, Gated(activation))
+    let (gates, ups) = (gate.contiguous()?, up.contiguous()?);
+    let y = Tensor::from_vec(forward(&held(&gates)?, &held(&ups)?, activation), gate.shape(), gate.device())?;
+    Ok(tape.record([gate, up], y, move |grad| {
+        let grad = grad.contiguous()?;
+        let gradients = backward([&held(&gates)?, &held(&ups)?, &held(&grad)?], activation);
+        let [gate, up] = gradients.map(|gradient| Tensor::from_vec(gradient, grad.shape(), grad.device()));
+        Ok([gate?, up?])
+    }))
 }
 
-struct Gated(Activation);
+fn forward(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f32> {
+    let mut output = vec![0.0f32; gate.len()];
+    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
+    output.par_chunks_mut(CHUNK).zip(inputs).for_each(|(output, (gate, up))| {
+        output.copy_from_slice(gate);
+        activate(output, up, activation);
+    });
+    output
+}
 
 /// The gradients of gate and up.
 fn backward(inputs: [&[f32]; 3], activation: Activation) -> [Vec<f32>; 2] {
@@ -34,34 +50,4 @@ fn backward(inputs: [&[f32]; 3], activation: Activation) -> [Vec<f32>; 2] {
         }
     });
     [gate_gradient, up_gradient]
-}
-
-impl CustomOp2 for Gated {
-    fn name(&self) -> &'static str {
-        "gate"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        gate_layout: &Layout,
-        up: &CpuStorage,
-        up_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let gate = values(gate, gate_layout, self.name())?;
-        let up = values(up, up_layout, self.name())?;
-        let mut output = gate.to_vec();
-        output.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(gate, up)| activate(gate, up, self.0));
-        Ok((CpuStorage::F32(output), gate_layout.shape().clone()))
-    }
-
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (gates, ups, grads) = (held(gate)?, held(up)?, held(&grad)?);
-        let [gate_gradient, up_gradient] = backward([&gates, &ups, &grads], self.0);
-        Ok((
-            Some(Tensor::from_vec(gate_gradient, gate.shape(), gate.device())?),
-            Some(Tensor::from_vec(up_gradient, up.shape(), up.device())?),
-        ))
-    }
 }

@@ -1,4 +1,4 @@
-//! The operations of a decoder layer, each with its own backward pass, on the CPU and on a device.
+//! The operations of a decoder layer, each of which leaves its backward pass on a [`Tape`], on the CPU and on a device.
 //!
 //! candle's fused norm, rotation and softmax have no backward pass and cut the gradient without a word; chains
 //! of its plain operations have one, but are slow on a CPU (single-threaded, with a copy per operation, and a
@@ -8,28 +8,28 @@
 mod adapted;
 mod attention;
 mod cross_entropy;
-mod fused;
 mod gated;
 mod norm;
 mod packed;
 mod placed;
 mod rotation;
+mod tape;
 mod vector;
 
 pub(super) use attention::HeadLayout;
-pub(super) use fused::begin;
 pub(super) use rotation::Rotation;
+pub(super) use tape::{Slopes, Tape};
 
 use std::ops::{Deref, Range};
 
 use crate::attention::{Activation, Scores};
 use crate::linear::Linear;
 use crate::model::ModelConfig;
-use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
 
 /// A frozen weight that is trained through, and with it how the operations around it are computed. All are differentiable
-/// in the tensors that are not weights; `Linear::forward` is, too.
-pub(super) trait BaseWeight: Linear + Sized {
+/// in the tensors that are not weights, by what they leave on the tape.
+pub(super) trait BaseWeight: Linear + Clone + Sized + 'static {
     /// Rows that go through the model together, one after the other.
     type Rows: std::fmt::Debug;
 
@@ -42,25 +42,37 @@ pub(super) trait BaseWeight: Linear + Sized {
     /// Positions whose logits may exist at once.
     fn loss_positions(vocabulary: usize) -> usize;
 
+    /// The projection of `x [rows, in]`: `W x`.
+    fn frozen(&self, x: &Tensor, tape: &Tape) -> Result<Tensor> {
+        let weight = self.clone();
+        Ok(tape.record([x], self.forward(x)?, move |grad| Ok([weight.backward(grad)?])))
+    }
+
     /// The projection of `x [rows, in]` with the adapter's `a [rank, in]` and `b [out, rank]`: `W x + scale * B A (f * x)`.
     /// `f`, the factors of dropout, are 1 without it.
-    fn adapted(&self, x: &Tensor, a: &Tensor, b: &Tensor, scale: f32, dropout: Option<Dropout<'_>>) -> Result<Tensor>;
+    fn adapted(&self, xab: [&Tensor; 3], scale: f32, dropout: Option<Dropout<'_>>, tape: &Tape) -> Result<Tensor>;
 
-    /// Norm of each row of `x [rows, width]` with `weight [width]`.
-    fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor>;
+    /// Norm of each stretch of `x [rows, stretches * width]` with `weight [width]`.
+    fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, tape: &Tape) -> Result<Tensor>;
 
     /// Rotates every head of `x [tokens, heads * width]`, each token by its own angles.
-    fn rotate(x: &Tensor, rotation: &Rotation) -> Result<Tensor>;
+    fn rotate(x: &Tensor, rotation: &Rotation, tape: &Tape) -> Result<Tensor>;
 
     /// Softmax attention of each token over itself and those before it in its row, or the last of them in a window: queries
     /// `[tokens, heads * width]`, keys and values `[tokens, kv_heads * width]`; the result is of the shape of the queries.
-    fn attention(qkv: [&Tensor; 3], heads: HeadLayout, scores: Scores, rows: &Self::Rows) -> Result<Tensor>;
+    fn attention(
+        qkv: [&Tensor; 3],
+        heads: HeadLayout,
+        scores: Scores,
+        rows: &Self::Rows,
+        tape: &Tape,
+    ) -> Result<Tensor>;
 
     /// `activation(gate) * up`, elementwise.
-    fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor>;
+    fn gated(gate: &Tensor, up: &Tensor, activation: Activation, tape: &Tape) -> Result<Tensor>;
 
     /// `-log softmax(logits)[target]` of each row, in nats: `[rows, vocab]` to `[rows]` in f32.
-    fn losses(logits: &Tensor, targets: &[u32]) -> Result<Tensor>;
+    fn losses(logits: &Tensor, targets: &[u32], tape: &Tape) -> Result<Tensor>;
 
     /// Rows whose target has the highest logit, if others have it, too.
     fn correct(logits: &Tensor, targets: &[u32]) -> Result<usize>;
@@ -78,15 +90,7 @@ pub(super) struct Dropout<'a> {
     pub(super) rate: f32,
 }
 
-/// The values of a contiguous f32 tensor on the CPU.
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout, operation: &'static str) -> Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&f32::cpu_storage_as_slice(storage)?[start..end]),
-        None => bail!("{operation} needs a contiguous tensor, not strides {:?}", layout.stride()),
-    }
-}
-
-/// The values of a contiguous f32 tensor on the CPU, lent.
+/// Lends the values of a contiguous f32 tensor on the CPU.
 fn held(tensor: &Tensor) -> Result<Held<impl Deref<Target = Storage> + '_>> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {

@@ -1,16 +1,23 @@
 //! RMSNorm (arXiv 1910.07467): `y = x / sqrt(mean(x²) + eps) * weight`.
 
-use super::{list, values, vector};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use super::tape::Tape;
+use super::{held, list, vector};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-/// Norm of each row of `x [rows, width]` with a frozen `weight [width]`. Differentiable in `x`.
-pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let weight = list(weight)?;
-    if x.dims().last() != Some(&weight.len()) {
-        bail!("a norm of width {} cannot take a tensor of shape {:?}", weight.len(), x.dims());
+/// Norm of each stretch of `x [rows, stretches * width]` with a frozen `weight [width]`. Differentiable in `x`.
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, tape: &Tape) -> Result<Tensor> {
+    let norm = RmsNorm { weight: list(weight)?, eps };
+    if !x.dims().last().is_some_and(|width| width.is_multiple_of(norm.weight.len())) {
+        bail!("a norm of width {} cannot take a tensor of shape {:?}", norm.weight.len(), x.dims());
     }
-    x.contiguous()?.apply_op1(RmsNorm { weight, eps })
+    let values = x.contiguous()?;
+    let y = Tensor::from_vec(norm.forward(&held(&values)?), x.shape(), x.device())?;
+    Ok(tape.record([x], y, move |grad| {
+        let grad = grad.contiguous()?;
+        let gradient = norm.backward(&held(&values)?, &held(&grad)?);
+        Ok([Tensor::from_vec(gradient, grad.shape(), grad.device())?])
+    }))
 }
 
 struct RmsNorm {
@@ -23,15 +30,8 @@ impl RmsNorm {
     fn scale(&self, row: &[f32]) -> f64 {
         1.0 / (vector::squares(row) / row.len() as f64 + self.eps).sqrt()
     }
-}
 
-impl CustomOp1 for RmsNorm {
-    fn name(&self) -> &'static str {
-        "rms-norm"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = values(storage, layout, self.name())?;
+    fn forward(&self, x: &[f32]) -> Vec<f32> {
         let mut output = vec![0.0f32; x.len()];
         let width = self.weight.len();
         output.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).for_each(|(output, x)| {
@@ -40,46 +40,24 @@ impl CustomOp1 for RmsNorm {
                 *y = x * scale * weight;
             }
         });
-        Ok((CpuStorage::F32(output), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let gradient = x.apply_op2_no_bwd(&grad.contiguous()?, &RmsNormGradient(self))?;
-        Ok(Some(gradient))
-    }
-}
-
-/// With `s` the scale and `h = grad * weight`: `s * h - x * s³ * sum(h * x) / width`.
-struct RmsNormGradient<'a>(&'a RmsNorm);
-
-impl CustomOp2 for RmsNormGradient<'_> {
-    fn name(&self) -> &'static str {
-        "rms-norm-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = values(x, x_layout, self.name())?;
-        let grad = values(grad, grad_layout, self.name())?;
-        let weight = &self.0.weight;
-        let mut output = vec![0.0f32; x.len()];
         output
-            .par_chunks_exact_mut(weight.len())
-            .zip(x.par_chunks_exact(weight.len()))
-            .zip(grad.par_chunks_exact(weight.len()))
-            .for_each(|((output, x), grad)| {
-                let scale = self.0.scale(x);
-                let back = (vector::along(grad, weight, x) * scale.powi(3) / weight.len() as f64) as f32;
+    }
+
+    /// With `s` the scale and `h = grad * weight`: `s * h - x * s³ * sum(h * x) / width`.
+    fn backward(&self, x: &[f32], grad: &[f32]) -> Vec<f32> {
+        let weight = &self.weight;
+        let width = weight.len();
+        let mut output = vec![0.0f32; x.len()];
+        output.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width).zip(grad.par_chunks_exact(width))).for_each(
+            |(output, (x, grad))| {
+                let scale = self.scale(x);
+                let back = (vector::along(grad, weight, x) * scale.powi(3) / width as f64) as f32;
                 let scale = scale as f32;
                 for (((y, grad), weight), x) in output.iter_mut().zip(grad).zip(weight).zip(x) {
                     *y = grad * weight * scale - x * back;
                 }
-            });
-        Ok((CpuStorage::F32(output), x_layout.shape().clone()))
+            },
+        );
+        output
     }
 }

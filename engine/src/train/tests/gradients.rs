@@ -1,11 +1,12 @@
 use super::super::draws::DropoutDraw;
 use super::super::gradients::{Backward, Gradients, Ran};
-use super::super::layer::{Base, Graph, Pass};
+use super::super::layer::{Base, Pass};
 use super::super::loss::logits;
-use super::super::operations::BaseWeight;
+use super::super::operations::{BaseWeight, Tape};
 use super::super::parameters::Parameters;
 use super::super::rows::{Check, ReadyRow};
 use super::super::{TrainError, TrainRow};
+use super::operations::compare;
 use super::{Noise, family_model, model, name, options, parameters, placed_model, row};
 use crate::linear::{FrozenLinear, PlacedLinear};
 use crate::lora::{Adapter, Projection};
@@ -41,10 +42,10 @@ fn pass<'a, B: BaseWeight>(
 }
 
 /// The last layer's output.
-fn hidden<B: BaseWeight>(pass: &Pass<'_, B>, row: &ReadyRow, graph: Graph) -> Tensor {
+fn hidden<B: BaseWeight>(pass: &Pass<'_, B>, row: &ReadyRow, tape: &Tape) -> Tensor {
     let mut x = pass.embed(&[row]).unwrap();
     for layer in 0..pass.base.config.layers {
-        x = pass.layer(layer, &x, graph).unwrap();
+        x = pass.layer(layer, &x, tape).unwrap();
     }
     x
 }
@@ -150,14 +151,17 @@ fn checkpointing_changes_no_gradient() {
     let (model, row) = (model(), ready(&row(12, 7, 2)));
     let parameters = parameters(&model);
     let ours = gradients(&parameters, pass(base(&model), &parameters, &row, Some(dropout())), &row);
-    let x = hidden(&pass(base(&model), &parameters, &row, Some(dropout())), &row, Graph::On);
-    let logits = logits(base(&model), &x).unwrap();
+    let tape = Tape::on();
+    let x = hidden(&pass(base(&model), &parameters, &row, Some(dropout())), &row, &tape);
+    // The losses before the first target count nothing.
+    let logits = logits(base(&model), &x, &tape).unwrap();
+    let losses = FrozenLinear::losses(&logits, &row.ids[1..], &tape).unwrap();
     let first = row.targets[0] - 1;
-    let logits = logits.narrow(0, first, row.targets.len()).unwrap();
-    let losses = FrozenLinear::losses(&logits, &row.ids[row.targets[0]..]).unwrap();
-    let store = (losses.sum_all().unwrap() * WEIGHT).unwrap().backward().unwrap();
+    let wanted = (0..losses.dim(0).unwrap()).map(|place| if place < first { 0.0 } else { WEIGHT as f32 });
+    let wanted = Tensor::from_iter(wanted, &Device::Cpu).unwrap();
+    let slopes = tape.backward(&losses, wanted).unwrap();
     for ((place, var), ours) in parameters.vars().zip(ours) {
-        let whole = store.get(var.as_tensor()).unwrap();
+        let whole = slopes.of(var).unwrap();
         let whole: Vec<f32> = whole.flatten_all().unwrap().to_vec1().unwrap();
         for (a, b) in ours.iter().zip(&whole) {
             assert!((a - b).abs() < 1e-6 + 1e-5 * b.abs(), "{}: {a} is not {b}", name(&place));
@@ -172,28 +176,22 @@ fn a_forward_pass_that_cuts_a_gradient_is_refused() {
     let parameters = parameters(&model);
     let weights = &model.weights.layers[0];
     let x = Noise(1).tensor(&[6, 48], 1.0);
-    let update = |projection, x: &Tensor| {
+    let (tape, cut) = (Tape::on(), Tape::off());
+    let adapted = |frozen: &FrozenLinear, projection, x: &Tensor, tape: &Tape| {
         let pair = parameters.pair(0, projection).unwrap();
-        let inner = x.matmul(&pair.a.t().unwrap()).unwrap();
-        inner.matmul(&pair.b.t().unwrap()).unwrap()
+        frozen.adapted([x, &pair.a, &pair.b], 1.0, None, tape).unwrap()
     };
-    // A twin of a layer whose softmax is candle's fused one: nothing before it gets a gradient.
-    let softmax = |x: &Tensor| candle_nn::ops::softmax_last_dim(x).unwrap();
-    let q = (weights.q.forward(&x).unwrap() + update(Projection::Q, &x)).unwrap();
-    let k = (weights.k.forward(&x).unwrap() + update(Projection::K, &x)).unwrap();
-    let v = (weights.v.forward(&x).unwrap() + update(Projection::V, &x)).unwrap();
-    let scores = q.narrow(1, 0, 16).unwrap().matmul(&k.t().unwrap()).unwrap();
-    let mixed = softmax(&scores).matmul(&v).unwrap();
-    let mixed = Tensor::cat(&[&mixed, &mixed, &mixed], 1).unwrap();
-    let y = (&x + update(Projection::O, &mixed)).unwrap();
-    let inner = (update(Projection::Gate, &y).silu().unwrap() * update(Projection::Up, &y)).unwrap();
-    let y = (&y + update(Projection::Down, &inner)).unwrap();
-    let store = y.sum_all().unwrap().backward().unwrap();
+    // A twin of a layer that forgets one of its norms: nothing before it gets a gradient.
+    let q = adapted(&weights.q, Projection::Q, &x, &tape);
+    let normed = FrozenLinear::rms_norm(&q, &weights.attn_norm, 1e-5, &cut).unwrap();
+    let y = adapted(&weights.o, Projection::O, &normed, &tape);
+    let slopes = tape.backward(&y, y.ones_like().unwrap()).unwrap();
     let mut gradients = Gradients::new(&parameters);
-    match gradients.add(&parameters, 0, &store, 1.0) {
+    match gradients.add(&parameters, 0, &slopes, 1.0) {
         Err(TrainError::MissingGradient { layer: 0, projection: Projection::Q, factor: "lora_A" }) => {}
         other => panic!("the cut gradient of q_proj was not refused: {other:?}"),
     }
+    assert!(slopes.of(&parameters.pair(0, Projection::O).unwrap().b).is_some());
 }
 
 /// Protects: what is trained is what is then served: both forward passes give the same logits.
@@ -202,8 +200,8 @@ fn training_and_inference_give_the_same_logits() {
     for family in ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"] {
         let (model, row) = (family_model(family), ready(&row(40, 39, 6)));
         let parameters = parameters(&model);
-        let x = hidden(&pass(base(&model), &parameters, &row, None), &row, Graph::Off);
-        let ours = logits(base(&model), &x).unwrap();
+        let x = hidden(&pass(base(&model), &parameters, &row, None), &row, &Tape::off());
+        let ours = logits(base(&model), &x, &Tape::off()).unwrap();
         let adapter = Adapter::pack(&parameters.weights()).unwrap();
         let mut cache = model.new_cache(64).unwrap();
         let mut segments =
@@ -261,25 +259,15 @@ fn packed_rows_are_rows_alone_and_a_device_agrees_with_the_cpu() {
 /// Protects: the loss is the negative log-likelihood, and its gradient softmax minus the target; and which targets come first.
 #[test]
 fn the_cross_entropy_agrees_with_plain_operations() {
-    let logits = Var::from_tensor(&Noise(4).tensor(&[5, 300], 9.0)).unwrap();
+    let logits = Noise(4).tensor(&[5, 300], 9.0);
     let best = logits.argmax(1).unwrap().to_vec1::<u32>().unwrap()[2];
     let targets = [0u32, 299, best, 17, 150];
-    let factors = Noise(5).tensor(&[5], 1.0);
     let index = Tensor::new(&targets, &Device::Cpu).unwrap().unsqueeze(1).unwrap();
-    let theirs = candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap();
-    let theirs = theirs.gather(&index, 1).unwrap().neg().unwrap().squeeze(1).unwrap();
-    let gradient = |losses: &Tensor| {
-        let store = (losses * &factors).unwrap().sum_all().unwrap().backward().unwrap();
-        store.get(logits.as_tensor()).unwrap().clone()
-    };
-    for ours in [FrozenLinear::losses(&logits, &targets).unwrap(), PlacedLinear::losses(&logits, &targets).unwrap()] {
-        let pairs = [(gradient(&ours), gradient(&theirs)), (ours, theirs.clone())];
-        for (ours, theirs) in pairs {
-            let worst = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
-            assert!(worst.to_scalar::<f32>().unwrap() < 1e-5);
-        }
-    }
+    let theirs = |x: &[Tensor]| candle_nn::ops::log_softmax(&x[0], D::Minus1)?.gather(&index, 1)?.neg()?.squeeze(1);
+    let leaves = [logits.clone()];
+    compare(&leaves, |x, tape| FrozenLinear::losses(&x[0], &targets, tape), theirs);
+    compare(&leaves, |x, tape| PlacedLinear::losses(&x[0], &targets, tape), theirs);
     assert_eq!(FrozenLinear::correct(&logits, &targets).unwrap(), 1);
     assert_eq!(PlacedLinear::correct(&logits, &targets).unwrap(), 1);
-    assert!(FrozenLinear::losses(&logits, &[300, 0, 0, 0, 0]).is_err());
+    assert!(FrozenLinear::losses(&logits, &[300, 0, 0, 0, 0], &Tape::off()).is_err());
 }

@@ -1,30 +1,31 @@
-use super::super::operations::{BaseWeight, Dropout, HeadLayout, Rotation};
+use super::super::operations::{BaseWeight, Dropout, HeadLayout, Rotation, Tape};
 use super::{Noise, plain};
 use crate::attention::{Activation, Scores};
 use crate::linear::{FrozenLinear, PlacedLinear};
 use crate::model::RopeTable;
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-/// Applies both functions to the same leaves and compares values and all gradients.
-fn compare(
+/// Applies both functions to the same leaves and compares values and all gradients: ours by what they leave on the tape, theirs
+/// by candle's graph.
+pub(super) fn compare(
     leaves: &[Tensor],
-    ours: impl Fn(&[Tensor]) -> Result<Tensor>,
+    ours: impl Fn(&[Tensor], &Tape) -> Result<Tensor>,
     theirs: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) {
-    let run = |function: &dyn Fn(&[Tensor]) -> Result<Tensor>| {
-        let vars: Vec<Var> = leaves.iter().map(|leaf| Var::from_tensor(leaf).unwrap()).collect();
-        let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-        let y = function(&tensors).unwrap();
-        // A gradient that differs from element to element.
-        let slopes = Noise(77).tensor(y.dims(), 1.0);
-        let store = (&y * slopes).unwrap().sum_all().unwrap().backward().unwrap();
-        let mut all = vec![y.detach()];
-        for tensor in &tensors {
-            all.push(store.get(tensor).expect("a leaf has no gradient").clone());
-        }
-        all
-    };
-    for (place, (ours, theirs)) in run(&ours).into_iter().zip(run(&theirs)).enumerate() {
+    let vars: Vec<Var> = leaves.iter().map(|leaf| Var::from_tensor(leaf).unwrap()).collect();
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let y = theirs(&tensors).unwrap();
+    // A gradient that differs from element to element.
+    let gradient = Noise(77).tensor(y.dims(), 1.0);
+    let store = (&y * &gradient).unwrap().sum_all().unwrap().backward().unwrap();
+    let tape = Tape::on();
+    let found = ours(leaves, &tape).unwrap();
+    let slopes = tape.backward(&found, gradient).unwrap();
+    let mut pairs = vec![(found, y.detach())];
+    for (leaf, tensor) in leaves.iter().zip(&tensors) {
+        pairs.push((slopes.of(leaf).expect("a leaf has no gradient").clone(), store.get(tensor).unwrap().clone()));
+    }
+    for (place, (ours, theirs)) in pairs.into_iter().enumerate() {
         assert_eq!(ours.dims(), theirs.dims());
         let worst = (&ours - &theirs).unwrap().abs().unwrap().max_all().unwrap();
         let worst = worst.to_scalar::<f32>().unwrap();
@@ -46,8 +47,13 @@ fn the_norm_agrees_with_plain_operations() {
     let weight = noise.tensor(&[48], 1.0);
     let leaves = [noise.tensor(&[7, 48], 2.0)];
     let theirs = |x: &[Tensor]| plain::rms_norm(&x[0], &weight, 1e-5);
-    compare(&leaves, |x| FrozenLinear::rms_norm(&x[0], &weight, 1e-5), theirs);
-    compare(&leaves, |x| PlacedLinear::rms_norm(&x[0], &weight, 1e-5), theirs);
+    compare(&leaves, |x, tape| FrozenLinear::rms_norm(&x[0], &weight, 1e-5, tape), theirs);
+    compare(&leaves, |x, tape| PlacedLinear::rms_norm(&x[0], &weight, 1e-5, tape), theirs);
+    // Of every head of a row.
+    let weight = weight.narrow(0, 0, 12).unwrap();
+    let theirs = |x: &[Tensor]| plain::rms_norm(&x[0].reshape((28, 12))?, &weight, 1e-5)?.reshape((7, 48));
+    compare(&leaves, |x, tape| FrozenLinear::rms_norm(&x[0], &weight, 1e-5, tape), theirs);
+    compare(&leaves, |x, tape| PlacedLinear::rms_norm(&x[0], &weight, 1e-5, tape), theirs);
 }
 
 /// Protects: both gated units, values and both gradients, also far from zero and over several tasks.
@@ -55,9 +61,13 @@ fn the_norm_agrees_with_plain_operations() {
 fn gated_units_agree_with_plain_operations() {
     let mut noise = Noise(2);
     let leaves = [noise.tensor(&[60, 80], 30.0), noise.tensor(&[60, 80], 2.0)];
-    compare(&leaves, |x| FrozenLinear::gated(&x[0], &x[1], Activation::Silu), |x| x[0].silu()? * &x[1]);
+    let silu = |x: &[Tensor]| x[0].silu()? * &x[1];
+    compare(&leaves, |x, tape| FrozenLinear::gated(&x[0], &x[1], Activation::Silu, tape), silu);
+    compare(&leaves, |x, tape| PlacedLinear::gated(&x[0], &x[1], Activation::Silu, tape), silu);
     // candle's `gelu` is the approximation.
-    compare(&leaves, |x| FrozenLinear::gated(&x[0], &x[1], Activation::GeluTanh), |x| x[0].gelu()? * &x[1]);
+    let gelu = |x: &[Tensor]| x[0].gelu()? * &x[1];
+    compare(&leaves, |x, tape| FrozenLinear::gated(&x[0], &x[1], Activation::GeluTanh, tape), gelu);
+    compare(&leaves, |x, tape| PlacedLinear::gated(&x[0], &x[1], Activation::GeluTanh, tape), gelu);
 }
 
 /// Protects: the rotation, value and gradient.
@@ -73,8 +83,8 @@ fn the_rotation_agrees_with_plain_operations() {
         let heads = x[0].reshape((6, 3, 8))?.transpose(0, 1)?.contiguous()?;
         plain::rotate(&heads, &cos, &sin)?.transpose(0, 1)?.reshape((6, 24))
     };
-    compare(&leaves, |x| FrozenLinear::rotate(&x[0], &rotation), theirs);
-    compare(&leaves, |x| PlacedLinear::rotate(&x[0], &rotation), theirs);
+    compare(&leaves, |x, tape| FrozenLinear::rotate(&x[0], &rotation, tape), theirs);
+    compare(&leaves, |x, tape| PlacedLinear::rotate(&x[0], &rotation, tape), theirs);
 }
 
 /// Protects: causal attention, values and the gradients of queries, keys and values, for one token, for blocks
@@ -101,9 +111,9 @@ fn attention_agrees_with_plain_operations() {
             plain::attention(&q, &k, &v, scores, &mask)?.transpose(0, 1)?.reshape((tokens, heads * width))
         };
         let rows = FrozenLinear::arrange(&[tokens], &Device::Cpu).unwrap();
-        compare(&leaves, |x| FrozenLinear::attention([&x[0], &x[1], &x[2]], layout, scores, &rows), theirs);
+        compare(&leaves, |x, tape| FrozenLinear::attention([&x[0], &x[1], &x[2]], layout, scores, &rows, tape), theirs);
         let rows = PlacedLinear::arrange(&[tokens], &Device::Cpu).unwrap();
-        compare(&leaves, |x| PlacedLinear::attention([&x[0], &x[1], &x[2]], layout, scores, &rows), theirs);
+        compare(&leaves, |x, tape| PlacedLinear::attention([&x[0], &x[1], &x[2]], layout, scores, &rows, tape), theirs);
     }
 }
 
@@ -128,7 +138,27 @@ fn the_adapted_projection_agrees_with_plain_operations() {
             let update = input.matmul(&x[1].t()?)?.matmul(&x[2].t()?)?;
             x[0].matmul(&weight.t()?)? + (update * 1.5)?
         };
-        compare(&leaves, |x| frozen.adapted(&x[0], &x[1], &x[2], 1.5, dropout), theirs);
-        compare(&leaves, |x| placed.adapted(&x[0], &x[1], &x[2], 1.5, dropout), theirs);
+        compare(&leaves, |x, tape| frozen.adapted([&x[0], &x[1], &x[2]], 1.5, dropout, tape), theirs);
+        compare(&leaves, |x, tape| placed.adapted([&x[0], &x[1], &x[2]], 1.5, dropout, tape), theirs);
     }
+    let theirs = |x: &[Tensor]| x[0].matmul(&weight.t()?);
+    compare(&leaves[..1], |x, tape| frozen.frozen(&x[0], tape), theirs);
+    compare(&leaves[..1], |x, tape| placed.frozen(&x[0], tape), theirs);
+}
+
+/// Protects: what is used more than once gets the sum of its gradients, on all threads too, and bounds let them through.
+#[test]
+fn sums_and_bounds_agree_with_plain_operations() {
+    let mut noise = Noise(8);
+    let leaves = [noise.tensor(&[150, 120], 2.0), noise.tensor(&[150, 120], 2.0)];
+    let ours = |x: &[Tensor], tape: &Tape| {
+        let sum = tape.add(&x[0], &x[1])?;
+        let bounded = tape.bounded(&sum, 1.5)?;
+        tape.add(&bounded, &tape.add(&sum, &x[0])?)
+    };
+    let theirs = |x: &[Tensor]| {
+        let sum = (&x[0] + &x[1])?;
+        ((&sum / 1.5)?.tanh()? * 1.5)? + (&sum + &x[0])?
+    };
+    compare(&leaves, ours, theirs);
 }

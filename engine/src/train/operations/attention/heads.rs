@@ -4,34 +4,31 @@ use crate::linear::{PANEL, Panels, TILE_ROWS, Tile, interleaved};
 use candle_core::Result;
 use rayon::prelude::*;
 
-/// One head's rows `[tokens, width]`, packed both ways.
+/// One head's rows `[tokens, width]`.
 pub(super) struct Head {
     rows: Vec<f32>,
-    /// Products of a row with every token's row.
-    by_token: Panels,
-    /// Sums of the tokens' rows.
-    mixing: Panels,
     width: usize,
 }
 
+/// A head for products of a row with every token's row.
+pub(super) struct ByToken(Panels);
+
+/// A head for sums of the tokens' rows.
+pub(super) struct Mixing(Panels);
+
 impl Head {
-    pub(super) fn all(x: &[f32], count: usize, width: usize) -> Result<Vec<Self>> {
-        let pack = |head: usize| {
+    /// Of `x [tokens, count * width]`.
+    pub(super) fn all(x: &[f32], count: usize, width: usize) -> Vec<Self> {
+        let head = |head: usize| {
             let mut rows = Vec::with_capacity(x.len() / count);
             x.chunks_exact(count * width)
                 .for_each(|token| rows.extend_from_slice(&token[head * width..(head + 1) * width]));
-            let tokens = rows.len() / width;
-            Ok(Self {
-                by_token: Panels::pack(&rows, tokens, width)?,
-                mixing: Panels::pack_transposed(&rows, tokens, width)?,
-                rows,
-                width,
-            })
+            Self { rows, width }
         };
-        (0..count).into_par_iter().map(pack).collect()
+        (0..count).into_par_iter().map(head).collect()
     }
 
-    pub(super) fn row(&self, token: usize) -> &[f32] {
+    fn row(&self, token: usize) -> &[f32] {
         &self.rows[token * self.width..(token + 1) * self.width]
     }
 
@@ -41,13 +38,20 @@ impl Head {
         x.iter_mut().for_each(|value| *value *= scale);
         x
     }
+}
+
+impl ByToken {
+    pub(super) fn pack(heads: &[Head]) -> Result<Vec<Self>> {
+        let pack = |head: &Head| Panels::pack(&head.rows, head.rows.len() / head.width, head.width).map(Self);
+        heads.par_iter().map(pack).collect()
+    }
 
     /// The products of the block's rows (`x`, interleaved) with the rows of the tokens of `span`.
     pub(super) fn products(&self, x: &[f32], block: Block, span: Span) -> Weights {
         let mut weights = Weights::new(block, span);
         let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
         for panel in span.panels() {
-            self.by_token.tile(panel, 0..self.width, x, block.rows, &mut tile);
+            self.0.tile(panel, 0..self.0.inputs(), x, block.rows, &mut tile);
             let place = panel * PANEL - span.start;
             for (row, sums) in tile[..block.rows].iter().enumerate() {
                 weights.row_mut(row)[place..place + PANEL].copy_from_slice(sums);
@@ -55,16 +59,23 @@ impl Head {
         }
         weights
     }
+}
+
+impl Mixing {
+    pub(super) fn pack(heads: &[Head]) -> Result<Vec<Self>> {
+        let pack =
+            |head: &Head| Panels::pack_transposed(&head.rows, head.rows.len() / head.width, head.width).map(Self);
+        heads.par_iter().map(pack).collect()
+    }
 
     /// Adds to `out` (rows of `stride`) the block's weighted sums of the rows of the tokens of `span`.
     pub(super) fn mix(&self, weights: &Weights, out: &mut [f32], stride: usize) {
         let Weights { block, span, .. } = *weights;
-        let x = weights.interleaved();
+        let (x, width) = (weights.interleaved(), self.0.outputs());
         let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
-        for column in (0..self.width).step_by(PANEL) {
-            let lanes = PANEL.min(self.width - column);
-            let tokens = span.start..span.end;
-            self.mixing.tile(column / PANEL, tokens, &x, block.rows, &mut tile);
+        for column in (0..width).step_by(PANEL) {
+            let lanes = PANEL.min(width - column);
+            self.0.tile(column / PANEL, span.start..span.end, &x, block.rows, &mut tile);
             for (row, sums) in tile[..block.rows].iter().enumerate() {
                 let start = row * stride + column;
                 for (out, sum) in out[start..start + lanes].iter_mut().zip(sums) {
@@ -125,7 +136,7 @@ impl Weights {
         &self.values[row * self.stride..(row + 1) * self.stride]
     }
 
-    pub(super) fn interleaved(&self) -> Vec<f32> {
+    fn interleaved(&self) -> Vec<f32> {
         let count = self.span.end - self.span.start;
         interleaved(self.block.rows, |row| &self.row(row)[..count])
     }

@@ -3,11 +3,12 @@
 
 mod heads;
 
-use self::heads::{Block, Head, Span, Weights};
-use super::{held, values, vector};
+use self::heads::{Block, ByToken, Head, Mixing, Span, Weights};
+use super::tape::Tape;
+use super::{held, vector};
 use crate::attention::{Scores, cap_values};
 use crate::linear::{PANEL, TILE_ROWS};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(super) fn attention(
     heads: HeadLayout,
     scores: Scores,
     lengths: &Arc<[usize]>,
+    tape: &Tape,
 ) -> Result<Tensor> {
     let (tokens, q_width) = q.dims2()?;
     let kv_shape = [tokens, heads.kv_heads * heads.width];
@@ -41,7 +43,10 @@ pub(super) fn attention(
         bail!("rows of {lengths:?} tokens are not {tokens} together");
     }
     let packed = PackedAttention { attention: Attention { heads, scores }, lengths: lengths.clone() };
-    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, packed)
+    let inputs = [q.contiguous()?, k.contiguous()?, v.contiguous()?];
+    let output = packed.forward(&inputs)?;
+    let kept = output.clone();
+    Ok(tape.record([q, k, v], output, move |grad| packed.backward(&inputs, &kept, grad)))
 }
 
 /// Clears what is not `seen`, and lends what is.
@@ -88,6 +93,35 @@ impl PackedAttention {
         let HeadLayout { heads, kv_heads, width } = self.attention.heads;
         (heads * width, kv_heads * width)
     }
+
+    fn forward(&self, [q, k, v]: &[Tensor; 3]) -> Result<Tensor> {
+        let (width, kv_width) = self.widths();
+        let (queries, keys, values) = (held(q)?, held(k)?, held(v)?);
+        let rows = self.rows([(&*queries, width), (&*keys, kv_width), (&*values, kv_width)]);
+        let outputs = rows.map(|[q, k, v]| self.attention.forward(q, k, v)).collect::<Result<_>>()?;
+        Tensor::from_vec(joined(outputs), q.shape(), q.device())
+    }
+
+    /// The gradients of queries, keys and values.
+    fn backward(&self, [q, k, v]: &[Tensor; 3], output: &Tensor, grad: &Tensor) -> Result<[Tensor; 3]> {
+        let grad = grad.contiguous()?;
+        let (queries, keys, values) = (held(q)?, held(k)?, held(v)?);
+        let (output, grad) = (held(output)?, held(&grad)?);
+        let (width, kv_width) = self.widths();
+        let lists: [&[f32]; 5] = [&queries, &keys, &values, &output, &grad];
+        let widths = [width, kv_width, kv_width, width, width];
+        let mut gradients: [Vec<Vec<f32>>; 3] = Default::default();
+        for [q, k, v, output, grad] in self.rows(std::array::from_fn(|index| (lists[index], widths[index]))) {
+            let found = self.attention.backward([q, k, v], output, grad)?;
+            gradients.iter_mut().zip(found).for_each(|(all, gradient)| all.push(gradient));
+        }
+        let [q_gradient, k_gradient, v_gradient] = gradients.map(joined);
+        Ok([
+            Tensor::from_vec(q_gradient, q.shape(), q.device())?,
+            Tensor::from_vec(k_gradient, k.shape(), k.device())?,
+            Tensor::from_vec(v_gradient, v.shape(), v.device())?,
+        ])
+    }
 }
 
 impl Attention {
@@ -115,7 +149,7 @@ impl Attention {
     }
 
     /// The bounded scores of a block of queries with the keys that they see, and some around those.
-    fn block_scores(&self, q: &Head, k: &Head, block: Block) -> Weights {
+    fn block_scores(&self, q: &Head, k: &ByToken, block: Block) -> Weights {
         let start = self.first_seen(block.first) / PANEL * PANEL;
         let span = Span { start, end: block.first + block.rows };
         let mut scores = k.products(&q.interleaved(block, self.scores.scale), block, span);
@@ -135,9 +169,9 @@ impl Attention {
 
     fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> Result<Vec<f32>> {
         let HeadLayout { heads, kv_heads, width } = self.heads;
-        let q_heads = Head::all(q, heads, width)?;
-        let k_heads = Head::all(k, kv_heads, width)?;
-        let v_heads = Head::all(v, kv_heads, width)?;
+        let q_heads = Head::all(q, heads, width);
+        let k_heads = ByToken::pack(&Head::all(k, kv_heads, width))?;
+        let v_heads = Mixing::pack(&Head::all(v, kv_heads, width))?;
         let row = heads * width;
         let tokens = q.len() / row;
         let mut output = vec![0.0f32; q.len()];
@@ -159,14 +193,14 @@ impl Attention {
         let HeadLayout { heads, kv_heads, width } = self.heads;
         let pass = Backward {
             attention: *self,
-            q: Head::all(q, heads, width)?,
-            k: Head::all(k, kv_heads, width)?,
-            v: Head::all(v, kv_heads, width)?,
-            grad: Head::all(grad, heads, width)?,
+            q: Head::all(q, heads, width),
+            k: Head::all(k, kv_heads, width),
+            v: Head::all(v, kv_heads, width),
+            grad: Head::all(grad, heads, width),
             tokens: q.len() / (heads * width),
         };
-        let (q_gradient, sums) = pass.queries(output, grad);
-        let (k_gradient, v_gradient) = pass.keys_and_values(&sums);
+        let (q_gradient, sums) = pass.queries(output, grad)?;
+        let (k_gradient, v_gradient) = pass.keys_and_values(&sums)?;
         Ok([q_gradient, k_gradient, v_gradient])
     }
 }
@@ -192,8 +226,9 @@ struct Backward {
 impl Backward {
     /// The queries' gradient, and the sums of each head. With `P` the weights: `dS = P * (dO Vᵀ - along) * slope`,
     /// `dQ = dS K`.
-    fn queries(&self, output: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<QuerySums>) {
+    fn queries(&self, output: &[f32], grad: &[f32]) -> Result<(Vec<f32>, Vec<QuerySums>)> {
         let HeadLayout { heads, width, .. } = self.attention.heads;
+        let (keys, values, mixing) = (ByToken::pack(&self.k)?, ByToken::pack(&self.v)?, Mixing::pack(&self.k)?);
         let row = heads * width;
         let mut gradient = vec![0.0f32; self.tokens * row];
         let mut sums = vec![(0.0, 0.0); self.tokens * heads];
@@ -206,12 +241,12 @@ impl Backward {
                 let block = Block::of(index, self.tokens);
                 for head in 0..heads {
                     let kv = head / self.attention.heads.group();
-                    let mut weights = self.attention.block_scores(&self.q[head], &self.k[kv], block);
+                    let mut weights = self.attention.block_scores(&self.q[head], &keys[kv], block);
                     // Only bounded scores change the slope from one to the next.
                     let bounded = self.attention.scores.softcap.map(|_| weights.clone());
                     let logs = self.attention.softmax(&mut weights, block);
                     let x = self.grad[head].interleaved(block, 1.0);
-                    let through = self.v[kv].products(&x, block, weights.span);
+                    let through = values[kv].products(&x, block, weights.span);
                     for row_index in 0..block.rows {
                         let place = row_index * row + head * width;
                         let head_row = place..place + width;
@@ -229,19 +264,21 @@ impl Backward {
                             }
                         }
                     }
-                    self.k[kv].mix(&weights, &mut gradient[head * width..], row);
+                    mixing[kv].mix(&weights, &mut gradient[head * width..], row);
                 }
             });
         let of_head = |head: usize| {
             let (logs, alongs) = sums.iter().skip(head).step_by(heads).copied().unzip();
             QuerySums { logs, alongs }
         };
-        (gradient, (0..heads).map(of_head).collect())
+        Ok((gradient, (0..heads).map(of_head).collect()))
     }
 
     /// The gradients of keys and values: `dK = dSᵀ Q`, `dV = Pᵀ dO`, over the queries that see each key.
-    fn keys_and_values(&self, sums: &[QuerySums]) -> (Vec<f32>, Vec<f32>) {
+    fn keys_and_values(&self, sums: &[QuerySums]) -> Result<(Vec<f32>, Vec<f32>)> {
         let HeadLayout { heads, kv_heads, width } = self.attention.heads;
+        let (queries, grads) = (ByToken::pack(&self.q)?, ByToken::pack(&self.grad)?);
+        let (mixed_queries, mixed_grads) = (Mixing::pack(&self.q)?, Mixing::pack(&self.grad)?);
         let row = kv_heads * width;
         let mut k_gradient = vec![0.0f32; self.tokens * row];
         let mut v_gradient = vec![0.0f32; self.tokens * row];
@@ -253,25 +290,30 @@ impl Backward {
                 let block = Block::of(index, self.tokens);
                 for head in 0..heads {
                     let kv = head / self.attention.heads.group();
-                    let (weights, changes) = self.keys_of_head(head, block, &sums[head]);
+                    let (weights, changes) = self.keys_of_head([&queries[head], &grads[head]], kv, block, &sums[head]);
                     let place = kv * width;
-                    self.grad[head].mix(&weights, &mut v_gradient[place..], row);
-                    self.q[head].mix(&changes, &mut k_gradient[place..], row);
+                    mixed_grads[head].mix(&weights, &mut v_gradient[place..], row);
+                    mixed_queries[head].mix(&changes, &mut k_gradient[place..], row);
                 }
             });
-        (k_gradient, v_gradient)
+        Ok((k_gradient, v_gradient))
     }
 
-    /// `Pᵀ` and `dSᵀ` of a block of keys and the queries that see some of them.
-    fn keys_of_head(&self, head: usize, block: Block, QuerySums { logs, alongs }: &QuerySums) -> (Weights, Weights) {
+    /// `Pᵀ` and `dSᵀ` of a block of keys and the queries of a head that see some of them.
+    fn keys_of_head(
+        &self,
+        [queries, grads]: [&ByToken; 2],
+        kv: usize,
+        block: Block,
+        QuerySums { logs, alongs }: &QuerySums,
+    ) -> (Weights, Weights) {
         let scores = self.attention.scores;
-        let kv = head / self.attention.heads.group();
         let end = self.attention.last_seeing(block.first + block.rows - 1, self.tokens);
         let span = Span { start: block.first / PANEL * PANEL, end };
         let keys = self.k[kv].interleaved(block, scores.scale);
-        let mut weights = self.q[head].products(&keys, block, span);
+        let mut weights = queries.products(&keys, block, span);
         let values = self.v[kv].interleaved(block, 1.0);
-        let mut changes = self.grad[head].products(&values, block, span);
+        let mut changes = grads.products(&values, block, span);
         for row in 0..block.rows {
             let key = block.first + row;
             let seeing = key - span.start..self.attention.last_seeing(key, self.tokens) - span.start;
@@ -290,57 +332,6 @@ impl Backward {
             }
         }
         (weights, changes)
-    }
-}
-
-impl CustomOp3 for PackedAttention {
-    fn name(&self) -> &'static str {
-        "causal-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (width, kv_width) = self.widths();
-        let q = (values(q, q_layout, self.name())?, width);
-        let k = (values(k, k_layout, self.name())?, kv_width);
-        let v = (values(v, v_layout, self.name())?, kv_width);
-        let outputs = self.rows([q, k, v]).map(|[q, k, v]| self.attention.forward(q, k, v));
-        let output = joined(outputs.collect::<Result<_>>()?);
-        Ok((CpuStorage::F32(output), q_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        output: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (queries, keys, found) = (held(q)?, held(k)?, held(v)?);
-        let (output, grad) = (held(output)?, held(&grad)?);
-        let (width, kv_width) = self.widths();
-        let lists: [&[f32]; 5] = [&queries, &keys, &found, &output, &grad];
-        let widths = [width, kv_width, kv_width, width, width];
-        let mut gradients: [Vec<Vec<f32>>; 3] = Default::default();
-        for [q, k, v, output, grad] in self.rows(std::array::from_fn(|index| (lists[index], widths[index]))) {
-            let found = self.attention.backward([q, k, v], output, grad)?;
-            gradients.iter_mut().zip(found).for_each(|(all, gradient)| all.push(gradient));
-        }
-        let [q_gradient, k_gradient, v_gradient] = gradients.map(joined);
-        Ok((
-            Some(Tensor::from_vec(q_gradient, q.shape(), q.device())?),
-            Some(Tensor::from_vec(k_gradient, k.shape(), k.device())?),
-            Some(Tensor::from_vec(v_gradient, v.shape(), v.device())?),
-        ))
     }
 }
 

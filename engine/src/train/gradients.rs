@@ -4,7 +4,7 @@
 use super::TrainError;
 use super::layer::Pass;
 use super::loss::{HeadLoss, head_loss, head_sums};
-use super::operations::{BaseWeight, Slopes, Tape};
+use super::operations::{BaseWeight, Tape, TapeGradients};
 use super::parameters::Parameters;
 use super::rows::ReadyRow;
 use candle_core::{DType, Tensor};
@@ -25,7 +25,7 @@ impl Gradients {
         &mut self,
         parameters: &Parameters,
         layer: usize,
-        slopes: &Slopes,
+        slopes: &TapeGradients,
         factor: f64,
     ) -> Result<(), TrainError> {
         for (sum, (place, var)) in self.sums.iter_mut().zip(parameters.vars()) {

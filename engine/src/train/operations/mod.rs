@@ -18,7 +18,7 @@ mod vector;
 
 pub(super) use attention::HeadLayout;
 pub(super) use rotation::Rotation;
-pub(super) use tape::{Slopes, Tape};
+pub(super) use tape::{Tape, TapeGradients};
 
 use std::ops::{Deref, Range};
 

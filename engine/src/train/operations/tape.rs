@@ -24,7 +24,7 @@ struct Step {
 
 /// Gradients, by the tensors that they are of.
 #[derive(Debug, Default)]
-pub(in crate::train) struct Slopes(HashMap<TensorId, Tensor>);
+pub(in crate::train) struct TapeGradients(HashMap<TensorId, Tensor>);
 
 impl Tape {
     /// Remembers every operation.
@@ -67,7 +67,7 @@ impl Tape {
     }
 
     /// The gradients of the tensors that no operation made, `gradient` being that of `output`.
-    pub(in crate::train) fn backward(self, output: &Tensor, gradient: Tensor) -> Result<Slopes> {
+    pub(in crate::train) fn backward(self, output: &Tensor, gradient: Tensor) -> Result<TapeGradients> {
         let mut slopes = HashMap::from([(output.id(), gradient)]);
         for step in self.steps.map(RefCell::into_inner).unwrap_or_default().into_iter().rev() {
             // What led nowhere has none.
@@ -84,7 +84,7 @@ impl Tape {
                 }
             }
         }
-        Ok(Slopes(slopes))
+        Ok(TapeGradients(slopes))
     }
 }
 
@@ -95,7 +95,7 @@ impl std::fmt::Debug for Tape {
     }
 }
 
-impl Slopes {
+impl TapeGradients {
     /// The gradient of `tensor`, if anything depends on it.
     pub(in crate::train) fn of(&self, tensor: &Tensor) -> Option<&Tensor> {
         self.0.get(&tensor.id())

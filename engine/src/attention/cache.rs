@@ -280,11 +280,6 @@ impl<'a, E: Element> Part<'a, E> {
             Data::Page(_) => &[],
         }
     }
-
-    #[inline(always)]
-    pub(super) fn iter(self) -> impl Iterator<Item = &'a [E]> {
-        (0..self.blocks.len()).map(move |index| self.block(index))
-    }
 }
 
 #[cfg(test)]
@@ -315,10 +310,10 @@ mod tests {
         assert_eq!(pool.living(), 3, "the block that will be written is copied, and no other");
         filled(&pool, 500, 503, &mut second);
         assert_eq!(pool.living(), 3);
-        let column = |cache: &KvCache, block: usize| cache.values::<f32>(1, 0).iter().nth(block).map(<[f32]>::to_vec);
+        let column = |cache: &KvCache, block: usize| cache.values::<f32>(1, 0).block(block).to_vec();
         assert_eq!(column(&first, 0), column(&second, 0));
         // Position 19 is the last that they share; 20 is each one's own.
-        let (one, other) = (column(&first, 1).unwrap_or_default(), column(&second, 1).unwrap_or_default());
+        let (one, other) = (column(&first, 1), column(&second, 1));
         assert_eq!((one[3 * 2], one[4 * 2]), (19.0, 20.0));
         assert_eq!((other[3 * 2], other[4 * 2]), (19.0, 500.0));
         drop((first, second));

@@ -1,4 +1,4 @@
-//! One token's attention over one group of heads.
+//! The attention of neighbouring tokens over one key/value head.
 
 use super::Scores;
 use super::cache::{BLOCK, Part};
@@ -6,43 +6,46 @@ use super::products::{self, Mixed, Products, TOGETHER};
 use super::vector::{LANES, exp, softcap_body};
 use crate::instruction_sets::{Instructions, for_each_instruction_set};
 
-/// What a token sees of one key/value head.
+/// One head of one token.
 #[derive(Debug)]
-pub(super) struct Past<'a, E> {
-    pub(super) keys: Part<'a, E>,
-    pub(super) values: Part<'a, E>,
-    /// Width of a head.
-    pub(super) width: usize,
-    /// The first position that the token sees, and one past the last, its own; at least one position.
+pub(super) struct Query<'a> {
+    pub(super) query: &'a [f32],
+    /// The first position that it sees, and one past the last, its own; at least one position.
     pub(super) from: usize,
     pub(super) seen: usize,
+    /// Where the result goes, as wide as the query.
+    pub(super) out: &'a mut [f32],
 }
 
-/// Softmax attention of a group of query heads (`query` and `out`: `[heads, width]`) over one key/value head. `scores` is
-/// scratch space.
+/// Neighbouring tokens that fill groups of [`TOGETHER`] queries, where `heads` of a token share keys and values.
+pub(super) fn tokens_together(heads: usize) -> usize {
+    (1..TOGETHER).find(|tokens| (tokens * heads).is_multiple_of(TOGETHER)).unwrap_or(TOGETHER)
+}
+
+/// Softmax attention over one head's keys and values. `scores` is scratch space.
 pub(super) fn attend<E: Products>(
     instructions: Instructions,
-    query: &[f32],
-    past: &Past<'_, E>,
+    queries: &mut [Query<'_>],
+    keys: Part<'_, E>,
+    values: Part<'_, E>,
     scoring: Scores,
     scores: &mut Vec<f32>,
-    out: &mut [f32],
 ) {
-    let stride = past.seen.next_multiple_of(BLOCK);
-    // Whole blocks: every score is written before it is read.
-    scores.resize(TOGETHER * stride, 0.0);
-    let together = TOGETHER * past.width;
-    for (queries, out) in query.chunks(together).zip(out.chunks_mut(together)) {
-        let heads = queries.len() / past.width;
-        let scores = &mut scores[..heads * stride];
-        products::score(instructions, queries, past.keys, scoring.scale, scores);
-        let mut factors = [0f32; TOGETHER];
-        for (scores, factor) in scores.chunks_exact_mut(stride).zip(&mut factors) {
-            *factor = 1.0 / weigh(scores, scoring.softcap, past.from, past.seen);
+    for group in queries.chunks_mut(TOGETHER) {
+        let most = group.iter().map(|query| query.seen).max().unwrap_or(0);
+        let stride = most.next_multiple_of(BLOCK);
+        // Whole blocks: every score is written before it is read.
+        if scores.len() < group.len() * stride {
+            scores.resize(group.len() * stride, 0.0);
         }
-        let Past { values, from, seen, .. } = *past;
-        let mixed = Mixed { values, weights: scores, stride, from, seen };
-        products::mix(instructions, mixed, &factors[..heads], out);
+        let scores = &mut scores[..group.len() * stride];
+        products::score(instructions, group, keys, scoring.scale, scores);
+        let mut factors = [0f32; TOGETHER];
+        for ((scores, query), factor) in scores.chunks_exact_mut(stride).zip(&*group).zip(&mut factors) {
+            *factor = 1.0 / weigh(scores, scoring.softcap, query.from, query.seen);
+        }
+        let mixed = Mixed { values, weights: scores, stride, factors: &factors };
+        products::mix(instructions, mixed, group);
     }
 }
 
@@ -94,6 +97,7 @@ fn weigh_scores(scores: &mut [f32], from: usize, seen: usize) -> f32 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::ops::Range;
     use std::sync::Arc;
 
     use half::f16;
@@ -107,7 +111,8 @@ mod tests {
     }
 
     /// Protects: attention against the textbook formula in f64, and equal bits from every instruction set and for every
-    /// number of heads, for head widths that fill tiles, lanes and neither, with and without a window and a softcap.
+    /// number of queries together, of one token and of several, for head widths that fill tiles, lanes and neither, with
+    /// and without a window and a softcap.
     #[test]
     fn equals_plain_softmax_attention() {
         equals_the_textbook::<f32>(KvType::F32);
@@ -132,28 +137,42 @@ mod tests {
             let mut cache = KvCache::new(pool, seen);
             cache.make_room(seen).unwrap();
             cache.write(0, &by_position, &values).unwrap();
-            // More heads than go through together.
-            let heads = TOGETHER + 3;
-            let query = wave(heads * width, 0.71);
-            let from = window.map_or(0, |window: usize| seen.saturating_sub(window));
-            let past = Past { keys: cache.keys::<E>(0, 0), values: cache.values::<E>(0, 0), width, from, seen };
-            let attended = |instructions: Instructions, query: &[f32]| {
-                let mut out = vec![0f32; query.len()];
+            // More than go through together: of three tokens, if there are as many.
+            let count = TOGETHER + 5;
+            let query = wave(count * width, 0.71);
+            let sees = |index: usize| {
+                let seen = seen - (2 - index / 4).min(seen - 1);
+                window.map_or(0, |window: usize| seen.saturating_sub(window))..seen
+            };
+            let attended = |instructions: Instructions, which: Range<usize>| {
+                let mut out = vec![0f32; which.len() * width];
+                let mut queries: Vec<Query<'_>> = which
+                    .zip(out.chunks_mut(width))
+                    .map(|(index, out)| {
+                        let Range { start: from, end: seen } = sees(index);
+                        Query { query: &query[index * width..][..width], from, seen, out }
+                    })
+                    .collect();
+                let (keys, values) = (cache.keys::<E>(0, 0), cache.values::<E>(0, 0));
                 // What is left from others must not matter.
-                attend(instructions, query, &past, scoring, &mut vec![f32::NAN; 7 * BLOCK], &mut out);
+                attend(instructions, &mut queries, keys, values, scoring, &mut vec![f32::NAN; 7 * BLOCK]);
                 out
             };
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            let fast = attended(Instructions::best(), &query);
+            let fast = attended(Instructions::best(), 0..count);
             for instructions in Instructions::available() {
-                let other = attended(instructions, &query);
-                assert_eq!(bits(&fast), bits(&other), "width {width}, seen {from}..{seen}, {instructions:?}");
+                let other = attended(instructions, 0..count);
+                assert_eq!(
+                    bits(&fast),
+                    bits(&other),
+                    "width {width}, seen {seen}, window {window:?}, {instructions:?}"
+                );
             }
-            for head in 0..heads {
-                let query = &query[head * width..(head + 1) * width];
-                let alone = attended(Instructions::best(), query);
-                assert_eq!(bits(&alone), bits(&fast[head * width..(head + 1) * width]));
-                let exact = textbook(query, &by_position, &values, width, from..seen, scoring.softcap);
+            for index in 0..count {
+                let alone = attended(Instructions::best(), index..index + 1);
+                assert_eq!(bits(&alone), bits(&fast[index * width..][..width]));
+                let query = &query[index * width..][..width];
+                let exact = textbook(query, &by_position, &values, width, sees(index), scoring.softcap);
                 for (got, want) in alone.iter().zip(&exact) {
                     assert!((f64::from(*got) - want).abs() < 1e-5, "{got} is not {want}");
                 }
@@ -166,7 +185,7 @@ mod tests {
         keys: &[f32],
         values: &[f32],
         width: usize,
-        seen: std::ops::Range<usize>,
+        seen: Range<usize>,
         cap: Option<f32>,
     ) -> Vec<f64> {
         let dot = |p: usize| -> f64 {

@@ -22,6 +22,7 @@ pub(crate) use vector::{exp, softcap as cap_values, sum_of_exp};
 use crate::instruction_sets::Instructions;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Storage, Tensor};
 use half::f16;
+use kernel::Query;
 use products::Products;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -122,32 +123,56 @@ fn attend<E: Products>(
     heads: Heads,
     scoring: Scores,
 ) -> Result<Tensor> {
-    let mut tokens = Vec::with_capacity(queries.dim(0)?);
-    for (cache, count) in sequences {
-        tokens.extend((0..*count).map(|i| (&**cache, cache.len() + i + 1)));
-    }
     let instructions = Instructions::best();
-    let group = heads.query / heads.kv * heads.width;
     let attended = with_slice(queries, |queries| {
         let mut attended = vec![0f32; queries.len()];
-        attended.par_chunks_mut(group).zip(queries.par_chunks(group)).enumerate().for_each_init(
-            Vec::new,
-            |scores, (task, (out, query))| {
-                let (token, head) = (task / heads.kv, task % heads.kv);
-                let (cache, seen) = tokens[token];
-                let past = kernel::Past {
-                    keys: cache.keys::<E>(layer, head),
-                    values: cache.values::<E>(layer, head),
-                    width: heads.width,
-                    from: scoring.window.map_or(0, |window| seen.saturating_sub(window)),
-                    seen,
-                };
-                kernel::attend(instructions, query, &past, scoring, scores, out);
-            },
-        );
+        let tasks = tasks(queries, &mut attended, sequences, heads, scoring.window);
+        tasks.into_par_iter().for_each_init(Vec::new, |scores, Task { cache, head, mut queries }| {
+            let (keys, values) = (cache.keys::<E>(layer, head), cache.values(layer, head));
+            kernel::attend(instructions, &mut queries, keys, values, scoring, scores);
+        });
         attended
     })?;
     Tensor::from_vec(attended, queries.shape(), queries.device())
+}
+
+/// Neighbouring tokens' queries to one head's keys and values.
+struct Task<'a> {
+    cache: &'a KvCache,
+    head: usize,
+    queries: Vec<Query<'a>>,
+}
+
+/// All of a step, which write to `attended`.
+fn tasks<'a>(
+    queries: &'a [f32],
+    attended: &'a mut [f32],
+    sequences: &'a [(&mut KvCache, usize)],
+    heads: Heads,
+    window: Option<usize>,
+) -> Vec<Task<'a>> {
+    let sharing = heads.query / heads.kv;
+    let together = kernel::tokens_together(sharing);
+    let row = heads.query * heads.width;
+    let mut rows = queries.chunks(row).zip(attended.chunks_mut(row));
+    let mut tasks: Vec<Task<'a>> = Vec::new();
+    for (cache, count) in sequences {
+        for token in 0..*count {
+            if token % together == 0 {
+                let room = sharing * together.min(count - token);
+                tasks.extend((0..heads.kv).map(|head| Task { cache, head, queries: Vec::with_capacity(room) }));
+            }
+            let seen = cache.len() + token + 1;
+            let from = window.map_or(0, |window| seen.saturating_sub(window));
+            let first = tasks.len() - heads.kv;
+            let Some((query, out)) = rows.next() else { break };
+            let of_heads = query.chunks(heads.width).zip(out.chunks_mut(heads.width));
+            for (index, (query, out)) in of_heads.enumerate() {
+                tasks[first + index / sharing].queries.push(Query { query, from, seen, out });
+            }
+        }
+    }
+    tasks
 }
 
 fn remember(keys: &Tensor, values: &Tensor, sequences: &mut [(&mut KvCache, usize)], layer: usize) -> Result<()> {

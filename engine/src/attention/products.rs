@@ -1,105 +1,113 @@
 //! The two products of attention, once per instruction set: queries with keys, weights with values.
 //!
 //! Every element is one chain of fused multiply-adds in a fixed order (over the width, over the positions), whatever the
-//! instruction set and however many heads go through together. Heads that share keys and values go in groups, so that
-//! each vector of those is loaded once for all of them.
+//! instruction set and however many queries go through together. Those that share keys and values, of the heads of
+//! neighbouring tokens, go in groups, so that each vector of those is loaded once for all of them.
+
+use std::ops::Range;
 
 use half::f16;
 
 use super::cache::{BLOCK, Part};
 use super::kept::Element;
+use super::kernel::Query;
 use crate::instruction_sets::Instructions;
 
-/// Heads that go through together, at most: their sums fill the registers.
-pub(super) const TOGETHER: usize = 4;
+/// Queries that go through together, at most: their sums fill the registers.
+pub(super) const TOGETHER: usize = 6;
 
-/// `scores[h][p] = scale * (queries[h] . keys[p])`; `scores` holds the positions of whole blocks for each head.
+/// `scores[q][p] = scale * (queries[q] . keys[p])`; `scores` holds the positions of whole blocks for each query.
 pub(super) fn score<E: Products>(
     instructions: Instructions,
-    queries: &[f32],
+    queries: &[Query<'_>],
     keys: Part<'_, E>,
     scale: f32,
     scores: &mut [f32],
 ) {
-    match queries.len() / keys.width() {
+    match queries.len() {
         1 => E::score::<1>(instructions, queries, keys, scale, scores),
         2 => E::score::<2>(instructions, queries, keys, scale, scores),
         3 => E::score::<3>(instructions, queries, keys, scale, scores),
+        4 => E::score::<4>(instructions, queries, keys, scale, scores),
+        5 => E::score::<5>(instructions, queries, keys, scale, scores),
         _ => E::score::<TOGETHER>(instructions, queries, keys, scale, scores),
     }
 }
 
-/// What a group of heads sees.
+/// What the queries of a group have found.
 #[derive(Clone, Copy)]
 pub(super) struct Mixed<'a, E> {
     pub(super) values: Part<'a, E>,
-    /// Per head and position: `stride` of them a head.
+    /// Per query and position, 0 where it sees nothing: `stride` of them a query.
     pub(super) weights: &'a [f32],
     pub(super) stride: usize,
-    /// The first position whose weight may be other than 0, and one past the last.
-    pub(super) from: usize,
-    pub(super) seen: usize,
+    /// Per query.
+    pub(super) factors: &'a [f32; TOGETHER],
 }
 
-/// `out[h] = factors[h] * sum over p of weights[h][p] * values[p]`.
-pub(super) fn mix<E: Products>(instructions: Instructions, mixed: Mixed<'_, E>, factors: &[f32], out: &mut [f32]) {
-    match factors.len() {
-        1 => E::mix::<1>(instructions, mixed, factors, out),
-        2 => E::mix::<2>(instructions, mixed, factors, out),
-        3 => E::mix::<3>(instructions, mixed, factors, out),
-        _ => E::mix::<TOGETHER>(instructions, mixed, factors, out),
+/// `out[q] = factors[q] * sum over p of weights[q][p] * values[p]`.
+pub(super) fn mix<E: Products>(instructions: Instructions, mixed: Mixed<'_, E>, queries: &mut [Query<'_>]) {
+    match queries.len() {
+        1 => E::mix::<1>(instructions, mixed, queries),
+        2 => E::mix::<2>(instructions, mixed, queries),
+        3 => E::mix::<3>(instructions, mixed, queries),
+        4 => E::mix::<4>(instructions, mixed, queries),
+        5 => E::mix::<5>(instructions, mixed, queries),
+        _ => E::mix::<TOGETHER>(instructions, mixed, queries),
     }
 }
 
-/// The products with keys and values of one type, for `H` heads.
+/// The products with keys and values of one type, for `Q` queries.
 pub(super) trait Products: Element {
-    fn score<const H: usize>(
+    fn score<const Q: usize>(
         instructions: Instructions,
-        queries: &[f32],
+        queries: &[Query<'_>],
         keys: Part<'_, Self>,
         scale: f32,
         scores: &mut [f32],
     );
 
-    fn mix<const H: usize>(instructions: Instructions, mixed: Mixed<'_, Self>, factors: &[f32], out: &mut [f32]);
+    fn mix<const Q: usize>(instructions: Instructions, mixed: Mixed<'_, Self>, queries: &mut [Query<'_>]);
+}
+
+/// The queries alone.
+#[inline(always)]
+fn vectors<'q, const Q: usize>(queries: &'q [Query<'_>]) -> [&'q [f32]; Q] {
+    std::array::from_fn(|index| queries[index].query)
 }
 
 macro_rules! products {
     ($element:ty, $avx512:ident, $avx2:ident) => {
         impl Products for $element {
-            fn score<const H: usize>(
+            fn score<const Q: usize>(
                 instructions: Instructions,
-                queries: &[f32],
+                queries: &[Query<'_>],
                 keys: Part<'_, Self>,
                 scale: f32,
                 scores: &mut [f32],
             ) {
-                let blocks = scores.len() / H / BLOCK;
+                let blocks = scores.len() / Q / BLOCK;
+                let queries = vectors::<Q>(queries);
                 match instructions {
                     // SAFETY: the variant exists only where the instructions were detected.
                     #[cfg(target_arch = "x86_64")]
-                    Instructions::Avx512 => unsafe { $avx512::score::<H>(queries, keys, blocks, scale, scores) },
+                    Instructions::Avx512 => unsafe { $avx512::score(queries, keys, blocks, scale, scores) },
                     // SAFETY: as above.
                     #[cfg(target_arch = "x86_64")]
-                    Instructions::Avx2 => unsafe { $avx2::score::<H>(queries, keys, blocks, scale, scores) },
-                    Instructions::Portable => score_plain::<H, _>(queries, keys, blocks, scale, scores),
+                    Instructions::Avx2 => unsafe { $avx2::score(queries, keys, blocks, scale, scores) },
+                    Instructions::Portable => score_plain(queries, keys, blocks, scale, scores),
                 }
             }
 
-            fn mix<const H: usize>(
-                instructions: Instructions,
-                mixed: Mixed<'_, Self>,
-                factors: &[f32],
-                out: &mut [f32],
-            ) {
+            fn mix<const Q: usize>(instructions: Instructions, mixed: Mixed<'_, Self>, queries: &mut [Query<'_>]) {
                 match instructions {
                     // SAFETY: the variant exists only where the instructions were detected.
                     #[cfg(target_arch = "x86_64")]
-                    Instructions::Avx512 => unsafe { $avx512::mix::<H>(mixed, factors, out) },
+                    Instructions::Avx512 => unsafe { $avx512::mix::<Q>(mixed, queries) },
                     // SAFETY: as above.
                     #[cfg(target_arch = "x86_64")]
-                    Instructions::Avx2 => unsafe { $avx2::mix::<H>(mixed, factors, out) },
-                    Instructions::Portable => mix_rest::<H, _>(mixed, factors, 0, out),
+                    Instructions::Avx2 => unsafe { $avx2::mix::<Q>(mixed, queries) },
+                    Instructions::Portable => mix_rest(mixed, queries, 0),
                 }
             }
         }
@@ -110,31 +118,39 @@ products!(f32, avx512, avx2);
 products!(f16, avx512_half, avx2_half);
 
 impl<'a, E: Element> Mixed<'a, E> {
-    /// Blocks with something to see: their positions among all, and their values.
+    /// The values of the positions of `seen`, block by block, each with its first position.
     #[inline(always)]
-    fn blocks(self) -> impl Iterator<Item = (usize, &'a [E])> {
+    fn blocks(self, seen: Range<usize>) -> impl Iterator<Item = (usize, &'a [E])> {
         let width = self.values.width();
-        self.values.iter().enumerate().filter_map(move |(block, values)| {
-            let first = block * BLOCK;
-            let count = BLOCK.min(self.seen.saturating_sub(first));
-            (first + BLOCK > self.from && count > 0).then(|| (first, &values[..count * width]))
+        (seen.start / BLOCK..seen.end.div_ceil(BLOCK)).map(move |block| {
+            let first = (block * BLOCK).max(seen.start);
+            let values = &self.values.block(block)[(first - block * BLOCK) * width..];
+            (first, &values[..(BLOCK * (block + 1)).min(seen.end).saturating_sub(first) * width])
         })
     }
 }
 
-fn score_plain<const H: usize, E: Element>(
-    queries: &[f32],
+/// The positions that all queries have in front of them, though not every one may see the first of them.
+#[inline(always)]
+fn common(queries: &[Query<'_>]) -> Range<usize> {
+    let from = queries.iter().map(|query| query.from).min().unwrap_or(0);
+    let seen = queries.iter().map(|query| query.seen).min().unwrap_or(0);
+    from..seen
+}
+
+fn score_plain<const Q: usize, E: Element>(
+    queries: [&[f32]; Q],
     keys: Part<'_, E>,
     blocks: usize,
     scale: f32,
     scores: &mut [f32],
 ) {
-    let (width, stride) = (queries.len() / H, scores.len() / H);
-    for (block, keys) in keys.iter().enumerate().take(blocks) {
-        for head in 0..H {
-            let scores = &mut scores[head * stride + block * BLOCK..][..BLOCK];
+    let stride = scores.len() / Q;
+    for block in 0..blocks {
+        for (query, scores) in queries.iter().zip(scores.chunks_exact_mut(stride)) {
+            let scores = &mut scores[block * BLOCK..][..BLOCK];
             scores.fill(0.0);
-            for (query, keys) in queries[head * width..][..width].iter().zip(keys.chunks_exact(BLOCK)) {
+            for (query, keys) in query.iter().zip(keys.block(block).chunks_exact(BLOCK)) {
                 for (score, key) in scores.iter_mut().zip(keys) {
                     *score = query.mul_add((*key).into(), *score);
                 }
@@ -148,21 +164,22 @@ fn score_plain<const H: usize, E: Element>(
 
 /// The columns from `first` on. Inlined, so that it is compiled for the instruction set of its caller.
 #[inline(always)]
-fn mix_rest<const H: usize, E: Element>(mixed: Mixed<'_, E>, factors: &[f32], first: usize, out: &mut [f32]) {
+fn mix_rest<E: Element>(mixed: Mixed<'_, E>, queries: &mut [Query<'_>], first: usize) {
     let width = mixed.values.width();
-    for head in 0..H {
-        let out = &mut out[head * width + first..(head + 1) * width];
+    for ((query, weights), factor) in
+        queries.iter_mut().zip(mixed.weights.chunks_exact(mixed.stride)).zip(mixed.factors)
+    {
+        let out = &mut query.out[first..];
         out.fill(0.0);
-        for (position, values) in mixed.blocks() {
-            let weights = &mixed.weights[head * mixed.stride + position..];
-            for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
+        for (position, values) in mixed.blocks(query.from..query.seen) {
+            for (weight, values) in weights[position..].iter().zip(values.chunks_exact(width)) {
                 for (sum, value) in out.iter_mut().zip(&values[first..]) {
                     *sum = weight.mul_add((*value).into(), *sum);
                 }
             }
         }
         for sum in out {
-            *sum *= factors[head];
+            *sum *= factor;
         }
     }
 }
@@ -179,7 +196,7 @@ macro_rules! on_vectors {
         mod $name {
             use std::arch::x86_64::*;
 
-            use super::{BLOCK, Mixed, Part, mix_rest};
+            use super::{BLOCK, Mixed, Part, Query, common, mix_rest};
 
             const LANES: usize = $lanes;
             const WIDE: usize = $wide;
@@ -200,8 +217,8 @@ macro_rules! on_vectors {
             const PER_BLOCK: usize = BLOCK / LANES;
 
             #[target_feature(enable = $features)]
-            pub(super) fn score<const H: usize>(
-                queries: &[f32],
+            pub(super) fn score<const Q: usize>(
+                queries: [&[f32]; Q],
                 keys: Part<'_, $element>,
                 blocks: usize,
                 scale: f32,
@@ -209,100 +226,113 @@ macro_rules! on_vectors {
             ) {
                 let mut block = 0;
                 while block + WIDE / PER_BLOCK <= blocks {
-                    score_blocks::<H, { WIDE / PER_BLOCK }>(queries, keys, block, scale, scores);
+                    score_blocks::<Q, { WIDE / PER_BLOCK }>(queries, keys, block, scale, scores);
                     block += WIDE / PER_BLOCK;
                 }
                 while block < blocks {
-                    score_blocks::<H, 1>(queries, keys, block, scale, scores);
+                    score_blocks::<Q, 1>(queries, keys, block, scale, scores);
                     block += 1;
                 }
             }
 
             /// The keys of `B` blocks from `first` on, each `[width][BLOCK]`.
             #[target_feature(enable = $features)]
-            fn score_blocks<const H: usize, const B: usize>(
-                queries: &[f32],
+            fn score_blocks<const Q: usize, const B: usize>(
+                queries: [&[f32]; Q],
                 keys: Part<'_, $element>,
                 first: usize,
                 scale: f32,
                 scores: &mut [f32],
             ) {
-                let (width, stride) = (queries.len() / H, scores.len() / H);
-                let queries: [&[f32]; H] = std::array::from_fn(|head| &queries[head * width..][..width]);
+                let (width, stride) = (keys.width(), scores.len() / Q);
+                let queries: [&[f32]; Q] = std::array::from_fn(|query| &queries[query][..width]);
                 let keys: [&[[$element; BLOCK]]; B] =
                     std::array::from_fn(|block| &keys.block(first + block).as_chunks::<BLOCK>().0[..width]);
-                let mut sums = [[[$zero(); PER_BLOCK]; B]; H];
+                let mut sums = [[[$zero(); PER_BLOCK]; B]; Q];
                 for d in 0..width {
                     let keys: [[$vector; PER_BLOCK]; B] = std::array::from_fn(|block| {
                         let keys = keys[block][d].as_chunks::<LANES>().0;
                         std::array::from_fn(|i| load(&keys[i]))
                     });
-                    for head in 0..H {
-                        let query = $broadcast(queries[head][d]);
+                    for query in 0..Q {
+                        let factor = $broadcast(queries[query][d]);
                         for block in 0..B {
                             for i in 0..PER_BLOCK {
-                                sums[head][block][i] = $fuse(query, keys[block][i], sums[head][block][i]);
+                                sums[query][block][i] = $fuse(factor, keys[block][i], sums[query][block][i]);
                             }
                         }
                     }
                 }
                 let scale = $broadcast(scale);
-                for head in 0..H {
-                    let scores = scores[head * stride + first * BLOCK..].as_chunks_mut::<LANES>().0;
+                for query in 0..Q {
+                    let scores = scores[query * stride + first * BLOCK..].as_chunks_mut::<LANES>().0;
                     for block in 0..B {
                         for i in 0..PER_BLOCK {
-                            store($multiply(sums[head][block][i], scale), &mut scores[block * PER_BLOCK + i]);
+                            store($multiply(sums[query][block][i], scale), &mut scores[block * PER_BLOCK + i]);
                         }
                     }
                 }
             }
 
             #[target_feature(enable = $features)]
-            pub(super) fn mix<const H: usize>(mixed: Mixed<'_, $element>, factors: &[f32], out: &mut [f32]) {
+            pub(super) fn mix<const Q: usize>(mixed: Mixed<'_, $element>, queries: &mut [Query<'_>]) {
                 let width = mixed.values.width();
                 let mut column = 0;
                 while column + WIDE * LANES <= width {
-                    columns::<H, WIDE>(mixed, factors, column, out);
+                    columns::<Q, WIDE>(mixed, queries, column);
                     column += WIDE * LANES;
                 }
                 while column + LANES <= width {
-                    columns::<H, 1>(mixed, factors, column, out);
+                    columns::<Q, 1>(mixed, queries, column);
                     column += LANES;
                 }
                 if column < width {
-                    mix_rest::<H, _>(mixed, factors, column, out);
+                    mix_rest(mixed, queries, column);
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn columns<const H: usize, const W: usize>(
+            fn columns<const Q: usize, const W: usize>(
                 mixed: Mixed<'_, $element>,
-                factors: &[f32],
+                queries: &mut [Query<'_>],
                 column: usize,
-                out: &mut [f32],
             ) {
                 let width = mixed.values.width();
-                let mut sums = [[$zero(); W]; H];
-                for (position, values) in mixed.blocks() {
+                let loaded = |values: &[$element]| -> [$vector; W] {
+                    let values = values[column..][..W * LANES].as_chunks::<LANES>().0;
+                    std::array::from_fn(|i| load(&values[i]))
+                };
+                let mut sums = [[$zero(); W]; Q];
+                let common = common(queries);
+                for (position, values) in mixed.blocks(common.clone()) {
                     let count = values.len() / width;
-                    let weights: [&[f32]; H] =
-                        std::array::from_fn(|head| &mixed.weights[head * mixed.stride + position..][..count]);
+                    let weights: [&[f32]; Q] =
+                        std::array::from_fn(|query| &mixed.weights[query * mixed.stride + position..][..count]);
                     for p in 0..count {
-                        let values = values[p * width + column..][..W * LANES].as_chunks::<LANES>().0;
-                        let values: [$vector; W] = std::array::from_fn(|i| load(&values[i]));
-                        for head in 0..H {
-                            let weight = $broadcast(weights[head][p]);
+                        let values = loaded(&values[p * width..]);
+                        for query in 0..Q {
+                            let weight = $broadcast(weights[query][p]);
                             for i in 0..W {
-                                sums[head][i] = $fuse(weight, values[i], sums[head][i]);
+                                sums[query][i] = $fuse(weight, values[i], sums[query][i]);
                             }
                         }
                     }
                 }
-                for head in 0..H {
-                    let factor = $broadcast(factors[head]);
-                    let out = out[head * width + column..][..W * LANES].as_chunks_mut::<LANES>().0;
+                for query in 0..Q {
+                    // What it sees alone.
+                    for (position, values) in mixed.blocks(common.end..queries[query].seen) {
+                        let weights = &mixed.weights[query * mixed.stride + position..];
+                        for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
+                            let values = loaded(values);
+                            for i in 0..W {
+                                sums[query][i] = $fuse($broadcast(*weight), values[i], sums[query][i]);
+                            }
+                        }
+                    }
+                    let factor = $broadcast(mixed.factors[query]);
+                    let out = queries[query].out[column..][..W * LANES].as_chunks_mut::<LANES>().0;
                     for i in 0..W {
-                        store($multiply(sums[head][i], factor), &mut out[i]);
+                        store($multiply(sums[query][i], factor), &mut out[i]);
                     }
                 }
             }

@@ -138,8 +138,10 @@ fn with_scratch<R>(rows: usize, use_it: impl FnOnce(&mut [PanelRow]) -> R) -> R 
         static SCRATCH: RefCell<Vec<PanelRow>> = const { RefCell::new(Vec::new()) };
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.resize(rows, PanelRow::ZERO);
-        use_it(scratch)
+        if scratch.len() < rows {
+            scratch.resize(rows, PanelRow::ZERO);
+        }
+        use_it(&mut scratch[..rows])
     })
 }
 

@@ -1,7 +1,7 @@
 //! The differentiable forward pass of one decoder layer.
 
 use super::draws::DropoutDraw;
-use super::operations::{BaseWeight, Dropout, HeadLayout, Rotation, Tape};
+use super::operations::{BaseWeight, Dropout, HeadLayout, Mask, Rotation, Tape};
 use super::parameters::Parameters;
 use super::rows::ReadyRow;
 use crate::lora::Projection;
@@ -28,11 +28,8 @@ impl<B: BaseWeight> Base<'_, B> {
     pub(super) fn graph_bytes(&self, dropout: bool) -> usize {
         let config = self.config;
         let (hidden, query, kv) = (config.hidden_size, config.query_width(), config.kv_width());
+        let dtype = self.weights.norm.dtype();
         let mut floats = B::kept_floats(config);
-        if dropout {
-            // Of all projections' inputs.
-            floats += 5 * hidden + query + config.intermediate_size;
-        }
         let layers = &self.weights.layers;
         if layers.iter().any(|layer| layer.post_norms.is_some()) {
             floats += 2 * hidden;
@@ -40,7 +37,9 @@ impl<B: BaseWeight> Base<'_, B> {
         if layers.iter().any(|layer| layer.head_norms.is_some()) {
             floats += query + kv;
         }
-        self.weights.norm.dtype().size_in_bytes() * floats
+        // Of all projections' inputs.
+        let droppable = if dropout { 5 * hidden + query + config.intermediate_size } else { 0 };
+        dtype.size_in_bytes() * floats + B::mask_bytes(dtype) * droppable
     }
 }
 
@@ -150,12 +149,17 @@ impl<B: BaseWeight> Layer<'_, '_, B> {
             return frozen.frozen(x, self.tape);
         };
         let width = x.dim(1)?;
-        let factors = || {
-            let draws = dropout.iter().zip(lengths);
-            draws.flat_map(|(draw, tokens)| draw.factors(self.index, projection, tokens * width)).collect()
+        let mask = || {
+            let mut draws =
+                dropout.iter().zip(lengths).map(|(d, tokens)| d.mask(self.index, projection, tokens * width));
+            let first = draws.next().unwrap_or(Mask { kept: Vec::new(), factor: 0.0 });
+            draws.fold(first, |mut all, next| {
+                all.kept.extend(next.kept);
+                all
+            })
         };
         let dropout = dropout.first().map(|first| Dropout {
-            factors: &factors,
+            mask: &mask,
             key: first.key(self.index, projection),
             rate: first.rate as f32,
         });

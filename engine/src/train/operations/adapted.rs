@@ -1,7 +1,7 @@
 //! A frozen projection with its adapter: `y = W x + scale * B A (f * x)`, `f` being the dropout's factors.
 
-use super::held;
-use super::tape::Tape;
+use super::tape::{CHUNK, Tape};
+use super::{Mask, held};
 use crate::linear::{FrozenLinear, Interleaved, Panels, Plus, sum_of_outer_products, transpose};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -14,8 +14,8 @@ pub(super) struct Adapted {
     pub(super) frozen: FrozenLinear,
     /// The adapter's scale.
     pub(super) scale: f32,
-    /// A factor for each element of `x`, where the adapter's input is dropped out.
-    pub(super) factors: Option<Vec<f32>>,
+    /// Of `x`, where the adapter's input is dropped out.
+    pub(super) mask: Option<Mask>,
 }
 
 impl Adapted {
@@ -24,11 +24,11 @@ impl Adapted {
         let (inputs, outputs) = (self.frozen.in_features(), self.frozen.out_features());
         let (rows, width) = x.dims2()?;
         let (rank, a_width) = a.dims2()?;
-        let factors = self.factors.as_ref();
+        let mask = self.mask.as_ref();
         if width != inputs
             || a_width != inputs
             || b.dims() != [outputs, rank]
-            || factors.is_some_and(|factors| factors.len() != rows * inputs)
+            || mask.is_some_and(|mask| mask.kept.len() != rows * inputs)
         {
             bail!(
                 "an adapter of shapes {:?} and {:?} does not fit a weight [{outputs}, {inputs}] and rows {:?}",
@@ -55,10 +55,10 @@ impl Adapted {
 
     /// The adapter's input.
     fn dropped<'x>(&self, x: &'x [f32]) -> Cow<'x, [f32]> {
-        match &self.factors {
-            None => Cow::Borrowed(x),
-            Some(factors) => Cow::Owned(x.par_iter().zip(factors).map(|(x, factor)| x * factor).collect()),
-        }
+        let Some(mask) = &self.mask else { return Cow::Borrowed(x) };
+        let mut dropped = vec![0.0; x.len()];
+        add_masked(&mut dropped, mask, x);
+        Cow::Owned(dropped)
     }
 
     /// The projection, and `A (f * x)`, which the backward pass needs, too.
@@ -68,7 +68,7 @@ impl Adapted {
         let a = Panels::pack(a, rank, inputs)?;
         let b = Panels::pack(b, outputs, rank)?;
         let interleaved = Interleaved::new(x, inputs);
-        let inner = match &self.factors {
+        let inner = match &self.mask {
             None => a.multiply(&interleaved),
             Some(_) => a.multiply(&Interleaved::new(&self.dropped(x), inputs)),
         };
@@ -90,14 +90,14 @@ impl Adapted {
         let a_gradient = sum_of_outer_products(&outer, &dropped, rows);
         let a_transposed = Panels::pack_transposed(a, rank, inputs)?;
         let outer = Interleaved::new(&outer, rank);
-        let x_gradient = match &self.factors {
+        let x_gradient = match &self.mask {
             None => {
                 let plus = Plus { panels: &a_transposed, x: &outer, scale: 1.0 };
                 self.frozen.multiply_back(&interleaved, Some(plus))
             }
-            Some(factors) => {
+            Some(mask) => {
                 let mut gradient = self.frozen.multiply_back(&interleaved, None);
-                add_product(&mut gradient, factors, &a_transposed.multiply(&outer));
+                add_masked(&mut gradient, mask, &a_transposed.multiply(&outer));
                 gradient
             }
         };
@@ -105,12 +105,11 @@ impl Adapted {
     }
 }
 
-/// `sum += x * y`, elementwise.
-fn add_product(sum: &mut [f32], x: &[f32], y: &[f32]) {
-    const CHUNK: usize = 4096;
-    sum.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK))).for_each(|(sum, (x, y))| {
-        for (sum, (x, y)) in sum.iter_mut().zip(x.iter().zip(y)) {
-            *sum += x * y;
+/// Adds `f * x`.
+fn add_masked(sum: &mut [f32], mask: &Mask, x: &[f32]) {
+    sum.par_chunks_mut(CHUNK).zip(mask.kept.par_chunks(CHUNK).zip(x.par_chunks(CHUNK))).for_each(|(sum, (kept, x))| {
+        for (sum, (kept, x)) in sum.iter_mut().zip(kept.iter().zip(x)) {
+            *sum += mask.factor(*kept) * x;
         }
     });
 }

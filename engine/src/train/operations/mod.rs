@@ -25,7 +25,7 @@ use std::ops::{Deref, Range};
 use crate::attention::{Activation, Scores};
 use crate::linear::Linear;
 use crate::model::ModelConfig;
-use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
 
 /// A frozen weight that is trained through, and with it how the operations around it are computed. All are differentiable
 /// in the tensors that are not weights, by what they leave on the tape.
@@ -38,6 +38,9 @@ pub(super) trait BaseWeight: Linear + Clone + Sized + 'static {
 
     /// Numbers that a layer's graph keeps of each token, but for what dropout and further norms need.
     fn kept_floats(config: &ModelConfig) -> usize;
+
+    /// Bytes that a layer's graph keeps of a number that may be dropped, itself of type `dtype`.
+    fn mask_bytes(dtype: DType) -> usize;
 
     /// Positions whose logits may exist at once.
     fn loss_positions(vocabulary: usize) -> usize;
@@ -78,15 +81,28 @@ pub(super) trait BaseWeight: Linear + Clone + Sized + 'static {
     fn correct(logits: &Tensor, targets: &[u32]) -> Result<usize>;
 }
 
+/// What dropout leaves of a projection's input: each number times `factor` if it is kept, or times 0.
+#[derive(Debug)]
+pub(super) struct Mask {
+    pub(super) kept: Vec<bool>,
+    pub(super) factor: f32,
+}
+
+impl Mask {
+    /// What one number is multiplied by.
+    fn factor(&self, kept: bool) -> f32 {
+        f32::from(kept) * self.factor
+    }
+}
+
 /// How a projection's input is dropped out, which is the same in every pass over the same rows in the same step.
 #[derive(Clone, Copy)]
 pub(super) struct Dropout<'a> {
-    /// A factor for each number of the input: 0 with probability `rate`, else `1 / (1 - rate)`.
-    pub(super) factors: &'a dyn Fn() -> Vec<f32>,
+    pub(super) mask: &'a dyn Fn() -> Mask,
     /// Where a device draws factors of its own: from this stream.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "candle's operations take the factors"))]
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "candle's operations take the mask"))]
     pub(super) key: u64,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "candle's operations take the factors"))]
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "candle's operations take the mask"))]
     pub(super) rate: f32,
 }
 

@@ -6,7 +6,7 @@ use super::{BaseWeight, Dropout, HeadLayout, Rotation, Tape, cross_entropy, gate
 use crate::attention::{Activation, Scores};
 use crate::linear::FrozenLinear;
 use crate::model::ModelConfig;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use std::sync::Arc;
 
 /// Positions whose logits exist at once: with a vocabulary of 49,152, 12 MB.
@@ -26,13 +26,17 @@ impl BaseWeight for FrozenLinear {
         4 * hidden + 2 * query + 2 * kv + 3 * config.intermediate_size
     }
 
+    fn mask_bytes(_dtype: DType) -> usize {
+        size_of::<bool>()
+    }
+
     fn loss_positions(_vocabulary: usize) -> usize {
         LOSS_POSITIONS
     }
 
     fn adapted(&self, inputs: [&Tensor; 3], scale: f32, dropout: Option<Dropout<'_>>, tape: &Tape) -> Result<Tensor> {
-        let factors = dropout.map(|dropout| (dropout.factors)());
-        Adapted { frozen: self.clone(), scale, factors }.apply(inputs, tape)
+        let mask = dropout.map(|dropout| (dropout.mask)());
+        Adapted { frozen: self.clone(), scale, mask }.apply(inputs, tape)
     }
 
     fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, tape: &Tape) -> Result<Tensor> {

@@ -31,6 +31,11 @@ impl BaseWeight for PlacedLinear {
         4 * hidden + 2 * query + 2 * kv + 4 * config.intermediate_size
     }
 
+    /// Of the factors, where there is no kernel that draws them anew.
+    fn mask_bytes(dtype: DType) -> usize {
+        dtype.size_in_bytes()
+    }
+
     fn loss_positions(vocabulary: usize) -> usize {
         (LOGITS / vocabulary).max(64)
     }
@@ -50,8 +55,11 @@ impl BaseWeight for PlacedLinear {
             let (y, projection) = cuda::adapted::adapted(&values, a, b, weight, bias, scale, drop)?;
             return Ok(tape.record([x, a, b], y, move |grad| projection.gradients(&values, &grad.contiguous()?)));
         }
-        let factors = match dropout.map(|dropout| (dropout.factors)()) {
-            Some(factors) => Some(Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?),
+        let factors = match dropout.map(|dropout| (dropout.mask)()) {
+            Some(mask) => {
+                let factors: Vec<f32> = mask.kept.iter().map(|kept| mask.factor(*kept)).collect();
+                Some(Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?)
+            }
             None => None,
         };
         let dropped = move |x: &Tensor| factors.as_ref().map_or_else(|| Ok(x.clone()), |factors| x * factors);

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 /// Numbers of which one task makes the sums.
-const CHUNK: usize = 1 << 14;
+pub(super) const CHUNK: usize = 1 << 14;
 
 /// The operations of a pass in their order, or none of them.
 pub(in crate::train) struct Tape {

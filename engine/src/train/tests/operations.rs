@@ -1,4 +1,4 @@
-use super::super::operations::{BaseWeight, Dropout, HeadLayout, Rotation, Tape};
+use super::super::operations::{BaseWeight, Dropout, HeadLayout, Mask, Rotation, Tape};
 use super::{Noise, plain};
 use crate::attention::{Activation, Scores};
 use crate::linear::{FrozenLinear, PlacedLinear};
@@ -126,12 +126,15 @@ fn the_adapted_projection_agrees_with_plain_operations() {
     let leaves = [noise.tensor(&[13, 48], 1.0), noise.tensor(&[5, 48], 1.0), noise.tensor(&[70, 5], 1.0)];
     let dropped = noise.tensor(&[13, 48], 1.0).ge(0.0).unwrap();
     let dropped = (dropped.to_dtype(DType::F32).unwrap() * 2.0).unwrap();
+    let mask = || Mask {
+        kept: dropped.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|factor| *factor > 0.0).collect(),
+        factor: 2.0,
+    };
     let placed = PlacedLinear::new(&frozen, &Device::Cpu, DType::F32).unwrap();
-    for factors in [None, Some(dropped)] {
-        let list = || factors.as_ref().map(|f| f.flatten_all().unwrap().to_vec1().unwrap()).unwrap_or_default();
-        let dropout = factors.is_some().then_some(Dropout { factors: &list, key: 0, rate: 0.5 });
+    for factors in [None, Some(&dropped)] {
+        let dropout = factors.is_some().then_some(Dropout { mask: &mask, key: 0, rate: 0.5 });
         let theirs = |x: &[Tensor]| {
-            let input = match &factors {
+            let input = match factors {
                 None => x[0].clone(),
                 Some(factors) => (&x[0] * factors)?,
             };

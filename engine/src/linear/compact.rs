@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use candle_core::Result;
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::panels::{PANEL, PanelRow, check_shape};
 use super::spread::{self, HALF, Scale};
@@ -40,6 +41,9 @@ struct Scales {
     step: usize,
 }
 
+/// Where a panel's factors and offsets go.
+type Places<'a> = (&'a mut [PanelRow], &'a mut [PanelRow]);
+
 /// One output's weights as codes, as a file's blocks hold them.
 #[derive(Debug, Default)]
 pub(super) struct CodedRow {
@@ -62,37 +66,47 @@ impl Compact {
         Ok(Self { codes: Codes::F16(pack_halves(weight, outputs, inputs)?), inputs, outputs })
     }
 
-    /// Packs coded rows, one for each output; blocks are of `step` inputs. Codes fit `bits`: 4 (0 to 15) or 8.
+    /// Packs coded rows, `row_of` each output; blocks are of `step` inputs. Codes fit `bits`: 4 (0 to 15) or 8.
     pub(super) fn coded(
-        rows: impl Iterator<Item = CodedRow>,
+        row_of: impl Fn(usize) -> CodedRow + Sync,
         outputs: usize,
         inputs: usize,
         bits: u32,
         step: usize,
     ) -> Self {
-        let panels = outputs.div_ceil(PANEL);
-        let blocks = inputs.div_ceil(step);
-        let mut bytes = vec![[0i8; PANEL]; if bits == 8 { panels * inputs } else { 0 }];
-        let mut nibbles = vec![[0u8; PANEL / 2]; if bits == 4 { panels * inputs } else { 0 }];
+        let (panels, blocks) = (outputs.div_ceil(PANEL), inputs.div_ceil(step));
         let mut factors = vec![PanelRow::ZERO; panels * blocks];
         let mut offsets = factors.clone();
-        for (output, row) in rows.enumerate() {
-            let (panel, lane) = (output / PANEL, output % PANEL);
-            if bits == 8 {
-                for (target, code) in bytes[panel * inputs..].iter_mut().zip(&row.codes) {
-                    target[lane] = *code;
-                }
-            } else {
-                let shift = if lane < HALF { 0 } else { 4 };
-                for (target, code) in nibbles[panel * inputs..].iter_mut().zip(&row.codes) {
-                    target[lane % HALF] |= code.cast_unsigned() << shift;
-                }
-            }
-            for (target, values) in [(&mut factors, &row.factors), (&mut offsets, &row.offsets)] {
-                for (target, value) in target[panel * blocks..].iter_mut().zip(values) {
-                    target.0[lane] = *value;
+        let scales = factors.par_chunks_mut(blocks).zip(offsets.par_chunks_mut(blocks)).enumerate();
+        // A panel's scales are written here, its codes where each kind keeps them.
+        let fill = |(panel, (factors, offsets)): (usize, Places<'_>), put: &mut dyn FnMut(usize, &[i8])| {
+            for (lane, output) in (panel * PANEL..outputs.min((panel + 1) * PANEL)).enumerate() {
+                let row = row_of(output);
+                put(lane, &row.codes);
+                for (target, values) in [(&mut *factors, &row.factors), (&mut *offsets, &row.offsets)] {
+                    for (target, value) in target.iter_mut().zip(values) {
+                        target.0[lane] = *value;
+                    }
                 }
             }
+        };
+        let (mut bytes, mut nibbles) = (Vec::new(), Vec::new());
+        if bits == 8 {
+            bytes.resize(panels * inputs, [0i8; PANEL]);
+            bytes.par_chunks_mut(inputs).zip(scales).for_each(|(panel, scales)| {
+                fill(scales, &mut |lane, codes| {
+                    panel.iter_mut().zip(codes).for_each(|(target, code)| target[lane] = *code);
+                });
+            });
+        } else {
+            nibbles.resize(panels * inputs, [0u8; HALF]);
+            nibbles.par_chunks_mut(inputs).zip(scales).for_each(|(panel, scales)| {
+                fill(scales, &mut |lane, codes| {
+                    let shift = if lane < HALF { 0 } else { 4 };
+                    let bits = codes.iter().map(|code| code.cast_unsigned() << shift);
+                    panel.iter_mut().zip(bits).for_each(|(target, bits)| target[lane % HALF] |= bits);
+                });
+            });
         }
         if offsets.iter().all(|row| row.0 == [0.0; PANEL]) {
             offsets = Vec::new();
@@ -167,13 +181,19 @@ impl Scales {
     }
 }
 
-fn pack_halves<T: Copy + Default>(weight: &[T], outputs: usize, inputs: usize) -> Result<Vec<[T; PANEL]>> {
+fn pack_halves<T: Copy + Default + Send + Sync>(
+    weight: &[T],
+    outputs: usize,
+    inputs: usize,
+) -> Result<Vec<[T; PANEL]>> {
     check_shape(weight.len(), outputs, inputs)?;
     let mut rows = vec![[T::default(); PANEL]; outputs.div_ceil(PANEL) * inputs];
-    for (output, source) in weight.chunks_exact(inputs).enumerate() {
-        for (row, value) in rows[output / PANEL * inputs..].iter_mut().zip(source) {
-            row[output % PANEL] = *value;
+    rows.par_chunks_mut(inputs).zip(weight.par_chunks(PANEL * inputs)).for_each(|(panel, source)| {
+        for (lane, output) in source.chunks_exact(inputs).enumerate() {
+            for (row, value) in panel.iter_mut().zip(output) {
+                row[lane] = *value;
+            }
         }
-    }
+    });
     Ok(rows)
 }

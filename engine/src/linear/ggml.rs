@@ -34,21 +34,21 @@ fn layout(kind: GgmlDType) -> Option<Layout> {
 
 /// Keeps a quantised weight `[outputs, inputs]` as codes; output `o` is row `row_of(o)` of the file's. `None` for kinds of
 /// blocks that are not read here.
-pub(super) fn compact(weight: &QTensor, row_of: impl Fn(usize) -> usize) -> Result<Option<Compact>> {
+pub(super) fn compact(weight: &QTensor, row_of: impl Fn(usize) -> usize + Sync) -> Result<Option<Compact>> {
     let Some(layout) = layout(weight.dtype()) else { return Ok(None) };
     let (outputs, inputs) = weight.shape().dims2()?;
     let data = weight.data()?;
     let stride = inputs / layout.values * layout.bytes;
-    if !inputs.is_multiple_of(layout.values) || data.len() != outputs * stride {
+    if inputs == 0 || !inputs.is_multiple_of(layout.values) || data.len() != outputs * stride {
         bail!("{} bytes of {:?} are no weight of shape [{outputs}, {inputs}]", data.len(), weight.dtype());
     }
-    let rows = (0..outputs).map(|output| {
+    let row = |output: usize| {
         let start = row_of(output) * stride;
         let mut row = CodedRow::default();
         data[start..start + stride].chunks_exact(layout.bytes).for_each(|block| (layout.read)(block, &mut row));
         row
-    });
-    Ok(Some(Compact::coded(rows, outputs, inputs, layout.bits, layout.step)))
+    };
+    Ok(Some(Compact::coded(row, outputs, inputs, layout.bits, layout.step)))
 }
 
 fn half_at(block: &[u8], at: usize) -> f32 {

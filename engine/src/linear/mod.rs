@@ -94,7 +94,7 @@ impl FrozenLinear {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn quantised(weight: &QTensor, row_of: impl Fn(usize) -> usize, bias: Option<Tensor>) -> Result<Self> {
+    pub fn quantised(weight: &QTensor, row_of: impl Fn(usize) -> usize + Sync, bias: Option<Tensor>) -> Result<Self> {
         if let Some(compact) = ggml::compact(weight, &row_of)? {
             return Self::packed(Kept::Compact(compact), bias, Instructions::best());
         }

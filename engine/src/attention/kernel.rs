@@ -180,6 +180,38 @@ mod tests {
         }
     }
 
+    /// Protects: tokens that go together do not get what is wrong with one that they do not see.
+    #[test]
+    fn a_later_token_does_not_reach_an_earlier_one() {
+        let (width, seen) = (72, 37);
+        let (mut keys, mut values) = (wave(seen * width, 0.13), wave(seen * width, 0.29));
+        let query = wave(width, 0.71);
+        let attended = |keys: &[f32], values: &[f32], instructions: Instructions| {
+            let pool = Arc::new(KvPool::new(KvShape { layers: 1, kv_heads: 1, width }, KvType::F32));
+            let mut cache = KvCache::new(pool, seen);
+            cache.make_room(seen).unwrap();
+            cache.write(0, keys, values).unwrap();
+            let mut out = vec![0f32; 2 * width];
+            let mut queries: Vec<Query<'_>> = out
+                .chunks_mut(width)
+                .zip([seen - 1, seen])
+                .map(|(out, seen)| Query { query: &query, from: 0, seen, out })
+                .collect();
+            let scoring = Scores { scale: 0.25, softcap: None, window: None };
+            let (keys, values) = (cache.keys::<f32>(0, 0), cache.values::<f32>(0, 0));
+            attend(instructions, &mut queries, keys, values, scoring, &mut Vec::new());
+            out
+        };
+        let sound = attended(&keys, &values, Instructions::best());
+        keys[(seen - 1) * width..].fill(f32::NAN);
+        values[(seen - 1) * width..].fill(f32::NAN);
+        for instructions in Instructions::available() {
+            let out = attended(&keys, &values, instructions);
+            assert_eq!(out[..width], sound[..width], "{instructions:?}");
+            assert!(out[width..].iter().all(|value| value.is_nan()), "{instructions:?}");
+        }
+    }
+
     fn textbook(
         query: &[f32],
         keys: &[f32],

@@ -17,9 +17,12 @@ pub mod chat;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod instruction_sets;
+mod lanes;
 pub mod linear;
 pub mod lora;
 pub mod model;
+mod norm;
+mod rotary;
 pub mod sample;
 mod threads;
 pub mod train;

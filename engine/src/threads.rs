@@ -12,3 +12,6 @@ pub unsafe fn leave_threads_to_rayon() {
         unsafe { std::env::set_var(NAME, "1") };
     }
 }
+
+/// Numbers that one thread takes at least of an elementwise operation: with fewer, waking another costs more.
+pub(crate) const SERIAL: usize = 1 << 14;

@@ -3,8 +3,9 @@
 use super::Scores;
 use super::cache::{BLOCK, Part};
 use super::products::{self, Mixed, Products, TOGETHER};
-use super::vector::{LANES, exp, softcap_body};
+use super::vector::{exp_below_zero, softcap_body};
 use crate::instruction_sets::{Instructions, for_each_instruction_set};
+use crate::lanes::{LANES, fold};
 
 /// One head of one token.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ fn weigh_scores(scores: &mut [f32], from: usize, seen: usize) -> f32 {
     let highest = highest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
     // A plain loop of its own: the compiler makes vectors of it only so.
     for score in scores.iter_mut() {
-        *score = exp(*score - highest);
+        *score = exp_below_zero(*score - highest);
     }
     let mut lanes = [0f32; LANES];
     for chunk in scores.as_chunks::<LANES>().0 {
@@ -84,14 +85,7 @@ fn weigh_scores(scores: &mut [f32], from: usize, seen: usize) -> f32 {
             *lane += *score;
         }
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+    fold(lanes)
 }
 
 #[cfg(test)]

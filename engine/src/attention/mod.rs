@@ -20,6 +20,7 @@ pub(crate) use pages::Pages;
 pub(crate) use vector::{exp, softcap as cap_values, sum_of_exp};
 
 use crate::instruction_sets::Instructions;
+use crate::threads::SERIAL;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Storage, Tensor};
 use half::f16;
 use kernel::Query;
@@ -177,17 +178,15 @@ fn tasks<'a>(
 
 fn remember(keys: &Tensor, values: &Tensor, sequences: &mut [(&mut KvCache, usize)], layer: usize) -> Result<()> {
     let width = keys.dim(1)?;
-    with_slice(keys, |keys| {
-        with_slice(values, |values| {
-            let mut first = 0;
-            for (cache, count) in sequences {
-                let rows = first * width..(first + *count) * width;
-                cache.write(layer, &keys[rows.clone()], &values[rows])?;
-                first += *count;
-            }
-            Ok(())
-        })
-    })??
+    with_slices([keys, values], |[keys, values]| {
+        let mut first = 0;
+        for (cache, count) in sequences {
+            let rows = first * width..(first + *count) * width;
+            cache.write(layer, &keys[rows.clone()], &values[rows])?;
+            first += *count;
+        }
+        Ok(())
+    })
 }
 
 /// `cap * tanh(x / cap)`, elementwise.
@@ -222,7 +221,8 @@ pub(crate) fn gated(gate: Tensor, up: &Tensor, activation: Activation) -> Result
     Ok(gate)
 }
 
-fn has_kernels(x: &Tensor) -> bool {
+/// Whether our own kernels compute it: f32 on the CPU.
+pub(crate) fn has_kernels(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
@@ -243,6 +243,7 @@ impl InplaceOp2 for Gated {
         gate[start..end]
             .par_chunks_mut(width)
             .zip(up.par_chunks(width))
+            .with_min_len(SERIAL.div_ceil(width))
             .for_each(|(gate, up)| activate(gate, up, self.0));
         Ok(())
     }
@@ -258,11 +259,23 @@ pub(crate) fn activate(gate: &mut [f32], up: &[f32], activation: Activation) {
 
 /// Lends a contiguous f32 CPU tensor's values.
 pub(crate) fn with_slice<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => Ok(read(contiguous(storage, layout)?)),
-        _ => candle_core::bail!("attention reads tensors on the CPU only"),
+    with_slices([tensor], |[values]| Ok(read(values)))
+}
+
+/// Lends the values of some of them.
+pub(crate) fn with_slices<const N: usize, R>(
+    tensors: [&Tensor; N],
+    read: impl FnOnce([&[f32]; N]) -> Result<R>,
+) -> Result<R> {
+    let held = tensors.map(Tensor::storage_and_layout);
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&held) {
+        *slice = match &**storage {
+            Storage::Cpu(storage) => contiguous(storage, layout)?,
+            _ => candle_core::bail!("the kernels of the CPU read its own tensors only"),
+        };
     }
+    read(slices)
 }
 
 fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

@@ -4,20 +4,35 @@
 //! our own, so that no system library's version changes a bit.
 
 use crate::instruction_sets::for_each_instruction_set;
+use crate::lanes::{LANES, fold};
 
-/// Lanes of every sum: element `i` is added to lane `i % LANES`, then the lanes are added pairwise.
-pub(super) const LANES: usize = 16;
+/// Below it `e^x` is 0 for us.
+const LOWEST: f32 = -87.336_54;
 
 /// `e^x` in f32, within 2 units in the last place; 0 below the smallest normal result, the largest normal result above
-/// it. Argument reduction after Cody and Waite, polynomial from Cephes (`expf`). Without branches, so that loops over it
-/// become vectors.
+/// it. Without branches, so that loops over it become vectors.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0;
     const HIGHEST: f32 = 88.722_83;
-    const LOWEST: f32 = -87.336_54;
-    let clamped = if x > HIGHEST { HIGHEST } else { x };
-    let clamped = if clamped < LOWEST { LOWEST } else { clamped };
+    let (power, n) = reduced(if x > HIGHEST { HIGHEST } else { x });
+    // Halved so that neither factor leaves the range of normal numbers.
+    let half = n >> 1;
+    kept(power * power_of_two(half) * power_of_two(n.wrapping_sub(half)), x)
+}
+
+/// The bits of [`exp`] for an `x` that is not above 0, in fewer steps.
+#[inline(always)]
+pub(super) fn exp_below_zero(x: f32) -> f32 {
+    let (power, n) = reduced(x);
+    kept(power * power_of_two(n), x)
+}
+
+/// `e^x = power * 2^n`, where `x` is at least [`LOWEST`]. Argument reduction after Cody and Waite, polynomial from Cephes
+/// (`expf`).
+#[inline(always)]
+fn reduced(x: f32) -> (f32, i32) {
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x < LOWEST { LOWEST } else { x };
     let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = clamped - n * 0.693_359_4;
@@ -28,15 +43,20 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
-    let power = p * (r * r) + r + 1.0;
-    // Wrapping arithmetic, for a check of overflow would be a branch. The low bits of `shifted` are n: halved so that neither factor leaves the range of normal numbers.
-    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-    let half = n >> 1;
-    let scale = |k: i32| f32::from_bits((k.wrapping_add(127) << 23) as u32);
-    let value = power * scale(half) * scale(n.wrapping_sub(half));
-    // All bits are kept or none. A NaN is not below anything, so it is kept.
-    let kept = u32::from(x < LOWEST).wrapping_sub(1);
-    f32::from_bits(value.to_bits() & kept)
+    // The low bits of `shifted` are n. Wrapping arithmetic, here and below, for a check of overflow would be a branch.
+    (p * (r * r) + r + 1.0, shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32)
+}
+
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) << 23) as u32)
+}
+
+/// `value`, or 0 where `x` is too low. A NaN is not below anything, so it is kept.
+#[inline(always)]
+fn kept(value: f32, x: f32) -> f32 {
+    // All bits or none.
+    f32::from_bits(value.to_bits() & u32::from(x < LOWEST).wrapping_sub(1))
 }
 
 for_each_instruction_set! {
@@ -102,14 +122,7 @@ fn sum_of_exp_body(values: &[f32], shift: f32, factor: f32) -> f64 {
             }
         }
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+    fold(lanes)
 }
 
 #[cfg(test)]
@@ -128,6 +141,10 @@ mod tests {
             }
         }
         assert!(worst < 2.4e-7, "relative error {worst}");
+        for x in (-9000..=0).map(|step| step as f32 / 100.0).chain([f32::NEG_INFINITY]) {
+            assert_eq!(exp_below_zero(x).to_bits(), exp(x).to_bits(), "{x}");
+        }
+        assert!(exp_below_zero(f32::NAN).is_nan());
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert!(exp(f32::INFINITY) > 3.3e38);

@@ -87,12 +87,12 @@ fn nibbles_plain(rows: &[[u8; HALF]], scale: Scale<'_>, target: &mut [PanelRow])
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m128i, __m256, __m256i, __m512, __m512i, _mm_loadl_epi64, _mm_loadu_si128, _mm256_and_si256,
-        _mm256_castsi256_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32,
-        _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_slli_epi32,
-        _mm256_srli_epi32, _mm256_store_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
-        _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps,
-        _mm512_load_ps, _mm512_set1_epi32, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_store_ps,
+        __m128i, __m256, __m256i, __m512, __m512i, _MM_HINT_T0, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch,
+        _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
+        _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_loadu_si256, _mm256_set1_epi32,
+        _mm256_slli_epi32, _mm256_srli_epi32, _mm256_store_ps, _mm512_and_si512, _mm512_castsi512_ps,
+        _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
+        _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_epi32, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_store_ps,
     };
 
     use super::{HALF, PANEL, PanelRow, Scale, bf16, f16};
@@ -144,6 +144,12 @@ mod x86 {
         assert!(size_of_val(values) >= 32);
         // SAFETY: 32 bytes are readable by the line above; the load needs no alignment.
         unsafe { _mm256_loadu_si256(values.as_ptr().cast()) }
+    }
+
+    /// What is spread out comes from memory, and the processor alone fetches it too late.
+    #[target_feature(enable = "sse")]
+    fn fetch<T>(place: *const T) {
+        _mm_prefetch::<_MM_HINT_T0>(place.cast());
     }
 
     #[target_feature(enable = "avx512f")]
@@ -199,6 +205,7 @@ mod x86 {
         for part in 0..PANEL / 16 {
             let (factors, offsets) = (load16(scale.factors, part), load16(scale.offsets, part));
             for (row, target) in rows.iter().zip(&mut *target) {
+                fetch(std::ptr::from_ref(row).wrapping_add(32));
                 let codes = _mm512_cvtepi8_epi32(bytes16(&row[part * 16..]));
                 store16(target, part, scaled16(codes, factors, offsets));
             }
@@ -222,6 +229,7 @@ mod x86 {
         let factors = [load16(scale.factors, 0), load16(scale.factors, 1)];
         let offsets = [load16(scale.offsets, 0), load16(scale.offsets, 1)];
         for (row, target) in rows.iter().zip(target) {
+            fetch(std::ptr::from_ref(row).wrapping_add(64));
             let codes = _mm512_cvtepu8_epi32(bytes16(row));
             store16(target, 0, scaled16(_mm512_and_si512(codes, mask), factors[0], offsets[0]));
             store16(target, 1, scaled16(_mm512_srli_epi32::<4>(codes), factors[1], offsets[1]));

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::{DecoderWeights, LayerWeights, Model, ModelConfig};
-use crate::attention::{self, BLOCK, Heads, KvCache, KvPool, KvShape, Pages, Scores, Sequences};
+use crate::attention::{
+    self, BLOCK, Heads, KvCache, KvPool, KvShape, Pages, Scores, Sequences, has_kernels, with_slices,
+};
 use crate::linear::Linear;
 use crate::lora::{Adapter, AdapterError, LoraWeights, Projection};
+use crate::norm::rms_norm;
+use crate::rotary::Angles;
 
 /// Which of a segment's tokens need logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +196,11 @@ impl ModelConfig {
     }
 
     fn normed(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
-        candle_nn::ops::rms_norm(x, weight, self.rms_norm_eps as f32)
+        if !has_kernels(x) {
+            return candle_nn::ops::rms_norm(x, weight, self.rms_norm_eps as f32);
+        }
+        let normed = with_slices([x, weight], |[x, weight]| Ok(rms_norm(x, weight, self.rms_norm_eps)))?;
+        Tensor::from_vec(normed, x.shape(), x.device())
     }
 }
 
@@ -281,6 +289,11 @@ impl<L: Linear> LayerPass<'_, L> {
     fn turned(&self, x: &Tensor, (cos, sin): &(Tensor, Tensor)) -> candle_core::Result<Tensor> {
         let (rows, width) = x.dims2()?;
         let head = self.config.head_dim;
+        if has_kernels(x) {
+            let half = head / 2;
+            let turned = with_slices([x, cos, sin], |[x, cos, sin]| Angles { cos, sin, half }.turn(x, width, 1.0))?;
+            return Tensor::from_vec(turned, x.shape(), x.device());
+        }
         // Every row is a batch of its own, so each brings its own angles.
         let x = x.reshape((rows, 1, width / head, head))?;
         let turned = candle_nn::rotary_emb::rope_thd(&x, &cos.unsqueeze(1)?, &sin.unsqueeze(1)?)?;

@@ -1,7 +1,8 @@
-//! RMSNorm (arXiv 1910.07467): `y = x / sqrt(mean(x²) + eps) * weight`.
+//! RMSNorm, differentiable.
 
 use super::tape::Tape;
 use super::{held, list, vector};
+use crate::norm::scale;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -12,7 +13,8 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, tape: &Tape) -> Re
         bail!("a norm of width {} cannot take a tensor of shape {:?}", norm.weight.len(), x.dims());
     }
     let values = x.contiguous()?;
-    let y = Tensor::from_vec(norm.forward(&held(&values)?), x.shape(), x.device())?;
+    let normed = crate::norm::rms_norm(&held(&values)?, &norm.weight, eps);
+    let y = Tensor::from_vec(normed, x.shape(), x.device())?;
     Ok(tape.record([x], y, move |grad| {
         let grad = grad.contiguous()?;
         let gradient = norm.backward(&held(&values)?, &held(&grad)?);
@@ -26,23 +28,6 @@ struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// `1 / sqrt(mean(x²) + eps)`.
-    fn scale(&self, row: &[f32]) -> f64 {
-        1.0 / (vector::squares(row) / row.len() as f64 + self.eps).sqrt()
-    }
-
-    fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let mut output = vec![0.0f32; x.len()];
-        let width = self.weight.len();
-        output.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).for_each(|(output, x)| {
-            let scale = self.scale(x) as f32;
-            for ((y, x), weight) in output.iter_mut().zip(x).zip(&self.weight) {
-                *y = x * scale * weight;
-            }
-        });
-        output
-    }
-
     /// With `s` the scale and `h = grad * weight`: `s * h - x * s³ * sum(h * x) / width`.
     fn backward(&self, x: &[f32], grad: &[f32]) -> Vec<f32> {
         let weight = &self.weight;
@@ -50,7 +35,7 @@ impl RmsNorm {
         let mut output = vec![0.0f32; x.len()];
         output.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width).zip(grad.par_chunks_exact(width))).for_each(
             |(output, (x, grad))| {
-                let scale = self.scale(x);
+                let scale = scale(x, self.eps);
                 let back = (vector::along(grad, weight, x) * scale.powi(3) / width as f64) as f32;
                 let scale = scale as f32;
                 for (((y, grad), weight), x) in output.iter_mut().zip(grad).zip(weight).zip(x) {

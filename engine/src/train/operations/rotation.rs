@@ -1,10 +1,10 @@
-//! Rotary position embedding (arXiv 2104.09864), pairing element `i` with `i + width/2` as Hugging Face does.
+//! Rotary position embedding, differentiable.
 
 use super::held;
 use super::tape::Tape;
 use crate::model::RopeTable;
-use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
+use crate::rotary::Angles;
+use candle_core::{Result, Tensor};
 
 /// The angles of each token.
 #[derive(Debug, Clone)]
@@ -23,31 +23,11 @@ impl Rotation {
 
     /// Every head of `x [tokens, heads * width]`, each token by its own angles times `direction`: 1, or -1 to turn back.
     fn turn(&self, x: &Tensor, direction: f32) -> Result<Tensor> {
-        let (tokens, half) = self.cos.dims2()?;
-        let (rows, row) = x.dims2()?;
-        if rows != tokens || row % (2 * half) != 0 {
-            bail!("angles of {tokens} tokens and heads of {} do not fit shape [{rows}, {row}]", 2 * half);
-        }
+        let (_, width) = x.dims2()?;
         let x = x.contiguous()?;
-        let (values, cos, sin) = (held(&x)?, held(&self.cos)?, held(&self.sin)?);
-        let mut output = vec![0.0f32; values.len()];
-        output
-            .par_chunks_exact_mut(row)
-            .zip(values.par_chunks_exact(row))
-            .zip(cos.par_chunks_exact(half).zip(sin.par_chunks_exact(half)))
-            .for_each(|((output, x), (cos, sin))| {
-                let heads = output.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
-                for (output, x) in heads {
-                    let (left, right) = output.split_at_mut(half);
-                    for pair in 0..half {
-                        let (a, b) = (x[pair], x[half + pair]);
-                        let (cos, sin) = (cos[pair], sin[pair] * direction);
-                        left[pair] = a * cos - b * sin;
-                        right[pair] = b * cos + a * sin;
-                    }
-                }
-            });
-        Tensor::from_vec(output, x.shape(), x.device())
+        let (cos, sin) = (held(&self.cos)?, held(&self.sin)?);
+        let angles = Angles { cos: &cos, sin: &sin, half: self.cos.dim(1)? };
+        Tensor::from_vec(angles.turn(&held(&x)?, width, direction)?, x.shape(), x.device())
     }
 }
 

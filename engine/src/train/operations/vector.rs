@@ -1,26 +1,8 @@
-//! Loops over rows of numbers, on whatever vectors the processor has. Sums are taken in lanes that are then added pairwise, in
-//! one order on all of them.
+//! Loops over rows of numbers, on whatever vectors the processor has, in one order on all of them.
 
 use crate::attention::exp;
 use crate::instruction_sets::for_each_instruction_set;
-use std::ops::AddAssign;
-
-/// Element `i` is added to lane `i % LANES`.
-const LANES: usize = 16;
-
-/// Adds the lanes pairwise.
-#[inline(always)]
-fn fold<T: Copy + AddAssign>(mut lanes: [T; LANES]) -> T {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            let other = lanes[lane + width];
-            lanes[lane] += other;
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
+use crate::lanes::{LANES, fold};
 
 for_each_instruction_set! {
     /// The largest value; minus infinity of none.
@@ -56,26 +38,6 @@ fn dot_body(a: &[f32], b: &[f32]) -> f32 {
     }
     for (lane, (a, b)) in a.1.iter().zip(b.1).enumerate() {
         lanes[lane] += a * b;
-    }
-    fold(lanes)
-}
-
-for_each_instruction_set! {
-    /// The sum of the squares, in f64.
-    pub(super) fn squares(x: &[f32]) -> f64 = squares_body
-}
-
-#[inline(always)]
-fn squares_body(x: &[f32]) -> f64 {
-    let mut lanes = [0f64; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            lanes[lane] += f64::from(chunk[lane]) * f64::from(chunk[lane]);
-        }
-    }
-    for (lane, x) in rest.iter().enumerate() {
-        lanes[lane] += f64::from(*x) * f64::from(*x);
     }
     fold(lanes)
 }
@@ -205,7 +167,6 @@ mod tests {
             let b: Vec<f32> = (0..length).map(|i| (i as f32 * 0.53).cos()).collect();
             assert_eq!(highest(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             assert_eq!(dot(&a, &b).to_bits(), dot_body(&a, &b).to_bits());
-            assert_eq!(squares(&a).to_bits(), squares_body(&a).to_bits());
             assert_eq!(along(&a, &b, &a).to_bits(), along_body(&a, &b, &a).to_bits());
             let (mut fast, mut plain) = (a.clone(), a.clone());
             assert_eq!(softmax(&mut fast).to_bits(), softmax_body(&mut plain).to_bits());

@@ -48,3 +48,32 @@ fn turn_row_body(x: &[f32], cos: &[f32], sin: &[f32], direction: f32, output: &m
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Protects: the same bits on every processor, for halves that fill vectors and that do not; turned back it is what it was;
+    /// angles that do not fit are refused.
+    #[test]
+    fn heads_turn_alike_everywhere_and_back() {
+        for half in [1, 7, 16, 40] {
+            let (rows, width) = (3, 4 * half);
+            let x: Vec<f32> = (0..rows * width).map(|i| (i as f32 * 0.37).sin()).collect();
+            let (cos, sin): (Vec<f32>, Vec<f32>) =
+                (0..rows * half).map(|i| ((i as f32).cos(), (i as f32).sin())).unzip();
+            let angles = Angles { cos: &cos, sin: &sin, half };
+            let turned = angles.turn(&x, width, 1.0).unwrap();
+            let mut plain = vec![0f32; x.len()];
+            let row = |all: &[f32], row: usize| all[row * half..(row + 1) * half].to_vec();
+            for (index, (plain, x)) in plain.chunks_mut(width).zip(x.chunks(width)).enumerate() {
+                turn_row_body(x, &row(&cos, index), &row(&sin, index), 1.0, plain);
+            }
+            assert_eq!(turned, plain);
+            let back = angles.turn(&turned, width, -1.0).unwrap();
+            assert!(back.iter().zip(&x).all(|(back, x)| (back - x).abs() < 1e-6));
+            assert!(angles.turn(&x[width..], width, 1.0).is_err());
+        }
+    }
+}

@@ -13,5 +13,5 @@ pub unsafe fn leave_threads_to_rayon() {
     }
 }
 
-/// Numbers that one thread takes at least of an elementwise operation: with fewer, waking another costs more.
+/// Numbers that one thread takes at least of an elementwise operation, so that no other is woken for a few.
 pub(crate) const SERIAL: usize = 1 << 14;

@@ -221,8 +221,7 @@ pub(crate) fn gated(gate: Tensor, up: &Tensor, activation: Activation) -> Result
     Ok(gate)
 }
 
-/// Whether our own kernels compute it: f32 on the CPU.
-pub(crate) fn has_kernels(x: &Tensor) -> bool {
+fn has_kernels(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 

@@ -185,14 +185,7 @@ impl<'a> SharedOutput<'a> {
     pub(super) unsafe fn write(&self, offset: usize, values: &[f32]) {
         assert!(offset + values.len() <= self.length, "a tile outside the output");
         // SAFETY: inside the allocation by the line above, unaliased by the caller's promise.
-        unsafe {
-            let target = self.start.add(offset);
-            match <&[f32; PANEL]>::try_from(values) {
-                // Of a length that is known here, without a call.
-                Ok(values) => target.cast::<[f32; PANEL]>().write(*values),
-                Err(_) => std::ptr::copy_nonoverlapping(values.as_ptr(), target, values.len()),
-            }
-        };
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(offset), values.len()) };
     }
 
     /// The part of the output from `offset` on, `length` elements.

@@ -34,6 +34,9 @@ pub(crate) use product::{Interleaved, Plus, interleaved};
 
 /// A linear layer, wherever its weight is.
 pub trait Linear {
+    /// Whether the CPU's own kernels compute what stands around it; if not, candle's operations do.
+    const KERNELS: bool;
+
     /// `x Wᵀ + b` for `x` of shape `[rows, in]`: `[rows, out]`.
     ///
     /// # Errors
@@ -185,6 +188,8 @@ impl FrozenLinear {
 }
 
 impl Linear for FrozenLinear {
+    const KERNELS: bool = true;
+
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Self::forward(self, x)
     }

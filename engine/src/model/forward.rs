@@ -6,9 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::{DecoderWeights, LayerWeights, Model, ModelConfig};
-use crate::attention::{
-    self, BLOCK, Heads, KvCache, KvPool, KvShape, Pages, Scores, Sequences, has_kernels, with_slices,
-};
+use crate::attention::{self, BLOCK, Heads, KvCache, KvPool, KvShape, Pages, Scores, Sequences, with_slices};
 use crate::linear::Linear;
 use crate::lora::{Adapter, AdapterError, LoraWeights, Projection};
 use crate::norm::rms_norm;
@@ -162,7 +160,7 @@ impl<L: Linear> DecoderWeights<L> {
         }
         let count = wanted.len();
         let x = x.index_select(&Tensor::from_vec(wanted, count, device)?, 0)?;
-        let logits = self.lm_head.forward(&config.normed(&x, &self.norm)?)?;
+        let logits = self.lm_head.forward(&config.normed::<L>(&x, &self.norm)?)?;
         match config.gemma.as_ref().and_then(|gemma| gemma.logit_softcap) {
             Some(cap) => attention::softcap(&logits, cap).map(Some),
             None => Ok(Some(logits)),
@@ -195,9 +193,13 @@ impl ModelConfig {
         }
     }
 
-    fn normed(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
-        if !has_kernels(x) {
+    /// Norms each row of `x [rows, width]` with `weight [width]`.
+    fn normed<L: Linear>(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
+        if !L::KERNELS {
             return candle_nn::ops::rms_norm(x, weight, self.rms_norm_eps as f32);
+        }
+        if x.dims().last() != weight.dims().first() {
+            candle_core::bail!("a norm of shape {:?} cannot take rows of shape {:?}", weight.dims(), x.dims());
         }
         let normed = with_slices([x, weight], |[x, weight]| Ok(rms_norm(x, weight, self.rms_norm_eps)))?;
         Tensor::from_vec(normed, x.shape(), x.device())
@@ -220,7 +222,7 @@ impl<L: Linear> LayerPass<'_, L> {
         sequences: &mut Sequences<'_, '_>,
     ) -> candle_core::Result<Tensor> {
         let (config, layer) = (self.config, self.layer);
-        let normed = config.normed(x, &layer.attn_norm)?;
+        let normed = config.normed::<L>(x, &layer.attn_norm)?;
         let norms = layer.head_norms.as_ref();
         let projections = [(&layer.q, Projection::Q), (&layer.k, Projection::K), (&layer.v, Projection::V)];
         let [q, k, v] = self.project(projections, &normed)?;
@@ -232,7 +234,7 @@ impl<L: Linear> LayerPass<'_, L> {
         let [attended] = self.project([(&layer.o, Projection::O)], &attended)?;
         let post = layer.post_norms.as_ref();
         let x = (x + self.post_normed(attended, post.map(|norms| &norms.attn))?)?;
-        let normed = config.normed(&x, &layer.ffn_norm)?;
+        let normed = config.normed::<L>(&x, &layer.ffn_norm)?;
         let [gate, up] = self.project([(&layer.gate, Projection::Gate), (&layer.up, Projection::Up)], &normed)?;
         let inner = attention::gated(gate, &up, config.architecture.activation())?;
         let [down] = self.project([(&layer.down, Projection::Down)], &inner)?;
@@ -242,7 +244,7 @@ impl<L: Linear> LayerPass<'_, L> {
     /// Norms what a block returns, where the family does.
     fn post_normed(&self, x: Tensor, norm: Option<&Tensor>) -> candle_core::Result<Tensor> {
         match norm {
-            Some(norm) => self.config.normed(&x, norm),
+            Some(norm) => self.config.normed::<L>(&x, norm),
             None => Ok(x),
         }
     }
@@ -282,14 +284,14 @@ impl<L: Linear> LayerPass<'_, L> {
         let Some(norm) = norm else { return Ok(x) };
         let (rows, width) = x.dims2()?;
         let head = self.config.head_dim;
-        self.config.normed(&x.reshape((rows * (width / head), head))?, norm)?.reshape((rows, width))
+        self.config.normed::<L>(&x.reshape((rows * (width / head), head))?, norm)?.reshape((rows, width))
     }
 
     /// Rotates `[rows, heads * head_dim]`, each row by its own position.
     fn turned(&self, x: &Tensor, (cos, sin): &(Tensor, Tensor)) -> candle_core::Result<Tensor> {
         let (rows, width) = x.dims2()?;
         let head = self.config.head_dim;
-        if has_kernels(x) {
+        if L::KERNELS {
             let half = head / 2;
             let turned = with_slices([x, cos, sin], |[x, cos, sin]| Angles { cos, sin, half }.turn(x, width, 1.0))?;
             return Tensor::from_vec(turned, x.shape(), x.device());

@@ -3,7 +3,7 @@
 //! Every element is one chain of fused multiply-adds in a fixed order (over the width, over the positions), whatever the
 //! instruction set and however many queries go through together. Those that share keys and values, of the heads of
 //! neighbouring tokens, go in groups, so that each vector of those is loaded once for all of them. The innermost loops read by
-//! pointers: checks of every index took half of their time.
+//! pointers: checks of every index took nearly half of their time.
 
 #[cfg(target_arch = "x86_64")]
 mod wide;

@@ -142,7 +142,14 @@ impl Search<'_> {
         chat.push(ChatMessage::new(ChatRole::User, request));
         let sampling = Sampling { temperature, top_p, top_k: 0, min_p: 0.0, stop: Vec::new(), max_tokens };
         // What it writes are the words of users.
-        GenerateRequest { role: Role::Environment, prompt: Prompt::Messages(chat), sampling, seed, variant: None }
+        GenerateRequest {
+            role: Role::Environment,
+            prompt: Prompt::Messages(chat),
+            sampling,
+            seed,
+            variant: None,
+            session: None,
+        }
     }
 }
 

@@ -132,6 +132,7 @@ async fn generate(arguments: GenerateArguments) -> anyhow::Result<()> {
         seed: arguments.seed,
         adapter: asked.adapter.clone(),
         label: "generate",
+        session: None,
     };
     let reply = asked.engine.generate(request).await?;
     if !arguments.prompt.json {
@@ -160,6 +161,7 @@ async fn score(arguments: ScoreArguments) -> anyhow::Result<()> {
         temperature: 1.0,
         top_p: 1.0,
         label: "score",
+        session: None,
     };
     let score = asked.engine.score(request).await?;
     let masses = score.probabilities.iter().map(|(answer, p)| (answer.clone(), p * score.mass)).collect();

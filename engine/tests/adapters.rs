@@ -68,6 +68,7 @@ fn request(prompt: &[u32], adapter: Option<&str>) -> GenerateRequest {
         seed: 0,
         adapter: adapter.map(str::to_owned),
         label: "test",
+        session: None,
     }
 }
 

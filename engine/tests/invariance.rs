@@ -29,6 +29,7 @@ fn generate_requests() -> Vec<GenerateRequest> {
             seed: seed as u64,
             adapter: None,
             label: "test",
+            session: None,
         })
         .collect()
 }
@@ -46,6 +47,7 @@ fn score_requests(model: &Model) -> Vec<ScoreRequest> {
             temperature: 1.0,
             top_p: 1.0,
             label: "test",
+            session: None,
         })
         .collect()
 }
@@ -129,7 +131,15 @@ async fn a_score_is_what_plain_forward_passes_say() {
     let answers = ["1".to_owned(), "10".to_owned()];
     let tree = Arc::new(AnswerTree::new(&model.tokenizer, &answers).unwrap());
     let engine = Engine::start(model.clone(), EngineOptions::default()).unwrap();
-    let request = ScoreRequest { prompt, answers: tree, adapter: None, temperature: 1.0, top_p: 1.0, label: "test" };
+    let request = ScoreRequest {
+        prompt,
+        answers: tree,
+        adapter: None,
+        temperature: 1.0,
+        top_p: 1.0,
+        label: "test",
+        session: None,
+    };
     let score = engine.score(request).await.unwrap();
     let mass = one + ten + spaced_ten;
     assert!((score.mass - mass).abs() < 1e-6, "{} is not {mass}", score.mass);
@@ -171,9 +181,17 @@ async fn what_earlier_requests_left_behind_changes_no_bit() {
                     seed: seed as u64,
                     adapter: None,
                     label: "test",
+                    session: None,
                 };
-                let score =
-                    ScoreRequest { prompt, answers, adapter: None, temperature: 1.0, top_p: 1.0, label: "test" };
+                let score = ScoreRequest {
+                    prompt,
+                    answers,
+                    adapter: None,
+                    temperature: 1.0,
+                    top_p: 1.0,
+                    label: "test",
+                    session: None,
+                };
                 async move {
                     let (reply, score) = futures::future::join(engine.generate(generate), engine.score(score)).await;
                     (generation_bits(&reply.unwrap()), score_bits(&score.unwrap()))

@@ -28,6 +28,7 @@ async fn greedy_tokens_are_those_of_candles_llama() {
             seed: 0,
             adapter: None,
             label: "test",
+            session: None,
         })
         .collect();
     let mut alone = Vec::new();

@@ -95,6 +95,7 @@ async fn smollm2_speaks_as_candles_llama_does() {
             seed: 0,
             adapter: None,
             label: "test",
+            session: None,
         })
         .collect();
     assert_eq!(requests.len(), 20);
@@ -119,7 +120,8 @@ async fn score_makes_sense(engine: &Engine, model: &Model) {
     let answers = Arc::new(AnswerTree::new(&model.tokenizer, &answers).unwrap());
     let asked = ChatMessage::user("On a scale from 1 to 10, how warm is boiling water? Answer with a number.");
     let prompt = model.chat.scored_prompt(&[asked], SCORE_PREFIX).unwrap();
-    let request = ScoreRequest { prompt, answers, adapter: None, temperature: 1.0, top_p: 1.0, label: "test" };
+    let request =
+        ScoreRequest { prompt, answers, adapter: None, temperature: 1.0, top_p: 1.0, label: "test", session: None };
     let score = engine.score(request).await.unwrap();
     assert!(score.mass > 0.5, "{score:?}");
     let total: f64 = score.probabilities.iter().map(|(_, p)| p).sum();

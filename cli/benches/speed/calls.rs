@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// The roles of a turn, as a loop asks them one after the other.
 const ORDER: [Role; 5] = [Role::Agent, Role::Transition, Role::Preference, Role::Influence, Role::Environment];
 
-/// A backend that remembers what it was asked; nothing is worked out while the clock runs.
+/// A backend that remembers what it was asked, but for sessions, which would not end; nothing is worked out while the clock runs.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     inner: LocalBackend,
@@ -90,13 +90,13 @@ impl Backend for Recorder {
 
     async fn generate(&self, request: GenerateRequest) -> Result<Generation, BackendError> {
         let reply = self.inner.generate(request.clone()).await?;
-        self.remember(Asked::Generate(request, reply.clone()));
+        self.remember(Asked::Generate(GenerateRequest { session: None, ..request }, reply.clone()));
         Ok(reply)
     }
 
     async fn score(&self, request: ScoreRequest) -> Result<AnswerMasses, BackendError> {
         let masses = self.inner.score(request.clone()).await?;
-        self.remember(Asked::Score(request));
+        self.remember(Asked::Score(ScoreRequest { session: None, ..request }));
         Ok(masses)
     }
 

@@ -82,6 +82,7 @@ fn replies(model: &Arc<Model>, count: usize) -> Replies {
         seed: row as u64,
         adapter: None,
         label: "bench",
+        session: None,
     };
     let replies = |rows: std::ops::Range<usize>| -> Vec<Vec<u32>> {
         runtime.block_on(engine.clear_prefix_cache()).expect("the engine lives");

@@ -44,7 +44,7 @@ pub(super) async fn ask(report: &mut Report, spec: &EpisodeSpec, models: &Models
         if let Some(assessor) = assessor.filter(|_| !answers.is_empty()) {
             let messages = prompts::assessor(assessor, &spec.agent_name, &history);
             let scoring = spec.scoring.clone();
-            let request = ScoreRequest { role, messages, answers, scoring, seed: 0, variant: None };
+            let request = ScoreRequest { role, messages, answers, scoring, seed: 0, variant: None, session: None };
             cost += score(report, role, assessor, request, models).await;
         }
     }
@@ -65,7 +65,7 @@ async fn generate(
     let backend = models.get(&generator.model)?;
     let started = Instant::now();
     let sampling = generator.sampling.clone();
-    let request = GenerateRequest { role, prompt, sampling, seed: spec.seed, variant: None };
+    let request = GenerateRequest { role, prompt, sampling, seed: spec.seed, variant: None, session: None };
     match backend.generate(request).await {
         Ok(reply) => {
             let text = reply.text.trim();

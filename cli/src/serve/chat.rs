@@ -76,6 +76,7 @@ async fn ask(
         seed: if index == 0 { seed } else { derive(seed, &["reply", &index.to_string()]) },
         adapter: adapter.clone(),
         label: "chat",
+        session: None,
     };
     let top = wanted.logprobs.unwrap_or(0);
     let reply = |index| pieces(engine, request(index), top).map(move |piece| (index, piece)).boxed();

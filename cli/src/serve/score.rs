@@ -49,6 +49,7 @@ pub(super) async fn score(State(served): State<Served>, Body(scored): Body<Score
         temperature: temperature.unwrap_or(1.0),
         top_p: top_p.unwrap_or(1.0),
         label: "score",
+        session: None,
     };
     let score = served.engine.score(request).await?;
     let answers: Vec<Value> =

@@ -7,6 +7,7 @@ use tracing::Span;
 
 use super::request::{EngineOptions, Follow, GenerateRequest, Generation, RequestError, Score, ScoreRequest};
 use super::row::{Generating, Row, Scoring, Work};
+use super::session::Session;
 use crate::attention::{BLOCK, KvCache};
 use crate::lora::Adapter;
 use crate::model::Model;
@@ -25,6 +26,7 @@ pub(super) struct Admissible {
     positions: usize,
     pub(super) adapter: Option<String>,
     pub(super) label: &'static str,
+    session: Option<Session>,
     pub(super) work: Work,
     spans: Spans,
 }
@@ -60,6 +62,7 @@ impl Admissible {
             prompt: request.prompt,
             adapter: request.adapter,
             label: request.label,
+            session: request.session,
             work: Work::Generate(generating),
             spans: Spans::begin(),
         })
@@ -81,6 +84,7 @@ impl Admissible {
             prompt: request.prompt,
             adapter: request.adapter,
             label: request.label,
+            session: request.session,
             spans: Spans::begin(),
             work: Work::Score(Scoring::new(walk, prompt_tokens, reply)),
         })
@@ -101,7 +105,7 @@ impl Admissible {
         drop(queue);
         let (prompt_tokens, reused_tokens) = (self.prompt.len(), cache.len());
         let span = tracing::info_span!(target: TARGET, parent: &caller, "compute", prompt_tokens, reused_tokens);
-        Row::new(self.work, self.label, adapter, cache, self.prompt, span)
+        Row::new(self.work, self.label, self.session, adapter, cache, self.prompt, span)
     }
 }
 

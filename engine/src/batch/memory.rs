@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::prefix::{PrefixCache, Salt, common};
+use super::row::Row;
+use super::session::Sessions;
 use crate::attention::{BLOCK, KvCache, KvPool};
 use crate::model::Model;
 
@@ -14,6 +16,7 @@ pub(super) struct Memory {
     limit: usize,
     /// None if nothing is to be remembered.
     prefixes: Option<PrefixCache>,
+    sessions: Sessions,
 }
 
 impl Memory {
@@ -22,7 +25,8 @@ impl Memory {
         let block_bytes = model.kv_block_bytes();
         let limit = bytes / block_bytes;
         let pool = Arc::new(model.new_pool(limit)?);
-        Ok(Self { pool, block_bytes, limit, prefixes: prefix_cache.then(PrefixCache::default) })
+        let prefixes = prefix_cache.then(PrefixCache::default);
+        Ok(Self { pool, block_bytes, limit, prefixes, sessions: Sessions::default() })
     }
 
     /// Bytes that are held now, in use or remembered.
@@ -73,10 +77,28 @@ impl Memory {
         }
     }
 
-    /// Remembers what a cache holds of its first tokens, `tokens`.
-    pub(super) fn remember(&mut self, salt: Salt, tokens: &[u32], cache: &KvCache) {
+    /// Forgets what only sessions needed that have ended.
+    pub(super) fn end_sessions(&mut self) {
         if let Some(prefixes) = &mut self.prefixes {
-            prefixes.insert(salt, tokens, cache.blocks());
+            self.sessions.end(prefixes);
+        }
+    }
+
+    /// Remembers the whole blocks of its prompt that a running row has computed.
+    pub(super) fn remember_part(&mut self, row: &Row) {
+        let Some(prefixes) = &mut self.prefixes else { return };
+        let path = prefixes.insert(row.salt(), row.whole_blocks(), row.cache.blocks());
+        if let Some(session) = &row.session {
+            self.sessions.add(session, &path, prefixes);
+        }
+    }
+
+    /// Remembers what a finished row's cache holds, in the place of what its session held before.
+    pub(super) fn remember(&mut self, row: &Row) {
+        let Some(prefixes) = &mut self.prefixes else { return };
+        let path = prefixes.insert(row.salt(), row.lasting(), row.cache.blocks());
+        if let Some(session) = &row.session {
+            self.sessions.replace(session, &path, prefixes);
         }
     }
 }

@@ -13,6 +13,7 @@ mod memory;
 mod prefix;
 mod request;
 mod row;
+mod session;
 mod step_loop;
 
 pub(crate) use budget::graph_budget;
@@ -23,3 +24,4 @@ pub use request::{
     EngineOptions, FinishReason, Follow, FollowedToken, GenerateRequest, Generation, RequestError, Score, ScoreRequest,
     StartError,
 };
+pub use session::Session;

@@ -13,7 +13,8 @@ use crate::attention::{BLOCK, KvBlock};
 /// Which tree: the adapter's number; none for the base weights.
 pub(super) type Salt = Option<u64>;
 
-type NodeId = u64;
+/// Of a node; greater than those of the nodes above it.
+pub(super) type NodeId = u64;
 
 /// Blocks by the tokens that they and those before them hold.
 #[derive(Debug, Default)]
@@ -36,6 +37,8 @@ struct Node {
     block: Arc<KvBlock>,
     children: Vec<NodeId>,
     used: u64,
+    /// Sessions that hold it.
+    holders: usize,
 }
 
 /// The longest beginning of a prompt that is known.
@@ -80,10 +83,11 @@ impl PrefixCache {
         }
     }
 
-    /// Remembers what `blocks` hold of `tokens`; what is known already stays as it is.
-    pub(super) fn insert(&mut self, salt: Salt, tokens: &[u32], blocks: &[Arc<KvBlock>]) {
+    /// Remembers what `blocks` hold of `tokens`; what is known already stays as it is. The nodes from the first on.
+    pub(super) fn insert(&mut self, salt: Salt, tokens: &[u32], blocks: &[Arc<KvBlock>]) -> Vec<NodeId> {
         self.clock += 1;
         let mut at = None;
+        let mut path = Vec::with_capacity(blocks.len());
         for (tokens, block) in tokens.chunks(BLOCK).zip(blocks) {
             let known = self.children(salt, at).iter().copied().find(|id| {
                 let node = &self.nodes[id].tokens;
@@ -101,7 +105,26 @@ impl PrefixCache {
                 None => self.add(salt, at, tokens, block),
             };
             self.touch(id);
+            path.push(id);
             at = Some(id);
+        }
+        path
+    }
+
+    /// A session needs this node.
+    pub(super) fn hold(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.holders += 1;
+        }
+    }
+
+    /// A session no longer needs this node; forgets it if none does and no other follows it. A node that was evicted
+    /// meanwhile is nobody's.
+    pub(super) fn release(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.holders -= 1;
+        if node.holders == 0 && node.children.is_empty() {
+            self.remove(id);
         }
     }
 
@@ -109,9 +132,15 @@ impl PrefixCache {
     /// false if there is none.
     pub(super) fn evict(&mut self) -> bool {
         let idle = |node: &Node| node.children.is_empty() && Arc::strong_count(&node.block) == 1;
-        let Some((used, id)) = self.by_use.iter().find(|(_, id)| idle(&self.nodes[id])).copied() else { return false };
-        self.by_use.remove(&(used, id));
+        let Some((_, id)) = self.by_use.iter().find(|(_, id)| idle(&self.nodes[id])).copied() else { return false };
+        self.remove(id);
+        true
+    }
+
+    /// Forgets a node that no other follows.
+    fn remove(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.remove(&id) {
+            self.by_use.remove(&(node.used, id));
             let siblings = match node.parent {
                 Some(parent) => self.nodes.get_mut(&parent).map(|parent| &mut parent.children),
                 None => self.roots.get_mut(&node.salt),
@@ -123,7 +152,6 @@ impl PrefixCache {
                 }
             }
         }
-        true
     }
 
     fn children(&self, salt: Salt, node: Option<NodeId>) -> &[NodeId] {
@@ -136,7 +164,8 @@ impl PrefixCache {
     fn add(&mut self, salt: Salt, parent: Option<NodeId>, tokens: &[u32], block: &Arc<KvBlock>) -> NodeId {
         let id = self.next;
         self.next += 1;
-        let node = Node { salt, parent, tokens: tokens.into(), block: block.clone(), children: Vec::new(), used: 0 };
+        let (tokens, block) = (tokens.into(), block.clone());
+        let node = Node { salt, parent, tokens, block, children: Vec::new(), used: 0, holders: 0 };
         self.nodes.insert(id, node);
         self.by_use.insert((0, id));
         match parent.and_then(|parent| self.nodes.get_mut(&parent)) {

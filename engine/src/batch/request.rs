@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::session::Session;
 use crate::sample::{AnswerTree, NotANumber, Sampled, SamplingError, SamplingOptions};
 
 /// Limits of one engine.
@@ -58,6 +59,8 @@ pub struct GenerateRequest {
     pub adapter: Option<String>,
     /// For whom it is; requests are counted by it.
     pub label: &'static str,
+    /// Which it continues, and is continued in.
+    pub session: Option<Session>,
 }
 
 /// How a reply is followed while it is made.
@@ -122,6 +125,8 @@ pub struct ScoreRequest {
     pub top_p: f32,
     /// For whom it is; requests are counted by it.
     pub label: &'static str,
+    /// Which it continues, and is continued in.
+    pub session: Option<Session>,
 }
 
 /// Probabilities of the allowed answers.

@@ -8,6 +8,7 @@ use tracing::Span;
 use super::admission::Reply;
 use super::prefix::Salt;
 use super::request::{FinishReason, Follow, FollowedToken, Generation, RequestError, Score};
+use super::session::Session;
 use crate::attention::{BLOCK, KvCache};
 use crate::lora::Adapter;
 use crate::model::Model;
@@ -18,6 +19,7 @@ use crate::sample::{NotANumber, Sampled, Sampler, ScoreWalk, Step, Uncut, most_p
 pub(super) struct Row {
     pub(super) work: Work,
     pub(super) label: &'static str,
+    pub(super) session: Option<Session>,
     pub(super) adapter: Option<Arc<Adapter>>,
     pub(super) cache: KvCache,
     /// Tokens to run; the first `fed` are in the cache.
@@ -93,13 +95,14 @@ impl Row {
     pub(super) fn new(
         work: Work,
         label: &'static str,
+        session: Option<Session>,
         adapter: Option<Arc<Adapter>>,
         cache: KvCache,
         prompt: Vec<u32>,
         span: Span,
     ) -> Self {
         let fed = cache.len();
-        Self { work, label, adapter, cache, feed: prompt, fed, shared: fed / BLOCK, reused: fed, span }
+        Self { work, label, session, adapter, cache, feed: prompt, fed, shared: fed / BLOCK, reused: fed, span }
     }
 
     pub(super) fn salt(&self) -> Salt {

@@ -75,6 +75,7 @@ impl StepLoop {
         self.model.bind_thread();
         while self.receive() {
             self.forget_abandoned();
+            self.memory.end_sessions();
             self.admit();
             let shares = self.plan();
             if !shares.is_empty() {
@@ -234,7 +235,7 @@ impl StepLoop {
         for share in shares {
             let row = &mut self.running[share.row];
             if row.has_more_to_share() {
-                self.memory.remember(row.salt(), row.whole_blocks(), &row.cache);
+                self.memory.remember_part(row);
             }
         }
         self.retire(finished);
@@ -293,7 +294,7 @@ impl StepLoop {
         // From the back, so that the indices in front stay right and the order of admission is kept.
         while let Some((index, result)) = results.pop_last() {
             let row = self.running.remove(index);
-            self.memory.remember(row.salt(), row.lasting(), &row.cache);
+            self.memory.remember(&row);
             if let Ok(Outcome::Generation(reply)) = &result {
                 self.counters.tally(row.label, |tally| tally.generated_tokens += reply.token_ids.len() as u64);
             }

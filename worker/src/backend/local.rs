@@ -82,6 +82,7 @@ impl Backend for LocalBackend {
             seed: request.seed,
             adapter,
             label: request.role.name(),
+            session: request.session,
         });
         let reply = reply.await.map_err(refused)?;
         Ok(Generation {
@@ -106,6 +107,7 @@ impl Backend for LocalBackend {
             temperature: scoring.temperature as f32,
             top_p: scoring.top_p as f32,
             label: request.role.name(),
+            session: request.session,
         });
         let score = score.await.map_err(refused)?;
         let masses = score.probabilities.into_iter().map(|(answer, p)| (answer, p * score.mass)).collect();

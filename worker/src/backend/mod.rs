@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use influence_engine::batch::Session;
 use influence_proto::prompts::ChatMessage;
 use influence_proto::{Digest, Role, Sampling, ScoreMethod, Scoring};
 
@@ -45,6 +46,8 @@ pub struct GenerateRequest {
     pub seed: u64,
     /// What is asked in the place of the model itself.
     pub variant: Option<Variant>,
+    /// Which it continues, and is continued in.
+    pub session: Option<Session>,
 }
 
 /// What training has made of a model, as its backend knows it.
@@ -90,6 +93,8 @@ pub struct ScoreRequest {
     pub seed: u64,
     /// What is asked in the place of the model itself.
     pub variant: Option<Variant>,
+    /// Which it continues, and is continued in.
+    pub session: Option<Session>,
 }
 
 /// The probability that the reply is each of the allowed answers, not normalised.

@@ -95,12 +95,18 @@ async fn one(call: ModelCall, models: &Models, held: Option<Held>) -> Result<Mod
         Ask::Reply { sampling, .. } => {
             let prompt = Prompt::Messages(messages.clone());
             let (variant, _adapter) = held.unzip();
-            let request = GenerateRequest { role, prompt, sampling, seed, variant };
+            let request = GenerateRequest { role, prompt, sampling, seed, variant, session: None };
             let (said, call) = reply(backend, &model, request, || messages).await?;
             Ok(ModelAnswer { call: Some(call), said: Said::Reply { text: said.text, cut_off: said.cut_off } })
         }
         Ask::Score { answers, scoring } => {
-            match score(backend, &model, ScoreRequest { role, messages, answers, scoring, seed, variant: None }).await {
+            match score(
+                backend,
+                &model,
+                ScoreRequest { role, messages, answers, scoring, seed, variant: None, session: None },
+            )
+            .await
+            {
                 Ok((score, call)) => Ok(ModelAnswer { call: Some(call), said: Said::Score(score) }),
                 // It is as long anywhere and at any time: the judge cannot say anything about it.
                 Err(error @ BackendError::TooLong { .. }) => {

@@ -1,9 +1,11 @@
 //! Calls on behalf of an episode's turn.
 
+use influence_engine::batch::Session;
 use influence_proto::prompts::{self, ChatMessage};
 use influence_proto::{AssessorRole, Call, EpisodeSpec, GeneratorRole, Message, Role, Score, stream};
 
 use super::EpisodeError;
+use super::sessions::Sessions;
 use crate::backend::{Backend, BackendError, GenerateRequest, Generation, Models, Prompt, ScoreRequest, Variant};
 use crate::calls;
 
@@ -15,6 +17,7 @@ pub(super) struct Asker<'a> {
     /// Which of several replies this is about; 0 where there is one.
     pub(super) candidate: u32,
     pub(super) models: &'a Models,
+    pub(super) sessions: &'a Sessions,
     /// Told after every answer: the work moves on.
     pub(super) moved: &'a (dyn Fn() + Sync),
 }
@@ -35,7 +38,8 @@ impl<'a> Asker<'a> {
     ) -> Result<(Generation, Call), EpisodeError> {
         let (seed, sampling) = (self.seed(role.name()), generator.sampling.clone());
         let backend = self.backend(role, &generator.model)?;
-        let request = GenerateRequest { role, prompt, sampling, seed, variant };
+        let session = Some(self.session(role));
+        let request = GenerateRequest { role, prompt, sampling, seed, variant, session };
         let reply = calls::reply(backend, &generator.model, request, messages).await;
         (self.moved)();
         reply.map_err(|e| self.failed(role, e))
@@ -58,6 +62,7 @@ impl<'a> Asker<'a> {
             // The name alone is the stream of what is drawn from the answers.
             seed: self.seed(&format!("{} samples", role.name())),
             variant: None,
+            session: Some(self.session(role)),
         };
         let read = calls::score(backend, &assessor.model, request).await;
         (self.moved)();
@@ -66,6 +71,10 @@ impl<'a> Asker<'a> {
             tracing::debug!(episode = %self.spec.id, turn = self.turn, role = role.name(), %reason, "unscored");
         }
         Ok((score, call))
+    }
+
+    fn session(&self, role: Role) -> Session {
+        self.sessions.of(role, self.candidate, self.turn, self.spec)
     }
 
     /// Of a stream of its own for each candidate; the first one's is that of an only reply.

@@ -6,6 +6,7 @@
 mod ask;
 mod choice;
 mod error;
+mod sessions;
 mod tokens;
 
 use futures::future::try_join_all;
@@ -19,6 +20,7 @@ pub use error::EpisodeError;
 use crate::TRACE;
 use crate::backend::{Models, Prompt, Variant};
 use ask::Asker;
+use sessions::Sessions;
 use tokens::AgentTokens;
 use tracing::Instrument as _;
 
@@ -34,6 +36,7 @@ pub struct Episode {
     tokens: AgentTokens,
     /// What the agent's backend calls what training has made of it.
     variant: Option<Variant>,
+    sessions: Sessions,
 }
 
 /// A reply, and what its judges made of it.
@@ -60,6 +63,7 @@ impl Episode {
             tokens: AgentTokens::default(),
             spec,
             variant,
+            sessions: Sessions::default(),
         };
         for (place, turn) in journal.into_iter().enumerate() {
             let refuse =
@@ -118,7 +122,7 @@ impl Episode {
     async fn play(&self, models: &Models, moved: &(dyn Fn() + Sync)) -> Result<Turn, EpisodeError> {
         let spec = &*self.spec;
         let index = u32::try_from(self.turns.len()).unwrap_or(u32::MAX);
-        let asker = Asker { spec, turn: index, candidate: 0, models, moved };
+        let asker = Asker { spec, turn: index, candidate: 0, models, sessions: &self.sessions, moved };
         let state = self.current()?;
         let (spoken, transition, choice) = match spec.best_of {
             None => {

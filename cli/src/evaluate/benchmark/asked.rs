@@ -144,6 +144,7 @@ impl Asked<'_> {
             sampling: self.sampling.clone(),
             seed: self.seed(form.line, "reply"),
             variant: self.variant.cloned(),
+            session: None,
         };
         let reply = self.agent.generate(request).await.with_context(|| self.failed(form))?;
         Ok(reply.text.trim().to_owned())
@@ -151,7 +152,7 @@ impl Asked<'_> {
 
     fn request(&self, messages: Vec<ChatMessage>, answers: Vec<String>) -> ScoreRequest {
         let scoring = self.scoring.clone();
-        ScoreRequest { role: Role::Preference, messages, answers, scoring, seed: 0, variant: None }
+        ScoreRequest { role: Role::Preference, messages, answers, scoring, seed: 0, variant: None, session: None }
     }
 
     /// Reads the probabilities of letters.

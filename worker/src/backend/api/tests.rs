@@ -132,7 +132,7 @@ fn generation(sampling: Sampling) -> GenerateRequest {
         message(ChatRole::Ipython, "error 7"),
     ];
     let prompt = Prompt::Messages(messages);
-    GenerateRequest { role: Role::Environment, prompt, sampling, seed: u64::MAX, variant: None }
+    GenerateRequest { role: Role::Environment, prompt, sampling, seed: u64::MAX, variant: None, session: None }
 }
 
 fn score(answers: &[&str]) -> ScoreRequest {
@@ -143,6 +143,7 @@ fn score(answers: &[&str]) -> ScoreRequest {
         scoring: Scoring { prefix: "The answer is: ".into(), min_mass: 0.01, temperature: 1.0, top_p: 1.0 },
         seed: 5,
         variant: None,
+        session: None,
     }
 }
 

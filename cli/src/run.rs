@@ -69,9 +69,8 @@ pub(crate) fn worker_beside(
         connected,
         coordinators: vec![format!("http://{coordinator}")],
         name: "here".to_owned(),
-        device: "cpu".to_owned(),
         grace: GRACE,
-        ..worker_options(rollouts)?
+        ..worker_options(rollouts, "cpu")?
     };
     Ok(tokio::spawn(influence_worker::run(options, cancel)))
 }
@@ -110,26 +109,25 @@ pub(crate) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
         coordinators: arguments.coordinators,
         credentials: credentials::of_worker(&arguments.credentials)?,
         name: arguments.name.unwrap_or_else(|| format!("worker-{}", std::process::id())),
-        device: arguments.device,
         grace: Duration::from_secs(arguments.grace),
         cache_bytes: arguments.cache_size << 30,
         share_every: Duration::from_secs(arguments.share_checkpoints),
-        ..worker_options(&arguments.rollouts)?
+        ..worker_options(&arguments.rollouts, &arguments.device)?
     };
     let ended = influence_worker::run(options, interrupt::token()?).await;
     measured.end().await;
     Ok(ended?)
 }
 
-fn worker_options(rollouts: &RolloutArguments) -> anyhow::Result<WorkerOptions> {
+fn worker_options(rollouts: &RolloutArguments, device: &str) -> anyhow::Result<WorkerOptions> {
     let bar = DownloadBar::new();
     Ok(WorkerOptions {
         coordinators: Vec::new(),
         credentials: Credentials::default(),
         name: String::new(),
-        slots: rollouts.slots,
+        slots: rollouts.slots_on(device),
         kv_bytes: rollouts.kv_memory.map(|mib| usize::try_from(mib << 20)).transpose()?,
-        device: String::new(),
+        device: device.to_owned(),
         cache: cache_folder(rollouts.cache.as_deref())?,
         cache_bytes: CACHE_BYTES,
         models: rollouts.models.iter().cloned().collect::<BTreeMap<_, _>>(),

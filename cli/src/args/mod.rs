@@ -119,9 +119,9 @@ pub(crate) struct DataArguments {
 /// How this machine rolls out.
 #[derive(Debug, Args)]
 pub(crate) struct RolloutArguments {
-    /// How many episodes are rolled out at once.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub slots: u32,
+    /// How many episodes are rolled out at once. Default: 8 on a CPU, 64 on other devices.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub slots: Option<u32>,
     /// What keys and values may take for each model, in MiB. Default: a quarter of the memory that is free, on a GPU most
     /// of it.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
@@ -135,6 +135,18 @@ pub(crate) struct RolloutArguments {
     /// Where fetched models are kept. Default: `influence` in the user's cache folder.
     #[arg(long, env = "INFLUENCE_CACHE", value_name = "DIR")]
     pub cache: Option<PathBuf>,
+}
+
+impl RolloutArguments {
+    /// Episodes at once on a device. More keep more keys and values alive; a CPU is no faster by them, a GPU is.
+    pub(crate) fn slots_on(&self, device: &str) -> u32 {
+        self.slots.unwrap_or(if device == "cpu" { 8 } else { 64 })
+    }
+
+    /// Calls at once that stand alone.
+    pub(crate) fn calls_at_once(&self) -> usize {
+        self.slots.unwrap_or(16) as usize
+    }
 }
 
 /// Which experiment, and how it differs from its file.

@@ -66,7 +66,7 @@ pub(super) async fn all(
     let artifacts = artifacts(&arguments.data, arguments.artifacts.as_ref(), &run.id).await?;
     let asked = Asked { run: run.id.clone(), models: judges, store: store.clone(), artifacts };
     let mut answers = Answers::start(asked, door, &arguments.rollouts).await?;
-    let at_once = if door.is_some() { ASKED_ELSEWHERE } else { arguments.rollouts.slots as usize };
+    let at_once = if door.is_some() { ASKED_ELSEWHERE } else { arguments.rollouts.calls_at_once() };
     let cluster = answers.cluster().clone();
     let everything = async {
         for (asking, left) in &todo {

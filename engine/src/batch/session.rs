@@ -63,8 +63,8 @@ impl Sessions {
         self.add(session, path, cache);
         if let Some(held) = self.by_id.get_mut(&*session.0) {
             let path: BTreeSet<NodeId> = path.iter().copied().collect();
-            let gone = held.nodes.difference(&path).rev().copied().collect::<Vec<_>>();
-            gone.into_iter().for_each(|id| cache.release(id));
+            // From the end, as a node goes only when no other follows it.
+            held.nodes.iter().rev().filter(|id| !path.contains(id)).for_each(|id| cache.release(*id));
             held.nodes = path;
         }
     }

@@ -148,7 +148,7 @@ async fn of_run(
             sampling: &sampling,
             scoring: &scoring,
             seed,
-            at_once: arguments.rollouts.slots as usize,
+            at_once: arguments.rollouts.calls_at_once(),
         };
         let (figures, records) = asked.all(&format!("{}:{}", run.id, agent.iteration)).await?;
         agent.unload(&*backend);

@@ -57,13 +57,15 @@ fn logits_are_those_of_transformers() {
     }
 }
 
-/// Protects: on a device a model can compute in 16 bits, on the CPU it can keep its keys and values so, and stays close,
-/// for the spread of its logits.
+/// Protects: on a device a model can compute in 16 bits, on the CPU it can keep its keys and values so, or multiply in
+/// integers, and stays close, for the spread of its logits.
 #[test]
-fn logits_in_16_bits_are_close() {
+fn logits_of_fewer_bits_are_close() {
     let on_device = |dtype| Placement::Device { device: Device::Cpu, dtype };
-    let halves = Placement::Cpu { kv: KvType::F16 };
-    for (placement, bound) in [(on_device(DType::BF16), 0.1), (on_device(DType::F16), 0.01), (halves, 0.005)] {
+    let halves = Placement::Cpu { kv: KvType::F16, int8: false };
+    let int8 = Placement::Cpu { kv: KvType::F32, int8: true };
+    let bounds = [(on_device(DType::BF16), 0.1), (on_device(DType::F16), 0.01), (halves, 0.005), (int8, 0.1)];
+    for (placement, bound) in bounds {
         for reference in references() {
             let worst = difference(&load_for(&reference, &placement).unwrap(), &reference);
             let logits: Vec<Vec<f32>> = numbers(&reference["logits"]);

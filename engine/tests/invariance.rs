@@ -13,9 +13,13 @@ use influence_engine::model::{LogitRows, Model, Placement, Segment};
 use influence_engine::sample::{AnswerTree, SamplingOptions};
 
 fn model(kv: KvType) -> Arc<Model> {
+    model_in(kv, false)
+}
+
+fn model_in(kv: KvType, int8: bool) -> Arc<Model> {
     let folder = tempfile::tempdir().unwrap();
     tiny::write_folder(folder.path(), &tiny::weights(21));
-    Arc::new(Model::load_for(folder.path(), &Placement::Cpu { kv }).unwrap())
+    Arc::new(Model::load_for(folder.path(), &Placement::Cpu { kv, int8 }).unwrap())
 }
 
 fn generate_requests() -> Vec<GenerateRequest> {
@@ -67,14 +71,15 @@ fn score_bits(score: &Score) -> (Vec<u64>, u64) {
 /// left behind.
 #[tokio::test]
 async fn results_do_not_depend_on_batch_neighbours_or_chunks() {
-    let bits = bits_of_every_batch(KvType::F32).await;
-    assert_ne!(bits, bits_of_every_batch(KvType::F16).await, "keys and values were rounded");
+    let bits = bits_of_every_batch(KvType::F32, false).await;
+    assert_ne!(bits, bits_of_every_batch(KvType::F16, false).await, "keys and values were rounded");
+    assert_ne!(bits, bits_of_every_batch(KvType::F32, true).await, "inputs were rounded");
 }
 
 type Bits = (Vec<(Vec<u32>, Vec<u32>)>, Vec<(Vec<u64>, u64)>);
 
-async fn bits_of_every_batch(kv: KvType) -> Bits {
-    let model = model(kv);
+async fn bits_of_every_batch(kv: KvType, int8: bool) -> Bits {
+    let model = model_in(kv, int8);
     let generations = generate_requests();
     let scores = score_requests(&model);
     let mut expected = None;
@@ -101,7 +106,10 @@ async fn bits_of_every_batch(kv: KvType) -> Bits {
         assert_eq!((counters.generations, counters.scores), (12, 12));
         engine.stop().await;
         let expected = expected.get_or_insert_with(|| bits.clone());
-        assert_eq!(*expected, bits, "{kv:?}, {max_rows} rows, chunks of {prefill_chunk}, {kv_bytes} bytes");
+        assert_eq!(
+            *expected, bits,
+            "{kv:?}, int8 {int8}, {max_rows} rows, chunks of {prefill_chunk}, {kv_bytes} bytes"
+        );
     }
     expected.unwrap()
 }

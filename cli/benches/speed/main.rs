@@ -89,12 +89,14 @@ struct RolloutArgs {
     /// Memory for keys and values, in MiB. Default: as a worker takes.
     #[arg(long)]
     kv_mib: Option<usize>,
+    #[arg(long, default_value = "f32")]
+    dtype: String,
     /// Keys and values are kept in.
     #[arg(long, default_value = "f32")]
     kv_dtype: String,
-    /// Episodes at once. Default: all.
-    #[arg(long)]
-    at_once: Option<usize>,
+    /// Episodes at once; by default as many as a worker takes.
+    #[arg(long, default_value_t = 8)]
+    at_once: usize,
     /// Where the figures and calls go, as JSON.
     #[arg(long)]
     out: PathBuf,

@@ -1,4 +1,4 @@
-//! Episodes, all at once, as a worker rolls them out.
+//! Episodes, as a worker rolls them out.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,10 +21,9 @@ const ROWS_PER_EPISODE: usize = 3;
 
 pub(crate) fn run(args: &RolloutArgs) {
     let specs = specs(args);
-    let placement = Placement::new("cpu", "f32", Some(&args.kv_dtype)).unwrap_or_else(|e| panic!("{e}"));
+    let placement = Placement::new("cpu", &args.dtype, Some(&args.kv_dtype)).unwrap_or_else(|e| panic!("{e}"));
     let model = Arc::new(Model::load_for(&args.model, &placement).expect("the model loads"));
-    let at_once = args.at_once.unwrap_or(specs.len());
-    let max_rows = at_once * ROWS_PER_EPISODE;
+    let max_rows = args.at_once * ROWS_PER_EPISODE;
     let kv_bytes = args.kv_mib.map_or_else(|| kv_budget(&placement), |mib| mib << 20);
     let options = EngineOptions { max_rows, kv_bytes, ..EngineOptions::default() };
     let engine = Engine::start(model.clone(), options).expect("the engine starts");
@@ -34,7 +33,7 @@ pub(crate) fn run(args: &RolloutArgs) {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let started = Instant::now();
-    let turns = runtime.block_on(roll_out(specs, at_once, &models));
+    let turns = runtime.block_on(roll_out(specs, args.at_once, &models));
     let seconds = started.elapsed().as_secs_f64();
 
     let counters = engine.counters();

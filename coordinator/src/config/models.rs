@@ -49,9 +49,9 @@ fn read_model(name: &str, mut model: Section<'_>) -> ModelSpec {
         let sources = vec![ModelSource::Api(api)];
         return ModelSpec { name: name.to_owned(), dtype: "f32".to_owned(), kv_dtype: None, sources };
     }
-    let dtypes = [("f32", "f32"), ("bf16", "bf16"), ("f16", "f16")];
+    let dtypes = [("f32", "f32"), ("bf16", "bf16"), ("f16", "f16"), ("int8", "int8")];
     let dtype = model.choice("dtype", &dtypes, "f32").to_owned();
-    let kv_dtypes = dtypes.map(|(name, dtype)| (name, Some(dtype)));
+    let kv_dtypes = ["f32", "bf16", "f16"].map(|name| (name, Some(name)));
     let kv_dtype = model.choice("kv_dtype", &kv_dtypes, None).map(str::to_owned);
     let mut sources = Vec::new();
     for (index, value) in model.list("sources").unwrap_or_default().iter().enumerate() {

@@ -10,6 +10,7 @@ use candle_core::Result;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::integers::Integers;
 use super::panels::{PANEL, PanelRow, check_shape};
 use super::spread::{self, HALF, Scale};
 
@@ -116,6 +117,27 @@ impl Compact {
         Self { codes, inputs, outputs }
     }
 
+    /// The same values for products in integers; none of weights in 16 bits.
+    pub(super) fn integers(&self) -> Option<Integers> {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        // Beyond the last input there is nothing; rows have zeros there.
+        let at =
+            |output: usize, input: usize| (input < inputs).then(|| (output / PANEL * inputs + input, output % PANEL));
+        match &self.codes {
+            Codes::Bf16(_) | Codes::F16(_) => None,
+            Codes::Bits8(rows, scales) => {
+                let code = |output, input| at(output, input).map_or(0, |(row, lane)| rows[row][lane]);
+                Some(Integers::bytes(code, scales.step, scales.both(), outputs, inputs))
+            }
+            Codes::Bits4(rows, scales) => {
+                let code = |output, input| {
+                    at(output, input).map_or(0, |(row, lane)| rows[row][lane % HALF] >> (lane / HALF * 4) & 15)
+                };
+                Some(Integers::nibbles(code, scales.both(), outputs, inputs))
+            }
+        }
+    }
+
     pub(super) const fn inputs(&self) -> usize {
         self.inputs
     }
@@ -160,6 +182,10 @@ impl Compact {
 }
 
 impl Scales {
+    fn both(&self) -> (Vec<PanelRow>, Vec<PanelRow>) {
+        (self.factors.clone(), self.offsets.clone())
+    }
+
     /// The stretches of `inputs` that share a scale: first input, count, scale.
     fn stretches(
         &self,

@@ -10,6 +10,7 @@
 
 mod compact;
 mod ggml;
+mod integers;
 mod kernel;
 mod panels;
 mod placed;
@@ -24,6 +25,7 @@ use rayon::prelude::*;
 
 use crate::instruction_sets::Instructions;
 use compact::Compact;
+use integers::Integers;
 use panels::PanelRow;
 use product::{Layer, Transposed, Weights};
 
@@ -49,11 +51,12 @@ pub trait Linear {
     /// As [`Self::forward`].
     fn backward(&self, grad: &Tensor) -> Result<Tensor>;
 
-    /// As [`Self::forward`] of each of `layers`, which have the same inputs, with the same `x`.
+    /// The products of each of `layers`, which have the same inputs, with the same `x`, as inference makes them: those of
+    /// [`Self::forward`], or rounded where a layer is for that.
     ///
     /// # Errors
     /// As [`Self::forward`].
-    fn forward_all(layers: &[&Self], x: &Tensor) -> Result<Vec<Tensor>> {
+    fn infer(layers: &[&Self], x: &Tensor) -> Result<Vec<Tensor>> {
         layers.iter().map(|layer| layer.forward(x)).collect()
     }
 
@@ -81,6 +84,7 @@ struct Packed {
 enum Kept {
     Plain(Panels),
     Compact(Compact),
+    Integers(Integers),
 }
 
 impl FrozenLinear {
@@ -129,6 +133,21 @@ impl FrozenLinear {
         Ok(Self { packed: Arc::new(packed) })
     }
 
+    /// The same layer for inference in integers: where the weight is no code of 4 to 8 bits, it is rounded to one of 8. What
+    /// is not inference goes on in f32, with the values of these codes.
+    #[must_use]
+    pub fn in_integers(&self) -> Self {
+        let weights = self.packed.weights();
+        let coded = if let Kept::Compact(compact) = &self.packed.weight { compact.integers() } else { None };
+        let integers = coded.unwrap_or_else(|| {
+            let copy = |panel: usize, rows: &mut [PanelRow]| weights.copy(panel, 0..rows.len(), rows);
+            Integers::rounded(copy, weights.outputs(), weights.inputs())
+        });
+        let Packed { bias, instructions, .. } = &*self.packed;
+        let packed = Packed { weight: Kept::Integers(integers), bias: bias.clone(), instructions: *instructions };
+        Self { packed: Arc::new(packed) }
+    }
+
     /// `x Wᵀ + b` for `x` of shape `[.., in]` (f32, on the CPU): `[.., out]`.
     ///
     /// # Errors
@@ -155,6 +174,7 @@ impl FrozenLinear {
         match &self.packed.weight {
             Kept::Plain(panels) => panels.bytes(),
             Kept::Compact(compact) => compact.bytes(),
+            Kept::Integers(integers) => integers.bytes_held(),
         }
     }
 
@@ -198,7 +218,7 @@ impl Linear for FrozenLinear {
         grad.contiguous()?.apply_op1_no_bwd(&FrozenGradient(self))
     }
 
-    fn forward_all(layers: &[&Self], x: &Tensor) -> Result<Vec<Tensor>> {
+    fn infer(layers: &[&Self], x: &Tensor) -> Result<Vec<Tensor>> {
         let Some(first) = layers.first() else { return Ok(Vec::new()) };
         let x = x.contiguous()?;
         let (storage, layout) = x.storage_and_layout();
@@ -207,9 +227,14 @@ impl Linear for FrozenLinear {
         if let Some(other) = layers.iter().find(|layer| layer.in_features() != first.in_features()) {
             bail!("weights with rows of {} and of {} take no common input", first.in_features(), other.in_features());
         }
-        let parts: Vec<_> = layers.iter().map(|layer| layer.packed.layer()).collect();
-        let x = Interleaved::new(values, first.in_features());
-        let products = product::forward(first.packed.instructions, &parts, &x);
+        let integers: Option<Vec<_>> = layers.iter().map(|layer| layer.packed.integers()).collect();
+        let products = match integers {
+            Some(integers) => integers::forward(&integers, values),
+            None => {
+                let parts: Vec<_> = layers.iter().map(|layer| layer.packed.layer()).collect();
+                product::forward(first.packed.instructions, &parts, &Interleaved::new(values, first.in_features()))
+            }
+        };
         let tensor = |(product, layer): (Vec<f32>, &&Self)| {
             Tensor::from_vec(product, (rows, layer.out_features()), &Device::Cpu)
         };
@@ -244,10 +269,16 @@ impl Packed {
         Layer { bias: self.bias.as_deref(), ..self.weights().into() }
     }
 
+    fn integers(&self) -> Option<(&Integers, Option<&[f32]>)> {
+        let Kept::Integers(integers) = &self.weight else { return None };
+        Some((integers, self.bias.as_deref()))
+    }
+
     fn weights(&self) -> Weights<'_> {
         match &self.weight {
             Kept::Plain(panels) => Weights::Plain(panels),
             Kept::Compact(compact) => Weights::Compact(compact),
+            Kept::Integers(integers) => Weights::Integers(integers),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::compact::Compact;
+use super::integers::Integers;
 use super::kernel::{SharedOutput, TILE_ROWS, Tile};
 use super::panels::{PANEL, PanelRow, Panels};
 use crate::instruction_sets::Instructions;
@@ -23,6 +24,7 @@ const SERIAL_WORK: usize = 1 << 17;
 pub(super) enum Weights<'a> {
     Plain(&'a Panels),
     Compact(&'a Compact),
+    Integers(&'a Integers),
     Transposed(Transposed<'a>),
 }
 
@@ -50,6 +52,7 @@ impl<'a> Weights<'a> {
         match self {
             Self::Plain(panels) => panels.inputs(),
             Self::Compact(compact) => compact.inputs(),
+            Self::Integers(integers) => integers.inputs(),
             Self::Transposed(given) => given.inputs,
         }
     }
@@ -58,6 +61,7 @@ impl<'a> Weights<'a> {
         match self {
             Self::Plain(panels) => panels.outputs(),
             Self::Compact(compact) => compact.outputs(),
+            Self::Integers(integers) => integers.outputs(),
             Self::Transposed(given) => given.outputs,
         }
     }
@@ -66,7 +70,7 @@ impl<'a> Weights<'a> {
     fn with_panel<R>(self, index: usize, read: impl FnOnce(&[PanelRow]) -> R) -> R {
         match self {
             Self::Plain(panels) => read(panels.panel(index)),
-            Self::Compact(_) | Self::Transposed(_) => with_scratch(self.inputs(), |scratch| {
+            Self::Compact(_) | Self::Integers(_) | Self::Transposed(_) => with_scratch(self.inputs(), |scratch| {
                 self.copy(index, 0..self.inputs(), scratch);
                 read(scratch)
             }),
@@ -91,6 +95,7 @@ impl<'a> Weights<'a> {
         match self {
             Self::Plain(panels) => target.copy_from_slice(&panels.panel(index)[inputs]),
             Self::Compact(compact) => compact.expand(index, inputs, target),
+            Self::Integers(integers) => integers.expand(index, inputs, target),
             Self::Transposed(given) => given.copy(index, inputs, target),
         }
     }
@@ -157,77 +162,95 @@ fn run_tasks(count: usize, work: usize, task: impl Fn(usize) + Send + Sync) {
 /// same inputs. Together they wake the threads once.
 pub(super) fn forward(instructions: Instructions, layers: &[Layer<'_>], x: &Interleaved) -> Vec<Vec<f32>> {
     let Interleaved { rows, width: inputs, .. } = *x;
+    let outputs: Vec<usize> = layers.iter().map(|layer| layer.weights.outputs()).collect();
+    let compact = layers.iter().any(|layer| !matches!(layer.weights, Weights::Plain(_)));
+    by_panels([rows, inputs], &outputs, compact, |part| {
+        let Layer { weights, bias, plus } = layers[part.layer];
+        let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
+        weights.with_panel(part.panel, |panel| {
+            for first in part.rows.clone().step_by(TILE_ROWS) {
+                let count = TILE_ROWS.min(part.rows.end - first);
+                instructions.tile(panel, x.tile(first, count, 0..inputs), count, &mut tile);
+                if let Some(plus) = plus {
+                    plus.add(instructions, part.panel, first, &mut tile[..count]);
+                }
+                part.write(&mut tile[..count], bias);
+            }
+        });
+    })
+}
+
+/// One panel's share of some rows of one of several products.
+pub(super) struct Part<'a> {
+    /// Which product.
+    pub(super) layer: usize,
+    pub(super) panel: usize,
+    pub(super) rows: Range<usize>,
+    output: &'a SharedOutput<'a>,
+    outputs: usize,
+    written: usize,
+}
+
+impl Part<'_> {
+    /// Writes the sums of the next rows, and adds the bias to them.
+    pub(super) fn write(&mut self, sums: &mut [[f32; PANEL]], bias: Option<&[f32]>) {
+        let column = self.panel * PANEL;
+        let width = PANEL.min(self.outputs - column);
+        for sums in sums {
+            let sums = &mut sums[..width];
+            if let Some(bias) = bias {
+                for (element, bias) in sums.iter_mut().zip(&bias[column..]) {
+                    *element += bias;
+                }
+            }
+            let row = self.rows.start + self.written;
+            assert!(row < self.rows.end, "a row outside the part");
+            // SAFETY: each (row, panel) of an output belongs to one part, and is written by it once.
+            unsafe { self.output.write(row * self.outputs + column, sums) };
+            self.written += 1;
+        }
+    }
+}
+
+/// The products of some rows with weights of `outputs` each, in parts that `compute` writes in full. `once`: preparing a
+/// panel costs something, so all rows take it in one go where panels alone keep every thread busy.
+pub(super) fn by_panels(
+    [rows, inputs]: [usize; 2],
+    outputs: &[usize],
+    once: bool,
+    compute: impl Fn(&mut Part<'_>) + Send + Sync,
+) -> Vec<Vec<f32>> {
     // Filled with zeros they would be written twice, the first time by one thread.
-    let mut outputs: Vec<Vec<f32>> =
-        layers.iter().map(|layer| Vec::with_capacity(rows * layer.weights.outputs())).collect();
-    let panels: Vec<(usize, usize)> = layers
+    let mut products: Vec<Vec<f32>> = outputs.iter().map(|outputs| Vec::with_capacity(rows * outputs)).collect();
+    let panels: Vec<(usize, usize)> = outputs
         .iter()
         .enumerate()
-        .flat_map(|(index, layer)| (0..layer.weights.outputs().div_ceil(PANEL)).map(move |panel| (index, panel)))
+        .flat_map(|(layer, outputs)| (0..outputs.div_ceil(PANEL)).map(move |panel| (layer, panel)))
         .collect();
-    // What is spread out is so once for all rows, where panels alone keep every thread busy.
-    let compact = layers.iter().any(|layer| !matches!(layer.weights, Weights::Plain(_)));
-    let all_rows = compact && panels.len() >= 8 * rayon::current_num_threads();
+    let all_rows = once && panels.len() >= 8 * rayon::current_num_threads();
     let chunk_rows = if all_rows { rows.max(1) } else { CHUNK_ROWS };
     let row_chunks = rows.div_ceil(chunk_rows);
     // A product that would not wake the threads alone does not in company.
-    let work = layers.iter().map(|layer| rows * inputs * layer.weights.outputs()).max().unwrap_or(0);
-    let targets: Vec<_> = outputs
+    let work = rows * inputs * outputs.iter().max().copied().unwrap_or(0);
+    let targets: Vec<_> = products
         .iter_mut()
-        .zip(layers)
-        .map(|(output, layer)| {
-            SharedOutput::unwritten(&mut output.spare_capacity_mut()[..rows * layer.weights.outputs()])
-        })
+        .zip(outputs)
+        .map(|(product, outputs)| SharedOutput::unwritten(&mut product.spare_capacity_mut()[..rows * outputs]))
         .collect();
     run_tasks(panels.len() * row_chunks, work, |index| {
         let (layer, panel) = panels[index / row_chunks];
         let first = index % row_chunks * chunk_rows;
-        let part = Part { layer: layers[layer], panel, rows: first..rows.min(first + chunk_rows) };
-        // SAFETY: each (row, panel) of an output is written by exactly one task, once.
-        part.compute(instructions, x, |place, sums| unsafe { targets[layer].write(place, sums) });
+        let rows = first..rows.min(first + chunk_rows);
+        let mut part = Part { layer, panel, rows, output: &targets[layer], outputs: outputs[layer], written: 0 };
+        compute(&mut part);
+        assert_eq!(part.written, part.rows.len(), "a part that was not written in full");
     });
     drop(targets);
-    for (output, layer) in outputs.iter_mut().zip(layers) {
-        // SAFETY: the tasks have written every panel's columns of every row.
-        unsafe { output.set_len(rows * layer.weights.outputs()) };
+    for (product, outputs) in products.iter_mut().zip(outputs) {
+        // SAFETY: the parts are all rows of all panels, and each was written in full.
+        unsafe { product.set_len(rows * outputs) };
     }
-    outputs
-}
-
-/// One panel's share of some rows of a product.
-struct Part<'a> {
-    layer: Layer<'a>,
-    panel: usize,
-    rows: Range<usize>,
-}
-
-impl Part<'_> {
-    /// Hands each row's share to `take`, with its place in the output.
-    fn compute(&self, instructions: Instructions, x: &Interleaved, take: impl Fn(usize, &[f32])) {
-        let Layer { weights, bias, plus } = self.layer;
-        let (inputs, outputs) = (weights.inputs(), weights.outputs());
-        let column = self.panel * PANEL;
-        let width = PANEL.min(outputs - column);
-        let mut tile: Tile = [[0.0; PANEL]; TILE_ROWS];
-        weights.with_panel(self.panel, |panel| {
-            for first in self.rows.clone().step_by(TILE_ROWS) {
-                let count = TILE_ROWS.min(self.rows.end - first);
-                instructions.tile(panel, x.tile(first, count, 0..inputs), count, &mut tile);
-                if let Some(plus) = plus {
-                    plus.add(instructions, self.panel, first, &mut tile[..count]);
-                }
-                for (row, sums) in tile[..count].iter_mut().enumerate() {
-                    let sums = &mut sums[..width];
-                    if let Some(bias) = bias {
-                        for (element, bias) in sums.iter_mut().zip(&bias[column..]) {
-                            *element += bias;
-                        }
-                    }
-                    take((first + row) * outputs + column, sums);
-                }
-            }
-        });
-    }
+    products
 }
 
 /// Rows in the order in which kernels read them: [`TILE_ROWS`] at a time, input by input. The last block holds the rows that

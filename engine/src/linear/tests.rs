@@ -176,7 +176,7 @@ fn products_together_are_products_alone() {
     ];
     for rows in [1, 13, 150] {
         let x = tensor(noise(rows * 96, 3), (rows, 96));
-        let together = FrozenLinear::forward_all(&[&layers[0], &layers[1], &layers[2]], &x).unwrap();
+        let together = FrozenLinear::infer(&[&layers[0], &layers[1], &layers[2]], &x).unwrap();
         for (layer, together) in layers.iter().zip(together) {
             let alone = layer.forward(&x).unwrap();
             assert_eq!(alone.to_vec2::<f32>().unwrap(), together.to_vec2::<f32>().unwrap());
@@ -184,7 +184,7 @@ fn products_together_are_products_alone() {
     }
     let other = FrozenLinear::new(&tensor(noise(40, 1), (4, 10)), None).unwrap();
     let x = tensor(noise(96, 3), (1, 96));
-    assert!(FrozenLinear::forward_all(&[&layers[0], &other], &x).is_err());
+    assert!(FrozenLinear::infer(&[&layers[0], &other], &x).is_err());
 }
 
 /// Protects: packing loses nothing.

@@ -160,7 +160,8 @@ impl<L: Linear> DecoderWeights<L> {
         }
         let count = wanted.len();
         let x = x.index_select(&Tensor::from_vec(wanted, count, device)?, 0)?;
-        let logits = self.lm_head.forward(&config.normed::<L>(&x, &self.norm)?)?;
+        let x = config.normed::<L>(&x, &self.norm)?;
+        let logits = L::infer(&[&self.lm_head], &x)?.remove(0);
         match config.gemma.as_ref().and_then(|gemma| gemma.logit_softcap) {
             Some(cap) => attention::softcap(&logits, cap).map(Some),
             None => Ok(Some(logits)),
@@ -255,7 +256,7 @@ impl<L: Linear> LayerPass<'_, L> {
         projections: [(&L, Projection); N],
         x: &Tensor,
     ) -> candle_core::Result<[Tensor; N]> {
-        let mut products = L::forward_all(&projections.map(|(weight, _)| weight), x)?;
+        let mut products = L::infer(&projections.map(|(weight, _)| weight), x)?;
         if self.stretches.iter().any(|stretch| stretch.adapter.is_some()) {
             for (product, (_, projection)) in products.iter_mut().zip(projections) {
                 *product = self.adapted(product, projection, x)?;

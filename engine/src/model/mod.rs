@@ -2,7 +2,7 @@
 //!
 //! A model is a `.gguf` file or a Hugging Face folder. Whatever it came from, weights end up on the CPU, in the Hugging Face
 //! layout (so that PEFT adapters fit), with matrices packed for the engine's own product as the file keeps them: in f32, in
-//! 16 bits or in quantised codes. What is computed is f32 all the same.
+//! 16 bits or in quantised codes. What is computed is f32 all the same, unless the placement says otherwise.
 
 mod config;
 mod error;
@@ -149,7 +149,10 @@ impl Model {
         let tokenizer = Arc::new(tokenizer);
         let chat = ChatFormat::new(chat, tokenizer.clone(), &config.eos)
             .map_err(|source| LoadError::Chat { path: path.clone(), source })?;
-        let weights = DecoderWeights::read(source, &config)?;
+        let mut weights = DecoderWeights::read(source, &config)?;
+        if matches!(placement, Placement::Cpu { int8: true, .. }) {
+            weights.turn_into_integers(&config);
+        }
         tracing::info!(
             path = %path.display(),
             layers = config.layers,
@@ -158,7 +161,7 @@ impl Model {
             "model loaded"
         );
         let (kv, placed) = match placement {
-            Placement::Cpu { kv } => (*kv, None),
+            Placement::Cpu { kv, .. } => (*kv, None),
             Placement::Device { device, dtype } => {
                 let placed = weights.place(&config, device, *dtype).map_err(failed("the copy on the device"))?;
                 (KvType::default(), Some(Placed { weights: placed, device: device.clone(), dtype: *dtype }))

@@ -11,6 +11,8 @@ pub enum Placement {
     Cpu {
         /// In which type keys and values are kept.
         kv: KvType,
+        /// Whether linear layers round their inputs to 8 bits and multiply codes of weights in integers.
+        int8: bool,
     },
     /// On a device, by candle's operations, with keys and values in the same type. A CPU is one too: for tests of those
     /// operations.
@@ -68,10 +70,10 @@ pub enum PlacementError {
 
 impl Placement {
     /// The CPU, with everything in f32.
-    pub const CPU: Self = Self::Cpu { kv: KvType::F32 };
+    pub const CPU: Self = Self::Cpu { kv: KvType::F32, int8: false };
 
-    /// The device of this name (`cpu`, `cuda:N`, `metal`), computing in `dtype` (`f32`, `bf16`, `f16`). Keys and values are
-    /// kept in `kv_dtype`, by default in `dtype`.
+    /// The device of this name (`cpu`, `cuda:N`, `metal`), computing in `dtype` (`f32`, `bf16`, `f16`, on a CPU `f32` or
+    /// `int8`). Keys and values are kept in `kv_dtype`, by default in `dtype`, or in f32.
     ///
     /// # Errors
     /// [`PlacementError`], which says what would do.
@@ -83,13 +85,16 @@ impl Placement {
         };
         let unsupported = |supported| PlacementError::Type { device: device.into(), dtype: dtype.into(), supported };
         match (place, dtype) {
-            (None, "f32") => match kv_dtype {
-                None | Some("f32") => Ok(Self::CPU),
-                Some("f16") => Ok(Self::Cpu { kv: KvType::F16 }),
-                Some(_) => Err(kept("f32 or f16".to_owned())),
-            },
+            (None, "f32" | "int8") => {
+                let int8 = dtype == "int8";
+                match kv_dtype {
+                    None | Some("f32") => Ok(Self::Cpu { kv: KvType::F32, int8 }),
+                    Some("f16") => Ok(Self::Cpu { kv: KvType::F16, int8 }),
+                    Some(_) => Err(kept("f32 or f16".to_owned())),
+                }
+            }
             // Weights keep the type that their file has; the type is of what is computed.
-            (None, _) => Err(unsupported("f32, whatever the type of the weights")),
+            (None, _) => Err(unsupported("f32 or int8, whatever the type of the weights")),
             (Some(_), _) if kv_dtype.is_some_and(|kv_dtype| kv_dtype != dtype) => {
                 Err(kept(format!("the type that it computes in, `{dtype}`")))
             }
@@ -146,7 +151,7 @@ mod tests {
     /// Protects: what cannot be had is said with the way out, and never replaced by the CPU in silence.
     #[test]
     fn devices_and_types_that_cannot_be_had_are_refused() {
-        assert!(matches!(Placement::new("cpu", "f32", None), Ok(Placement::Cpu { kv: KvType::F32 })));
+        assert!(matches!(Placement::new("cpu", "f32", None), Ok(Placement::Cpu { kv: KvType::F32, int8: false })));
         let refused = |device: &str, dtype: &str| {
             Placement::new(device, dtype, None).map_or_else(|e| e.to_string(), |place| format!("{place:?}"))
         };
@@ -154,7 +159,7 @@ mod tests {
         assert!(refused("cuda:x", "f32").contains("`cuda:x`"));
         assert!(refused("cpu", "bf16").contains("computes in f32"));
         let half = Placement::new("cpu", "f32", Some("f16"));
-        assert!(matches!(half, Ok(Placement::Cpu { kv: KvType::F16 })));
+        assert!(matches!(half, Ok(Placement::Cpu { kv: KvType::F16, int8: false })));
         let unkept = Placement::new("cpu", "f32", Some("bf16")).map_or_else(|e| e.to_string(), |_| String::new());
         assert!(unkept.contains("keeps them in f32 or f16"), "{unkept}");
         if cfg!(not(feature = "cuda")) {

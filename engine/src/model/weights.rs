@@ -222,6 +222,17 @@ impl DecoderWeights {
         })
     }
 
+    /// Makes inference multiply in integers.
+    pub(super) fn turn_into_integers(&mut self, config: &ModelConfig) {
+        self.embedding = self.embedding.in_integers();
+        self.lm_head = if config.tie_embeddings { self.embedding.clone() } else { self.lm_head.in_integers() };
+        for LayerWeights { q, k, v, o, gate, up, down, .. } in &mut self.layers {
+            for linear in [q, k, v, o, gate, up, down] {
+                *linear = linear.in_integers();
+            }
+        }
+    }
+
     /// Bytes that the matrices take.
     pub(super) fn bytes(&self, config: &ModelConfig) -> usize {
         let head = if config.tie_embeddings { 0 } else { self.lm_head.bytes() };

@@ -48,7 +48,7 @@ fn bad_tables_name_the_key_and_the_way_out() {
         ),
         (
             "models:\n  m: {dtype: f23, sources: [{path: x}]}\n",
-            "models.yaml:2: `models.m.dtype` must be one of `f32`, `bf16`, `f16`, but is the text `f23`",
+            "models.yaml:2: `models.m.dtype` must be one of `f32`, `bf16`, `f16`, `int8`, but is the text `f23`",
         ),
         (
             "models:\n  m:\n    sources:\n    - hub: {repository: o/n}\n    - hub: {repo: o/n}\n",

@@ -28,9 +28,13 @@ pub(super) async fn open(service: &Service, mut events: Streaming<wire::WorkerEv
         return Err(Status::invalid_argument("the stream's first event must be `hello`"));
     };
     let worker = WorkerId::new(hello.worker_id).map_err(status::invalid)?;
-    // Before it is connected: a worker with other files must not get a lease.
-    models::pin(service, hello.models).await?;
+    // First: one that joined an earlier run of this address has that run's models, and has to join again.
     let session = service.dispatch.connect(worker.clone()).await.map_err(status::dispatch)?;
+    // A worker with other files has got no lease so far, as nobody has heard of room that it has, and gets none.
+    if let Err(refused) = models::pin(service, hello.models).await {
+        let _ = service.dispatch.disconnect(worker, session.generation).await;
+        return Err(refused);
+    }
     let dispatch = service.dispatch.clone();
     let (generation, stop) = (session.generation, service.stop.clone());
     service.readers.spawn(async move {

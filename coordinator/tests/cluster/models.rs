@@ -97,11 +97,26 @@ async fn uploads_that_say_nothing_or_something_else_are_refused() {
 /// Joins, and opens a session with these models.
 async fn hello(calls: &mut Client, name: &str, incarnation: u64, models: &[(&str, &str)]) -> Result<(), Status> {
     let reply = calls.join(wire::JoinRequest::from(join(name, incarnation))).await.unwrap().into_inner();
+    open(calls, reply.worker_id, models).await
+}
+
+async fn open(calls: &mut Client, worker_id: String, models: &[(&str, &str)]) -> Result<(), Status> {
     let loaded = |(name, files): &(&str, &str)| LoadedModel { name: (*name).into(), sha256: Digest::of(files) };
     let models = models.iter().map(|model| loaded(model).into()).collect();
-    let hello = wire::Hello { worker_id: reply.worker_id, models };
+    let hello = wire::Hello { worker_id, models };
     let event = wire::WorkerEvent { event: Some(Event::Hello(hello)) };
     calls.session(tokio_stream::iter([event])).await.map(drop)
+}
+
+/// Protects: a worker that joined a run which is over when it opens its session is told to join again, whatever models it
+/// has, and not that it is wrong.
+#[tokio::test]
+async fn a_worker_of_an_earlier_run_joins_again() {
+    let setting = Setting::new();
+    let living = Living::start(&setting, setting.experiment(&[])).await;
+    let mut calls = client(living.address).await.unwrap();
+    let refused = open(&mut calls, "of-another-run-1".to_owned(), &[("its-model", "x")]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Aborted, "{refused}");
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@
 //! fused multiply-adds over the inputs, in order, whatever the number of rows, the threads and the
 //! instruction set (AVX-512, AVX2, or portable code). So a row's bits depend on that row alone.
 //!
+//! For inference there are also [products in integers](integers), which are rounded, by the same promise.
+//!
 //! The backward pass gives the input's gradient and no other: candle's own product would also compute and keep the gradient of
 //! the frozen weight. It reads the same packed weight as the forward pass, so training needs no second copy.
 

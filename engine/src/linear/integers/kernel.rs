@@ -10,10 +10,7 @@
 
 use super::super::panels::{PANEL, PanelRow};
 use super::rows::RowsTile;
-use super::{BLOCK, Line, QUAD, TILE_ROWS};
-
-/// Half of a panel: the outputs that one register of sums holds.
-const HALF: usize = PANEL / 2;
+use super::{BLOCK, HALF, Line, QUAD, TILE_ROWS};
 
 /// The sums of up to [`TILE_ROWS`] rows by one panel of outputs.
 pub(super) type Tile = [[f32; PANEL]; TILE_ROWS];

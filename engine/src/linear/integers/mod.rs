@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use super::panels::{PANEL, PanelRow};
 use super::product;
+use crate::instruction_sets::for_each_instruction_set;
 use kernel::{Kind, PanelCodes, Tile, has_vnni};
 use rows::{Rounded, RoundedRows, round};
 
@@ -25,6 +26,8 @@ const BLOCK: usize = 32;
 const QUAD: usize = 4;
 /// Rows that one run of a kernel takes.
 const TILE_ROWS: usize = 8;
+/// Half of a panel: the outputs that one register of sums holds.
+const HALF: usize = PANEL / 2;
 
 /// Codes of 16 outputs for a quad of inputs, or of twice as many with 4 bits each.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +60,7 @@ impl Integers {
         let line = |panel: usize, quad: usize, _| {
             Line(std::array::from_fn(|at| {
                 let (output, input) = (panel * PANEL + at / QUAD, quad * QUAD + at % QUAD);
-                code(output, input) | code(output + PANEL / 2, input) << 4
+                code(output, input) | code(output + HALF, input) << 4
             }))
         };
         let lines = lines(Kind::Nibbles, line, outputs, inputs);
@@ -75,7 +78,7 @@ impl Integers {
         let kind = if step == BLOCK { Kind::Bytes } else { Kind::BytesBy16 };
         let line = |panel: usize, quad: usize, half: usize| {
             Line(std::array::from_fn(|at| {
-                let (output, input) = (panel * PANEL + half * PANEL / 2 + at / QUAD, quad * QUAD + at % QUAD);
+                let (output, input) = (panel * PANEL + half * HALF + at / QUAD, quad * QUAD + at % QUAD);
                 code(output, input).cast_unsigned() ^ 128
             }))
         };
@@ -118,23 +121,7 @@ impl Integers {
 
     /// Spreads a panel's rows of `inputs` out in f32.
     pub(super) fn expand(&self, panel: usize, inputs: Range<usize>, target: &mut [PanelRow]) {
-        let codes = self.panel(panel);
-        let step = self.kind.step();
-        for (input, target) in inputs.zip(target) {
-            let (quad, at) = (input / QUAD, input % QUAD);
-            let factors = &codes.factors[input / step].0;
-            let offsets = codes.offsets.get(input / step).map_or(&[0.0; PANEL], |row| &row.0);
-            for (lane, value) in target.0.iter_mut().enumerate() {
-                let (half, byte) = (lane / (PANEL / 2), lane % (PANEL / 2) * QUAD + at);
-                let code = match self.kind {
-                    Kind::Nibbles => f32::from(codes.lines[quad].0[byte] >> (4 * half) & 15),
-                    Kind::Bytes | Kind::BytesBy16 => {
-                        f32::from((codes.lines[2 * quad + half].0[byte] ^ 128).cast_signed())
-                    }
-                };
-                *value = code * factors[lane] + offsets[lane];
-            }
-        }
+        expand(self.panel(panel), inputs, target);
     }
 
     fn panel(&self, index: usize) -> PanelCodes<'_> {
@@ -149,6 +136,31 @@ impl Integers {
             lines: &self.lines[index * lines..(index + 1) * lines],
             factors: &self.factors[part(&self.factors)],
             offsets: &self.offsets[part(&self.offsets)],
+        }
+    }
+}
+
+for_each_instruction_set! {
+    fn expand(panel: PanelCodes<'_>, inputs: Range<usize>, target: &mut [PanelRow]) = expand_plain
+}
+
+#[inline(always)]
+fn expand_plain(panel: PanelCodes<'_>, inputs: Range<usize>, target: &mut [PanelRow]) {
+    let step = panel.kind.step();
+    for (input, target) in inputs.zip(target) {
+        let (quad, shift) = (input / QUAD, 8 * (input % QUAD) as u32);
+        let factors = panel.factors[input / step].0.as_chunks::<HALF>().0;
+        let offsets = panel.offsets.get(input / step).unwrap_or(&PanelRow::ZERO).0.as_chunks::<HALF>().0;
+        for (half, target) in target.0.as_chunks_mut::<HALF>().0.iter_mut().enumerate() {
+            // A line's words are of neighbouring outputs, each with a quad's bytes, the first one lowest.
+            let (line, shift, mask, added) = match panel.kind {
+                Kind::Nibbles => (quad, shift + 4 * half as u32, 15, 0),
+                Kind::Bytes | Kind::BytesBy16 => (2 * quad + half, shift, 255, 128),
+            };
+            for (lane, word) in panel.lines[line].0.as_chunks::<QUAD>().0.iter().enumerate() {
+                let code = (u32::from_le_bytes(*word) >> shift & mask).cast_signed() - added;
+                target[lane] = code as f32 * factors[half][lane] + offsets[half][lane];
+            }
         }
     }
 }

@@ -95,7 +95,7 @@ struct RolloutArgs {
     #[arg(long, default_value = "f32")]
     kv_dtype: String,
     /// Episodes at once; by default as many as a worker takes.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 6)]
     at_once: usize,
     /// Where the figures and calls go, as JSON.
     #[arg(long)]

@@ -119,7 +119,7 @@ pub(crate) struct DataArguments {
 /// How this machine rolls out.
 #[derive(Debug, Args)]
 pub(crate) struct RolloutArguments {
-    /// How many episodes are rolled out at once. Default: 8 on a CPU, 64 on other devices.
+    /// How many episodes are rolled out at once. Default: 6 on a CPU, 64 on other devices.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub slots: Option<u32>,
     /// What keys and values may take for each model, in MiB. Default: a quarter of the memory that is free, on a GPU most
@@ -140,7 +140,7 @@ pub(crate) struct RolloutArguments {
 impl RolloutArguments {
     /// Episodes at once on a device. More keep more keys and values alive; a CPU is no faster by them, a GPU is.
     pub(crate) fn slots_on(&self, device: &str) -> u32 {
-        self.slots.unwrap_or(if device == "cpu" { 8 } else { 64 })
+        self.slots.unwrap_or(if device == "cpu" { 6 } else { 64 })
     }
 
     /// Calls at once that stand alone.

@@ -88,8 +88,9 @@ impl Memory {
     pub(super) fn remember_part(&mut self, row: &Row) {
         let Some(prefixes) = &mut self.prefixes else { return };
         let path = prefixes.insert(row.salt(), row.whole_blocks(), row.cache.blocks());
-        if let Some(session) = &row.session {
-            self.sessions.add(session, &path, prefixes);
+        match &row.session {
+            Some(session) => self.sessions.add(session, &path, prefixes),
+            None => prefixes.keep(&path),
         }
     }
 
@@ -97,8 +98,9 @@ impl Memory {
     pub(super) fn remember(&mut self, row: &Row) {
         let Some(prefixes) = &mut self.prefixes else { return };
         let path = prefixes.insert(row.salt(), row.lasting(), row.cache.blocks());
-        if let Some(session) = &row.session {
-            self.sessions.replace(session, &path, prefixes);
+        match &row.session {
+            Some(session) => self.sessions.replace(session, &path, prefixes),
+            None => prefixes.keep(&path),
         }
     }
 }

@@ -37,7 +37,7 @@ struct Node {
     block: Arc<KvBlock>,
     children: Vec<NodeId>,
     used: u64,
-    /// Sessions that hold it.
+    /// Sessions that hold it, and requests without one.
     holders: usize,
 }
 
@@ -116,6 +116,11 @@ impl PrefixCache {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.holders += 1;
         }
+    }
+
+    /// No session's end shall make these nodes go; eviction may.
+    pub(super) fn keep(&mut self, path: &[NodeId]) {
+        path.iter().for_each(|id| self.hold(*id));
     }
 
     /// A session no longer needs this node; forgets it if none does and no other follows it. A node that was evicted

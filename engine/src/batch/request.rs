@@ -59,7 +59,7 @@ pub struct GenerateRequest {
     pub adapter: Option<String>,
     /// For whom it is; requests are counted by it.
     pub label: &'static str,
-    /// Which it continues, and is continued in.
+    /// Whose earlier prompts it continues; without one, it stands alone.
     pub session: Option<Session>,
 }
 
@@ -125,7 +125,7 @@ pub struct ScoreRequest {
     pub top_p: f32,
     /// For whom it is; requests are counted by it.
     pub label: &'static str,
-    /// Which it continues, and is continued in.
+    /// Whose earlier prompts it continues; without one, it stands alone.
     pub session: Option<Session>,
 }
 

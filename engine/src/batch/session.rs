@@ -114,9 +114,12 @@ mod tests {
             let whole = tokens.len() / BLOCK;
             let part = self.cache.insert(None, &tokens[..whole * BLOCK], &row.blocks()[..whole]);
             let path = self.cache.insert(None, tokens, row.blocks());
-            if let Some(session) = session {
-                self.sessions.add(session, &part, &mut self.cache);
-                self.sessions.replace(session, &path, &mut self.cache);
+            match session {
+                Some(session) => {
+                    self.sessions.add(session, &part, &mut self.cache);
+                    self.sessions.replace(session, &path, &mut self.cache);
+                }
+                None => self.cache.keep(&path),
             }
         }
 
@@ -148,6 +151,7 @@ mod tests {
         assert_eq!(shelf.pool.living(), 7, "the end of the first prompt is gone");
         shelf.run(Some(&other), &counting(0, 33));
         shelf.run(None, &counting(900, 16));
+        shelf.run(None, &counting(0, 16));
         let clone = one.clone();
         drop(one);
         shelf.end();
@@ -158,7 +162,8 @@ mod tests {
         assert_eq!((shelf.known(&next), shelf.known(&counting(900, 16))), (48, 16));
         drop(other);
         shelf.end();
-        assert_eq!((shelf.pool.living(), shelf.sessions.by_id.len()), (1, 0));
+        assert_eq!((shelf.known(&next), shelf.known(&counting(900, 16))), (16, 16));
+        assert_eq!((shelf.pool.living(), shelf.sessions.by_id.len()), (2, 0));
     }
 
     /// What may happen between steps.

@@ -46,7 +46,7 @@ pub struct GenerateRequest {
     pub seed: u64,
     /// What is asked in the place of the model itself.
     pub variant: Option<Variant>,
-    /// Which it continues, and is continued in.
+    /// Whose earlier prompts it continues; without one, it stands alone.
     pub session: Option<Session>,
 }
 
@@ -93,7 +93,7 @@ pub struct ScoreRequest {
     pub seed: u64,
     /// What is asked in the place of the model itself.
     pub variant: Option<Variant>,
-    /// Which it continues, and is continued in.
+    /// Whose earlier prompts it continues; without one, it stands alone.
     pub session: Option<Session>,
 }
 

@@ -159,7 +159,7 @@ impl Compact {
 
     /// Spreads a panel's rows of `inputs` out in f32.
     pub(super) fn expand(&self, panel: usize, inputs: Range<usize>, target: &mut [PanelRow]) {
-        debug_assert_eq!(inputs.len(), target.len());
+        assert_eq!(inputs.len(), target.len());
         let first = panel * self.inputs;
         let rows = first + inputs.start..first + inputs.end;
         match &self.codes {

@@ -74,7 +74,7 @@ impl Panels {
     /// The sums of one panel over a range of inputs, for up to [`TILE_ROWS`] rows: `x` holds `rows` interleaved
     /// values for each input of the range.
     pub(crate) fn tile(&self, panel: usize, inputs: Range<usize>, x: &[f32], rows: usize, tile: &mut Tile) {
-        debug_assert!(rows <= TILE_ROWS && x.len() == inputs.len() * rows);
+        assert!(rows <= TILE_ROWS && x.len() == inputs.len() * rows);
         Instructions::best().tile(&self.panel(panel)[inputs], x, rows, tile);
     }
 

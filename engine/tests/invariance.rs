@@ -38,22 +38,16 @@ fn generate_requests() -> Vec<GenerateRequest> {
         .collect()
 }
 
+fn score_request(prompt: Vec<u32>, answers: Arc<AnswerTree>) -> ScoreRequest {
+    ScoreRequest { prompt, answers, adapter: None, temperature: 1.0, top_p: 1.0, label: "test", session: None }
+}
+
 fn score_requests(model: &Model) -> Vec<ScoreRequest> {
     let answers: Vec<String> = ["1", "2", "10", "Yes", "the inn"].map(str::to_owned).into();
     let answers = Arc::new(AnswerTree::new(&model.tokenizer, &answers).unwrap());
     assert!(answers.further_steps() >= 2, "the test needs answers of several tokens");
     let prompts = tiny::ragged_prompts(12, 90, 4).into_iter();
-    prompts
-        .map(|prompt| ScoreRequest {
-            prompt,
-            answers: answers.clone(),
-            adapter: None,
-            temperature: 1.0,
-            top_p: 1.0,
-            label: "test",
-            session: None,
-        })
-        .collect()
+    prompts.map(|prompt| score_request(prompt, answers.clone())).collect()
 }
 
 /// A generation's numbers as bits, so that equality is equality of bits.
@@ -139,15 +133,7 @@ async fn a_score_is_what_plain_forward_passes_say() {
     let answers = ["1".to_owned(), "10".to_owned()];
     let tree = Arc::new(AnswerTree::new(&model.tokenizer, &answers).unwrap());
     let engine = Engine::start(model.clone(), EngineOptions::default()).unwrap();
-    let request = ScoreRequest {
-        prompt,
-        answers: tree,
-        adapter: None,
-        temperature: 1.0,
-        top_p: 1.0,
-        label: "test",
-        session: None,
-    };
+    let request = score_request(prompt, tree);
     let score = engine.score(request).await.unwrap();
     let mass = one + ten + spaced_ten;
     assert!((score.mass - mass).abs() < 1e-6, "{} is not {mass}", score.mass);
@@ -191,15 +177,7 @@ async fn what_earlier_requests_left_behind_changes_no_bit() {
                     label: "test",
                     session: None,
                 };
-                let score = ScoreRequest {
-                    prompt,
-                    answers,
-                    adapter: None,
-                    temperature: 1.0,
-                    top_p: 1.0,
-                    label: "test",
-                    session: None,
-                };
+                let score = score_request(prompt, answers);
                 async move {
                     let (reply, score) = futures::future::join(engine.generate(generate), engine.score(score)).await;
                     (generation_bits(&reply.unwrap()), score_bits(&score.unwrap()))

@@ -32,6 +32,10 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> GenerateRequest {
     }
 }
 
+fn score_request(prompt: Vec<u32>, answers: Arc<AnswerTree>) -> ScoreRequest {
+    ScoreRequest { prompt, answers, adapter: None, temperature: 1.0, top_p: 1.0, label: "test", session: None }
+}
+
 /// Protects: bad requests get a typed error that names the numbers, and good ones beside them are served.
 #[tokio::test]
 async fn bad_requests_fail_alone() {
@@ -87,15 +91,7 @@ async fn logits_that_are_not_numbers_fail_the_request() {
         let refused = engine.generate(request(vec![5, 6], 3)).await.unwrap_err();
         assert!(matches!(refused, RequestError::Broken { position: 2, .. }), "{refused}");
     }
-    let score = ScoreRequest {
-        prompt: vec![5],
-        answers,
-        adapter: None,
-        temperature: 1.0,
-        top_p: 1.0,
-        label: "test",
-        session: None,
-    };
+    let score = score_request(vec![5], answers);
     assert!(matches!(engine.score(score).await, Err(RequestError::Broken { .. })));
     assert_eq!(engine.counters().failed, 3);
     engine.stop().await;
@@ -167,15 +163,7 @@ async fn requests_are_counted_by_their_label() {
     let prompt: Vec<u32> = (0..150).map(|i| 5 + i % 90).collect();
     let first = engine.generate(GenerateRequest { label: "agent", ..request(prompt.clone(), 6) }).await.unwrap();
     let answers = Arc::new(AnswerTree::new(&model.tokenizer, &["Yes".to_owned()]).unwrap());
-    let score = ScoreRequest {
-        prompt,
-        answers,
-        adapter: None,
-        temperature: 1.0,
-        top_p: 1.0,
-        label: "preference",
-        session: None,
-    };
+    let score = ScoreRequest { label: "preference", ..score_request(prompt, answers) };
     let scored = engine.score(score).await.unwrap();
     assert_eq!((first.reused_tokens, scored.reused_tokens), (0, 149));
     let tallies = engine.tallies();
@@ -247,15 +235,7 @@ async fn counters_count_tokens_by_kind() {
     let options = EngineOptions { prefill_chunk: 4, ..Default::default() };
     let engine = Engine::start(model, options).unwrap();
     let reply = engine.generate(request(vec![9; 10], 6)).await.unwrap();
-    let score = ScoreRequest {
-        prompt: vec![7; 13],
-        answers,
-        adapter: None,
-        temperature: 1.0,
-        top_p: 1.0,
-        label: "test",
-        session: None,
-    };
+    let score = score_request(vec![7; 13], answers);
     let score = engine.score(score).await.unwrap();
     assert_eq!(score.prompt_tokens, 13);
     let counters = engine.counters();

@@ -9,7 +9,7 @@ pub struct ModelSpec {
     pub name: String,
     /// What is computed in, as in `f32`.
     pub dtype: String,
-    /// What keys and values are kept in; by default `dtype`.
+    /// What keys and values are kept in; by default `dtype`, or f32 where that is `int8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_dtype: Option<String>,
     /// In order of preference; never empty.

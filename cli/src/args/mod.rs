@@ -138,7 +138,7 @@ pub(crate) struct RolloutArguments {
 }
 
 impl RolloutArguments {
-    /// Episodes at once on a device. More keep more keys and values alive; a CPU is no faster by them, a GPU is.
+    /// Episodes at once on a device. More keep more keys and values alive, by which a CPU is little faster.
     pub(crate) fn slots_on(&self, device: &str) -> u32 {
         self.slots.unwrap_or(if device == "cpu" { 6 } else { 64 })
     }

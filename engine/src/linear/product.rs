@@ -12,7 +12,7 @@ use crate::instruction_sets::Instructions;
 use rayon::prelude::*;
 
 /// Rows that one task takes at a time: the panel stays in the second-level cache while they pass.
-const CHUNK_ROWS: usize = 6 * TILE_ROWS;
+pub(super) const CHUNK_ROWS: usize = 6 * TILE_ROWS;
 /// Outputs whose share of a backward sum is taken in one go, so that what is turned stays in a cache. Part of the order of
 /// summation.
 const BACK_OUTPUTS: usize = 64 * PANEL;

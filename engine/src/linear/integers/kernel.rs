@@ -55,7 +55,7 @@ impl Kind {
 
 impl PanelCodes<'_> {
     /// The sums of `rows` (1 to [`TILE_ROWS`]) rows over all inputs.
-    pub(super) fn tile(self, x: RowsTile<'_>, rows: usize, vnni: bool, tile: &mut Tile) {
+    pub(super) fn tile(self, x: RowsTile<'_>, rows: usize, vnni: Option<Vnni>, tile: &mut Tile) {
         match rows {
             1 => self.tile_of::<1>(x, vnni, tile),
             2 => self.tile_of::<2>(x, vnni, tile),
@@ -68,7 +68,7 @@ impl PanelCodes<'_> {
         }
     }
 
-    fn tile_of<const R: usize>(self, x: RowsTile<'_>, vnni: bool, tile: &mut Tile) {
+    fn tile_of<const R: usize>(self, x: RowsTile<'_>, vnni: Option<Vnni>, tile: &mut Tile) {
         match self.kind {
             Kind::Nibbles => self.tile_by::<R, 1, 8>(x, vnni, tile),
             Kind::Bytes => self.tile_by::<R, 2, 8>(x, vnni, tile),
@@ -77,29 +77,38 @@ impl PanelCodes<'_> {
     }
 
     /// `L` lines of a quad, `Q` quads of a step.
-    fn tile_by<const R: usize, const L: usize, const Q: usize>(self, x: RowsTile<'_>, vnni: bool, tile: &mut Tile) {
+    fn tile_by<const R: usize, const L: usize, const Q: usize>(
+        self,
+        x: RowsTile<'_>,
+        vnni: Option<Vnni>,
+        tile: &mut Tile,
+    ) {
         // The kernels read no further than this.
         let steps = self.factors.len();
         assert!(self.lines.len() == steps * Q * L && (self.offsets.is_empty() || self.offsets.len() == steps));
         assert!(x.quads.len() == steps * Q * R && x.sums.len() == steps * R);
         assert!(x.factors.len() == steps * Q * QUAD / BLOCK * R);
         match vnni {
-            // SAFETY: the caller has detected the instructions.
+            // SAFETY: the instructions were detected, and the lengths are as above.
             #[cfg(target_arch = "x86_64")]
-            true => unsafe { x86::tile::<R, L, Q>(self, x, tile) },
+            Some(Vnni(())) => unsafe { x86::tile::<R, L, Q>(self, x, tile) },
             _ => tile_portable::<R, L, Q>(self, x, tile),
         }
     }
 }
 
-/// Whether this processor multiplies bytes and adds them up to 32 bits in registers of 512.
-pub(super) fn has_vnni() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")
+/// There where the processor multiplies bytes and adds them up to 32 bits, in registers of 512.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Vnni(());
+
+impl Vnni {
+    pub(super) fn detected() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        let found = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");
+        #[cfg(not(target_arch = "x86_64"))]
+        let found = false;
+        found.then_some(Self(()))
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 fn tile_portable<const R: usize, const L: usize, const Q: usize>(

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use super::panels::{PANEL, PanelRow};
 use super::product;
 use crate::instruction_sets::for_each_instruction_set;
-use kernel::{Kind, PanelCodes, Tile, has_vnni};
+use kernel::{Kind, PanelCodes, Tile, Vnni};
 use rows::{Rounded, RoundedRows, round};
 
 /// Inputs that are rounded with one factor.
@@ -26,6 +26,8 @@ const BLOCK: usize = 32;
 const QUAD: usize = 4;
 /// Rows that one run of a kernel takes.
 const TILE_ROWS: usize = 8;
+// A task begins where a tile does.
+const _: () = assert!(product::CHUNK_ROWS.is_multiple_of(TILE_ROWS));
 /// Half of a panel: the outputs that one register of sums holds.
 const HALF: usize = PANEL / 2;
 
@@ -175,10 +177,10 @@ fn lines(kind: Kind, line: impl Fn(usize, usize, usize) -> Line + Sync, outputs:
 /// `x [rows, inputs]`, rounded, times each weight, transposed, plus its bias: row-major `[rows, outputs]` each. All weights
 /// have the same inputs.
 pub(super) fn forward(weights: &[(&Integers, Option<&[f32]>)], x: &[f32]) -> Vec<Vec<f32>> {
-    multiply(weights, x, has_vnni())
+    multiply(weights, x, Vnni::detected())
 }
 
-fn multiply(weights: &[(&Integers, Option<&[f32]>)], x: &[f32], vnni: bool) -> Vec<Vec<f32>> {
+fn multiply(weights: &[(&Integers, Option<&[f32]>)], x: &[f32], vnni: Option<Vnni>) -> Vec<Vec<f32>> {
     let Some((first, _)) = weights.first() else { return Vec::new() };
     let x = RoundedRows::new(x, first.inputs);
     let outputs: Vec<usize> = weights.iter().map(|(weight, _)| weight.outputs).collect();

@@ -94,7 +94,7 @@ impl RoundedTile {
 }
 
 /// A block of one row.
-#[derive(Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rounded {
     pub(super) codes: [i8; BLOCK],
     pub(super) factor: f32,
@@ -113,7 +113,7 @@ for_each_instruction_set! {
 }
 
 #[inline(always)]
-fn round_plain(x: &[f32], blocks: &mut [Rounded]) {
+pub(super) fn round_plain(x: &[f32], blocks: &mut [Rounded]) {
     let (whole, rest) = x.as_chunks::<BLOCK>();
     for (x, block) in whole.iter().zip(&mut *blocks) {
         *block = round_block(x);

@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 
 use super::super::{FrozenLinear, Kept, Linear};
+use super::rows::round_plain;
 use super::*;
 
 const KINDS: [Option<GgmlDType>; 7] = [
@@ -69,7 +70,7 @@ proptest! {
     /// rounded is near; both kernels give equal bits, and so does a row alone.
     #[test]
     fn products_in_integers_are_right_and_the_same_everywhere(
-        kind in prop::sample::select(&KINDS[..]), rows in 1usize..30, blocks in 1usize..4, outputs in 1usize..80, odd in 0usize..7,
+        kind in prop::sample::select(&KINDS[..]), rows in 1usize..100, blocks in 1usize..4, outputs in 1usize..80, odd in 0usize..7,
         seed: u64, pick: prop::sample::Index,
     ) {
         let inputs = match kind {
@@ -85,8 +86,8 @@ proptest! {
         }
         let bias = values(&rounded.bias().unwrap().unwrap());
         let x = noise(rows * inputs, seed ^ 2);
-        let y = multiply(&[integers(&rounded)], &x, has_vnni()).remove(0);
-        prop_assert_eq!(bits(&y), bits(&multiply(&[integers(&rounded)], &x, false).remove(0)));
+        let y = forward(&[integers(&rounded)], &x).remove(0);
+        prop_assert_eq!(bits(&y), bits(&multiply(&[integers(&rounded)], &x, None).remove(0)));
         let row = pick.index(rows);
         let alone = forward(&[integers(&rounded)], &x[row * inputs..][..inputs]).remove(0);
         prop_assert_eq!(bits(&y[row * outputs..][..outputs]), bits(&alone));
@@ -105,6 +106,19 @@ proptest! {
                 prop_assert!((y - exact).abs() < 0.01 * (inputs as f64).sqrt(), "{kind:?}: {y}, not near {exact}");
             }
         }
+    }
+}
+
+/// Protects: inputs are rounded alike by every instruction set, halves between two codes too.
+#[test]
+fn every_instruction_set_rounds_alike() {
+    let halves: Vec<f32> = (-127..=127).map(|code| code as f32 + 0.5).chain([127.0]).collect();
+    for x in [noise(1000, 8), halves] {
+        let mut rounded = [(); 2].map(|()| vec![Rounded::ZERO; x.len().div_ceil(BLOCK)]);
+        let [best, plain] = &mut rounded;
+        round(&x, best);
+        round_plain(&x, plain);
+        assert_eq!(best, plain);
     }
 }
 
